@@ -6,36 +6,34 @@ The first byte of an input chooses the reader, the rest is the file. Anything bu
 finding, which libFuzzer leaves as ``crash-...``.
 """
 
+import importlib
 import logging
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
-try:
-    import atheris  # pyright: ignore[reportMissingImports]
-except ImportError:
-    sys.exit("coverage-guided fuzzing needs atheris: pip install atheris")
-
-with atheris.instrument_imports(include=["phaseloom"]):
-    from phaseloom.data import formats
-    from phaseloom.documents import parse_json, parse_toml, parse_yaml
-    from phaseloom.errors import BadInput
-    from phaseloom.learning.weight_files import load_network
+import numpy as np
 
 KNOBS = {"energy": 8e4, "angle": 1e-3, "step": 2.0, "grid": (3, 5)}
 ENDINGS = (".npy", ".npz", ".tif", ".mat", ".mib", ".blo", ".tvips", ".seq", ".tpx3", ".raw", ".safetensors")
-TEXTS = (parse_yaml, parse_json, parse_toml)
+PARSERS = ("parse_yaml", "parse_json", "parse_toml")
 
 
 def read_one(data: bytes, folder: Path) -> None:
     """Read what a fuzzer made."""
+    from phaseloom import documents
+    from phaseloom.data import formats
+    from phaseloom.errors import BadInput
+    from phaseloom.learning.weight_files import load_network
+
     if not data:
         return
-    choice = data[0] % (len(ENDINGS) + len(TEXTS))
+    choice = data[0] % (len(ENDINGS) + len(PARSERS))
     try:
         if choice >= len(ENDINGS):
-            TEXTS[choice - len(ENDINGS)](data[1:].decode("utf-8", "replace"), "text")
+            getattr(documents, PARSERS[choice - len(ENDINGS)])(data[1:].decode("utf-8", "replace"), "text")
             return
         path = folder / f"a{ENDINGS[choice]}"
         path.write_bytes(data[1:])
@@ -43,7 +41,7 @@ def read_one(data: bytes, folder: Path) -> None:
             load_network(path)
         else:
             scan = formats.read(path, knobs=KNOBS)
-            scan.counts[:1]
+            scan.counts[np.arange(1)]
     except BadInput:
         return
 
@@ -64,6 +62,13 @@ def write_seeds(folder: Path) -> None:
 
 def main() -> None:
     """Fuzz until libFuzzer's arguments say that it is enough."""
+    try:
+        atheris: Any = importlib.import_module("atheris")
+    except ImportError:
+        sys.exit("coverage-guided fuzzing needs atheris: pip install atheris")
+    with atheris.instrument_imports(include=["phaseloom"]):  # before anything else imports them
+        from phaseloom import documents, learning  # noqa: F401
+        from phaseloom.data import formats  # noqa: F401
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp(prefix="hostile-"))
