@@ -11,7 +11,7 @@ import yaml
 
 from phaseloom.errors import BadInput
 
-__all__ = ["load_yaml", "parse_json", "parse_toml", "parse_yaml", "read_text"]
+__all__ = ["load_yaml", "parse_json", "parse_json_lines", "parse_toml", "parse_yaml", "read_text"]
 __all__ += ["require_names", "require_plain", "to_yaml"]
 
 MAX_CHARACTERS = 16_000_000
@@ -131,6 +131,25 @@ def parse_json(text: str, place: str, /) -> Any:
     if any(depth > MAX_DEPTH for depth, _, _ in _walk(tree)):
         raise _too_deep(place)
     return tree
+
+
+def parse_json_lines(data: bytes, /) -> Iterator[dict[str, Any]]:
+    r"""The objects of a file of lines, one in each; other lines, damaged or half written, are left out.
+
+    Args:
+        data: of the file.
+
+    Example:
+        >>> list(parse_json_lines(b'{"a": 1}\n[2]\n{"a": 3'))
+        [{'a': 1}]
+    """
+    for line in data.split(b"\n"):
+        try:
+            one = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(one, dict):
+            yield one
 
 
 def parse_toml(text: str, place: str, /) -> Any:

@@ -45,7 +45,8 @@ protocol.save_epoch = save_and_drop
 def test_a_signal_within_a_destructor_is_not_lost(server, inputs, tmp_path, number, code):
     words = f"reconstruct {inputs.run} --out o -q -s epochs=2000 -s patience=null".split()
     outcome = server.run(words, tmp_path, before=DESTRUCTOR.format(number=int(number)))
-    assert (outcome.code, outcome.err.strip()) == (code, "phaseloom: interrupted")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (code, "phaseloom: interrupted")
+    assert not outcome.has_traceback
 
 
 @pytest.mark.medium
@@ -56,7 +57,8 @@ def test_signals_of_queueing_systems_end_a_run_as_ctrl_c_does(server, inputs, tm
     case = start_long_run(server, inputs, tmp_path)
     case.kill(number)
     outcome = case.wait()
-    assert (outcome.code, outcome.err.strip()) == (code, "phaseloom: interrupted")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (code, "phaseloom: interrupted")
+    assert not outcome.has_traceback
     assert "go on with: phaseloom reconstruct --resume o" in outcome.out
     check_files(tmp_path)
 
@@ -97,7 +99,7 @@ def test_names_of_outputs_stay_in_the_folder(server, inputs, tmp_path, suffix):
         tmp_path,
     )
     assert (outcome.code, outcome.has_traceback) == (2, False), outcome.err
-    assert "suffix" in outcome.sentence
+    assert ("holds a character" if "\0" in suffix else "suffix") in outcome.sentence
     assert not (tmp_path / "in").exists()
     assert [path.name for path in tmp_path.iterdir()] == []
 

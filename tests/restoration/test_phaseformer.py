@@ -280,7 +280,7 @@ def test_what_is_no_image_is_refused_in_a_sentence(images, words):
         ({"widths": (4, 8, 8, 10)}, "nets: widths: 10 must be"),
         ({"heads": (1, 3, 2, 4)}, "do not share a width of 4"),
         ({"blocks": (1, 0, 1, 1)}, "nets: blocks: 0"),
-        ({"refine": -1}, "nets: refine: -1"),
+        ({"refine": -1}, "refine: -1 must lie between"),
         ({"channels_out": 0}, "nets: channels_out: 0"),
     ],
 )

@@ -139,6 +139,7 @@ def test_processes_lose_no_command(folder):
 def test_answers_are_found_by_identifier_among_epochs(folder):
     assert read_answers(folder) == {}
     lines = [{"number": 1}, {"event": "steered", "id": "a", "epoch": 1, "command": "pause", "accepted": True}]
+    lines[1]["time"] = "2026-11-24T20:00:00+00:00"
     append(
         folder,
         b"".join(json.dumps(line).encode() + b"\n" for line in lines) + b'{"event": "st',

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.own_files.members import Member, describe_form, read_group, read_members
 from phaseloom.data.own_files.tables import SNAPSHOT
+from phaseloom.documents import parse_json_lines
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
 from phaseloom.fitting.loop import Progress, load_optimizer_state
@@ -158,12 +159,8 @@ def _read_epochs(path: Path) -> list[dict[str, Any]]:
     epochs: list[dict[str, Any]] = []
     if not path.is_file():
         return epochs
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("number") == len(epochs) + 1:
+    for event in parse_json_lines(path.read_bytes()):
+        if event.get("number") == len(epochs) + 1:
             epochs.append(event)
     return epochs
 
@@ -199,7 +196,7 @@ def _open(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
         with open_hdf5(path) as file:
             yield file, read_parts(file)
     except BadInput as problem:
-        if problem.place.startswith(place):
+        if problem.place.startswith(f"{place}: "):
             raise
         fix = f"is not a snapshot of ours, or is damaged ({problem}): begin the run again"
         raise BadInput(place, str(path), fix) from problem

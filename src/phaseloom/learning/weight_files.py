@@ -124,6 +124,8 @@ LAYER_COUNTS = ("depth", "blocks", "refine")
 def _require_sizes(network: str, arguments: Mapping[str, Any]) -> None:
     """Refuse numbers that no network has, before memory is taken."""
     for name, value in arguments.items():
+        if name == "seed" and not isinstance(value, int):
+            raise BadInput(f"{network}: seed", value, "must be a whole number")
         many = value if isinstance(value, list | tuple) else (value,)
         most = MAX_LAYERS if name in LAYER_COUNTS else 2**63 - 1 if name == "seed" else MAX_SIZE
         for one in many:

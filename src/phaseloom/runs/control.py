@@ -5,6 +5,7 @@ run reads new lines at the end of each epoch and answers each command once, by a
 ``"event": "steered"``. Nobody but the run changes anything else in its folder.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -16,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from phaseloom.documents import parse_json_lines
 from phaseloom.errors import BadInput, nearest
 from phaseloom.files import append_text
 from phaseloom.findings import describe_error
@@ -198,23 +200,19 @@ def read_answers(folder: Path | str, /) -> dict[str, Answer]:
     for event in read_events(folder):
         if event.get("event") == "steered":
             fields = {name: event[name] for name in Answer.__dataclass_fields__ if name in event}
-            found[str(event["id"])] = Answer(**fields)
+            with contextlib.suppress(ValidationError):  # a damaged line is none
+                answer = TypeAdapter(Answer).validate_python(fields)
+                found[answer.id] = answer
     return found
 
 
 def read_events(folder: Path | str, /) -> Iterator[dict[str, Any]]:
     """The lines of ``events.jsonl``, epochs and answers; a last one that is half written is left out."""
     try:
-        text = (Path(folder) / "events.jsonl").read_text(encoding="utf-8")
+        data = (Path(folder) / "events.jsonl").read_bytes()
     except FileNotFoundError:
         return
-    for line in text.split("\n")[:-1]:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            yield event
+    yield from parse_json_lines(data[: data.rfind(b"\n") + 1])
 
 
 def is_paused(events: Iterable[Mapping[str, Any]], /) -> bool:

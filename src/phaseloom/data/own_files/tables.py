@@ -49,7 +49,7 @@ RESULT_ARRAYS = (
     Member("descan", "real", "pattern 2", optional=True),
     Member("heights", "real", "pattern", optional=True),
     Member("heights_start", "real", "pattern", optional=True),
-    Member("opr_weights", "complex", "pattern mode _", optional=True),
+    Member("opr_weights", "complex", "pattern _ _", optional=True),
 )
 """Arrays of ``result.h5``."""
 

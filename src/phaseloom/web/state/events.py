@@ -1,9 +1,10 @@
 """The events of a run, read as they are appended."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Self
+
+from phaseloom.documents import parse_json_lines
 
 __all__ = ["EventLog", "thin_history"]
 
@@ -87,15 +88,10 @@ class EventLog:
         self.epochs.clear()
 
     def _add(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(event, dict):
-            return
-        self.events.append(event)
-        if isinstance(event.get("number"), int) and "loss" in event:
-            self.epochs.append(event)
+        for event in parse_json_lines(line):
+            self.events.append(event)
+            if isinstance(event.get("number"), int) and isinstance(event.get("loss"), int | float):
+                self.epochs.append(event)
 
 
 def thin_history(epochs: list[dict[str, Any]], /, most: int = MAX_POINTS) -> list[dict[str, Any]]:

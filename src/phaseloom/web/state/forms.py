@@ -182,14 +182,12 @@ def _metadata(kind: Any) -> list[Any]:
 
 
 def _range_in_words(metadata: list[Any]) -> str:
-    words = []
     texts = {"ge": "{} or more", "gt": "above {}", "le": "{} or less", "lt": "below {}"}
-    for one in metadata:
-        for name, text in texts.items():
-            limit = getattr(one, name, None)
-            if isinstance(limit, int | float) and abs(limit) < 2**60:
-                words.append(text.format(limit))
-    return ", ".join(words)
+    limits = {name: getattr(one, name, None) for one in metadata for name in texts if hasattr(one, name)}
+    known = {name: x for name, x in limits.items() if isinstance(x, int | float) and abs(x) < 2**60}
+    if {"ge", "le"} <= set(known):
+        return "{ge} to {le}".format(**known)
+    return ", ".join(texts[name].format(limit) for name, limit in known.items())
 
 
 def _help_of_knob(text: str, name: str) -> str:
