@@ -34,6 +34,10 @@ Computed = Literal["on_the_fly", "precompute"]
 Source = Literal["simu", "PtyRAD", "PtyShv", "py4DSTEM", "custom"]
 
 
+MAX_MODES = 10_000
+"""Of a probe."""
+
+
 class _Stored(LooseSettings):
     path: str
     key: str | None = None
@@ -229,6 +233,8 @@ class InitParams(Settings):
         powers = self.probe_pmode_init_pows
         count = self.probe_pmode_max
         place = "init_params.probe_pmode_init_pows"
+        if count > MAX_MODES:
+            raise BadInput("init_params.probe_pmode_max", count, f"must be {MAX_MODES} at most")
         if not powers or (len(powers) > 1 and len(powers) != count):
             fix = f"must be one number, or {count}, one for each mode (probe_pmode_max)"
             raise BadInput(place, powers, fix)
