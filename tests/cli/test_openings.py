@@ -87,7 +87,7 @@ WAYS = {
 """What the sentences of others name; else a verb, or the kind of file that the verb takes."""
 
 
-class Opened(Exception):
+class Opened(BaseException):
     """The verb has read its file: what follows is tested elsewhere."""
 
 

@@ -162,7 +162,7 @@ def test_ten_gigabytes_are_opened_at_once(name: str, tmp_path: Path) -> None:
     tracemalloc.stop()
     assert int(np.prod(scan.counts.shape)) * 2 > 0.99 * TEN_GIGABYTES
     assert os.path.getsize(path) < 20_000_000
-    assert min(seconds) < 0.5
+    assert min(seconds) < 2  # of one processor, which others may share: reading them would take 10
     assert peak < 200_000_000
 
 

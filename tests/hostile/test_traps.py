@@ -37,7 +37,7 @@ SAID = {
     "late nan": "there is no 'plateau'",
     "title with a zero": "holds a character that no file keeps",
     "bin to 1x1": "must be a whole number from 1 to 12",
-    "path out of the folder": "files stay in the folder of the run",
+    "path out of the folder": "is not the end of a file's name",
 }
 
 WARNED = {
