@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: audit fuzz demo web test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
+.PHONY: audit faults fuzz demo web test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,7 +33,7 @@ test: .venv/developer      ## lint, types, import contracts and the fast tests: 
 
 test-all: .venv/developer  ## every test
 	$(MAKE) -j 2 checks
-	$(PYTEST)
+	$(PYTEST) -m "not hours"
 
 checks: lint imports types
 
@@ -44,7 +44,10 @@ medium: .venv/developer    ## tests of seconds each
 	$(PYTEST) -m "medium and not slow"
 
 slow: .venv/developer      ## tests of minutes each
-	$(PYTEST) -m slow --durations=25
+	$(PYTEST) -m "slow and not hours" --durations=25
+
+faults: .venv/developer    ## every call of every verb fails, or is killed at it (hours)
+	$(PYTEST) -m hours -s tests/hostile
 
 fuzz: .venv/developer      ## damaged files, junk knobs and command lines for hours; counts into docs/damaged.md
 	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m tests.hostile.campaign --seconds $(FUZZ_SECONDS) \

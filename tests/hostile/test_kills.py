@@ -67,7 +67,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(server, inputs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [3, 5, 11])
+@pytest.mark.parametrize("first", [5, *(pytest.param(n, marks=pytest.mark.hours) for n in (3, 11))])
 @pytest.mark.parametrize("verb", CONTINUED, ids=lambda verb: verb.name)
 def test_chains_of_kills_come_to_the_same_bits(server, inputs, tmp_path, verb, first):
     step = 13 if verb.name == "search" else 3
@@ -75,8 +75,9 @@ def test_chains_of_kills_come_to_the_same_bits(server, inputs, tmp_path, verb, f
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.hours)])
 @pytest.mark.parametrize("verb", ONCE, ids=lambda verb: verb.name)
-def test_a_kill_at_any_call_leaves_no_half_file(server, inputs, tmp_path, verb):
+def test_a_kill_at_any_call_leaves_no_half_file(server, inputs, tmp_path, verb, step):
     kills = 0
     n = 1
     while True:
@@ -87,6 +88,6 @@ def test_a_kill_at_any_call_leaves_no_half_file(server, inputs, tmp_path, verb):
             assert outcome.code == 0, outcome.err
             break
         kills += 1
-        n += 1 if n < 24 else 7
+        n += step * (1 if n < 24 else 7)
         shutil.rmtree(folder)
     print(f"kills: {verb.name}: {kills}")

@@ -110,7 +110,7 @@ def _electron(folder: Path) -> Job:
         modes=PROBE_MODES,
         dose=1e6,
     )
-    native.write(replace(scan, grid=ELECTRON_GRID), folder / "scan.h5")
+    native.write(replace(scan, grid=ELECTRON_GRID), make_folder(folder) / "scan.h5")
     with whole_buffer(folder / "truth.npy") as buffer:
         np.save(buffer, truth)
     tree = {

@@ -116,7 +116,9 @@ class _Repair:
                 text = "%s: values that are not finite were read as 0 where no pixel is masked: give a mask"
                 warn(log, text, self.place)
             stack = np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0)
-        return np.maximum(stack, 0, dtype=stack.dtype) if self.negative == "clip" else stack
+        if self.negative != "clip":
+            return stack
+        return np.maximum(stack.astype(stack.dtype.newbyteorder("="), copy=False), 0)
 
 
 def _repair_counts(counts: Counts, repair: _Repair, survey: _PixelSurvey) -> Counts:

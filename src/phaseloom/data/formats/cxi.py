@@ -33,10 +33,10 @@ from phaseloom.data.formats.header import About, MissingValues
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
 from phaseloom.data.remarks import warn
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
-from phaseloom.units import HC_SI, Length
+from phaseloom.units import HC_SI, Energy, Length
 
 __all__ = ["ABOUT", "compute_sample_motion", "knows", "read", "write", "write_metadata"]
 
@@ -78,6 +78,8 @@ def read(
     /,
     *,
     entry: int = 1,
+    energy: Energy | None = None,
+    distance: Length | None = None,
     focus: Length | None = None,
     field: Literal["far"] | None = None,
     lazy: bool | None = None,
@@ -91,6 +93,8 @@ def read(
     Args:
         path: the file.
         entry: which ``entry_k`` (energy stacks have several).
+        energy: of the photons or electrons, eV. Default: what the file says.
+        distance: from the sample to the detector, angstrom. Default: what the file says.
         focus: focus to sample, angstrom, ``inf`` for a parallel beam: the scan is a near-field one. Default:
             what the file says.
         field: ``far`` for a file whose geometry looks like a near field, and is none.
@@ -121,17 +125,18 @@ def read(
             counts = data[()].reshape(counts.shape)
         counts, trusted = clean_counts(counts, tree.place(name))
         n, height, width = counts.shape
-        basis, angle, distance = cxi_layout.read_optics(detector)
+        basis, angle, distance = cxi_layout.read_optics(detector, distance)
+        is_electron = source is not None and source.group.attrs.get("phaseloom_beam") == "electron"
+        beam = "electron" if is_electron else "photon"
+        own = cxi_layout.read_wavelength(top, source) if energy is None else wavelength_of(energy, beam)
         geometry = Geometry(
-            wavelength=cxi_layout.read_wavelength(top, source),
+            wavelength=own,
             shape=(height, width),
             angle=angle,
             distance=distance,
             basis=basis,
             normal=cxi_layout.read_normal(top),
-            beam="electron"
-            if source and source.group.attrs.get("phaseloom_beam") == "electron"
-            else "photon",
+            beam=beam,
         )
         positions, heights = cxi_layout.read_motion(top, detector, n, geometry)
         attrs: Any = detector.group.attrs

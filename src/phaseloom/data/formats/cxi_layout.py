@@ -1,6 +1,7 @@
 """Where CXI and NXcxi_ptycho files keep things, and in which units."""
 
 import logging
+import math
 import re
 from collections.abc import Iterable
 
@@ -89,7 +90,10 @@ def read_wavelength(top: CheckedGroup, source: CheckedGroup | None) -> float:
     known = [*([source] if source else []), *beams]
     for tree in known:
         if name := tree.find("wavelength", "incident_wavelength"):
-            return _require_plausible(tree.length(name) * 1e10, tree.place(name), tree.scalar(name), "metres")
+            own = tree.length(name) * 1e10
+            found = _require_plausible(own, tree.place(name), tree.scalar(name), "metres")
+            _compare_with_energy(found, tree)
+            return found
     for tree in [*beams, *([source] if source else [])]:
         if name := tree.find("energy", "incident_beam_energy", "incident_energy"):
             value = tree.scalar(name)
@@ -97,7 +101,21 @@ def read_wavelength(top: CheckedGroup, source: CheckedGroup | None) -> float:
                 HC_SI * 1e10 / _read_joules(tree, name, value), tree.place(name), value, "J or eV"
             )
     place = top.place("instrument_1/source_1/wavelength")
-    raise BadInput(place, None, "is missing, and energy too: store the wavelength in metres")
+    raise BadInput(place, None, "is missing, and energy too: write energy: 8 keV")
+
+
+def _compare_with_energy(wavelength: float, tree: CheckedGroup) -> None:
+    """Say where the energy beside a wavelength contradicts it; that of a machine is beyond all photons."""
+    name = tree.find("energy", "incident_beam_energy", "incident_energy")
+    value = tree.scalar(name) if name else 0.0
+    if name is None or not value > 0:
+        return
+    other = HC_SI * 1e10 / _read_joules(tree, name, value)
+    if 1e-3 <= other <= 2e4 and abs(other / wavelength - 1) > 0.02:
+        text = (
+            "%s: means %.4g A, but the wavelength beside it is %.4g A, which is taken: write energy to decide"
+        )
+        warn(log, text, tree.place(name), other, wavelength)
 
 
 def _read_joules(tree: CheckedGroup, name: str, value: float) -> float:
@@ -121,8 +139,15 @@ def _require_plausible(angstrom: float, place: str, value: float, unit: str) -> 
     return angstrom
 
 
-def read_optics(detector: CheckedGroup) -> tuple[tuple[tuple[float, float], ...], tuple[float, float], float]:
-    """Unit vectors of the detector axes, angle of a pixel (y, x), and distance in angstrom."""
+def read_optics(
+    detector: CheckedGroup, given: float | None = None
+) -> tuple[tuple[tuple[float, float], ...], tuple[float, float], float]:
+    """Unit vectors of the detector axes, angle of a pixel (y, x), and distance in angstrom.
+
+    Args:
+        detector: its group.
+        given: distance in angstrom, in place of that of the file.
+    """
     if name := detector.find("basis_vectors"):
         table = _read_basis(detector, name)
         sizes = np.linalg.norm(table, axis=0)
@@ -132,7 +157,9 @@ def read_optics(detector: CheckedGroup) -> tuple[tuple[tuple[float, float], ...]
     else:
         sizes = _read_pixel_sizes(detector)
         table = np.asarray(LAB_BASIS) * sizes
-    distance = _read_distance(detector, table)
+    distance = _read_distance(detector, table) if given is None else given * 1e-10
+    if not (math.isfinite(distance) and distance > 0):
+        raise BadInput(detector.place("distance"), given, "must be positive")
     basis = tuple((float(a), float(b)) for a, b in table / sizes)
     if abs(np.cross(table[:, 0], table[:, 1])).max() < 1e-3 * sizes.prod():
         fix = "are parallel: rows and columns need two directions"
@@ -167,7 +194,9 @@ def _read_distance(detector: CheckedGroup, table: np.ndarray) -> float:
         return detector.length(name)
     name = detector.find("corner_position", "corner_positions")
     if name is None:
-        raise BadInput(detector.place("distance"), None, "is missing, and corner_position too: store metres")
+        raise BadInput(
+            detector.place("distance"), None, "is missing, and corner_position too: write distance: 2 m"
+        )
     corner = detector.lengths(name)
     if corner.shape[-1:] != (3,):
         fix = "must be three numbers: x, y, z in metres"

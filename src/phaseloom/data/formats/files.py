@@ -179,6 +179,19 @@ def require_own_storage(data: h5py.Dataset, place: str, /) -> None:
     if data.shape is not None and data.external:
         fix = f"keeps its numbers in {data.external[0][0]}, which is not HDF5: read that file as raw"
         raise BadInput(place, None, fix)
+    if data.is_virtual:
+        _require_sources(data, place)
+
+
+def _require_sources(data: h5py.Dataset, place: str) -> None:
+    """Refuse a virtual data set of which a file is missing: HDF5 reads zeros in its place."""
+    folder = Path(data.file.filename).parent
+    names = {one.file_name for one in data.virtual_sources()}
+    lost = sorted(name for name in names if name != "." and "%" not in name and not (folder / name).exists())
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        fix = f"has patterns in {lost[0]}{more}, not there: put the files into the same folder"
+        raise BadInput(place, None, fix)
 
 
 def require_filters(data: h5py.Dataset, file: str, /) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from phaseloom.data.counts import HDF5Source
 from phaseloom.data.formats.files import (
+    decode_text,
     find_stack,
     get_dataset,
     has_hdf5_name_or_content,
@@ -19,6 +20,7 @@ from phaseloom.data.formats.files import (
 )
 from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.kinds import KINDS, Kind, Tree, find_kind, read_kind
+from phaseloom.data.formats.quantities.unit_names import normalise
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
@@ -82,6 +84,8 @@ def read(
         found = choose_kind(tree, kind)
         if found is not None:
             return read_kind(path, tree, found, setup, dataset=dataset, read_member=read_member)
+        if setup.get("positions_unit") is None:
+            setup["positions_unit"] = _read_unit_of_positions(file, path.name, setup.get("positions"))
         key = dataset or find_stack(list_datasets(file), path.name, "dataset")
         data: Any = get_dataset(file, path, key)
         require_filters(data, path.name)
@@ -89,6 +93,29 @@ def read(
         return build_scan(
             path, HDF5Source.of(path, key), setup, key=key, read_member=read_member, header=header
         )
+
+
+def _read_unit_of_positions(file: h5py.File, name: str, positions: Any) -> Any:
+    """The unit that the data sets of positions state; nothing where they state none.
+
+    Raises:
+        BadInput: a unit that positions cannot have.
+    """
+    names = positions if isinstance(positions, (list, tuple)) else [positions]
+    known: list[Any] = [file.get(one) for one in names if isinstance(one, str)]
+    stated = {decode_text(one.attrs["units"]) for one in known if one is not None and "units" in one.attrs}
+    if not stated:
+        return None
+    found = {POSITION_UNITS.get(normalise(one)) for one in stated}
+    if len(found) == 1 and None not in found:
+        return found.pop()
+    fix = "is not one unit of length: write positions_unit"
+    raise BadInput(f"{name}: units of positions", ", ".join(sorted(stated)), fix)
+
+
+POSITION_UNITS = {"a": "A", "nm": "nm", "um": "um", "mm": "mm", "m": "m", "px": "px", "pixel": "px"}
+POSITION_UNITS |= {"pixels": "px"}
+"""Units of positions as settings have them, by their spelling in files."""
 
 
 def choose_kind(tree: Tree, name: str = "auto", /) -> Kind | None:

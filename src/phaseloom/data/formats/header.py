@@ -138,7 +138,8 @@ class MissingValues(BadInput):
         command = f"phaseloom look {shlex.quote(str(path))} --write-sidecar"
         beside = f"{path.name}.phaseloom.yaml ({command} starts it)"
         fix = (
-            f"does not state {join_words(list(missing))}: write {them} in {beside} or give {them} as knobs: "
+            f"does not state {join_words(list(missing))}: write {them} in {beside} "
+            f"or give {them} as knobs (--set read.FORMAT.{next(iter(missing))}=...): "
         )
         super().__init__(path.name, None, fix + "; ".join(lines))
 

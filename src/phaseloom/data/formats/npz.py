@@ -121,7 +121,7 @@ def _read_number(path: Path, key: str) -> float:
 
 def _find_patterns_key(path: Path) -> str:
     keys = _list_keys(path)
-    found = next((key for key in PATTERN_KEYS if key in keys), None)
+    found = next((key for key in PATTERN_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
     if found is None:
         fix = f"has no patterns known by name: write key: one of {', '.join(keys[:12])}"
         raise BadInput(path.name, None, fix)

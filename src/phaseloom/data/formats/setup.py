@@ -383,6 +383,8 @@ def _require_mask(mask: np.ndarray, place: str, shape: tuple[int, int]) -> np.nd
     if mask.shape != shape or mask.dtype.kind not in "biuf":
         fix = f"does not fit the patterns: make it {shape}, True = good"
         raise BadInput(place, f"shape {mask.shape}", fix)
+    if mask.dtype.kind == "f":
+        mask = np.nan_to_num(mask, nan=0.0)  # no number: no pixel to be trusted
     if mask.dtype.kind != "b" and len(values := np.unique(mask)) > 2:
         fix = "is not a mask: give 0 where a pixel is bad, and one other value where it is good"
         raise BadInput(place, f"{len(values)} different values", fix)

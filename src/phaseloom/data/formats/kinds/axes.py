@@ -1,5 +1,6 @@
 """Calibrated axes of a stored array: which are of the scan, and what a step along each is."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,12 @@ import numpy as np
 from phaseloom.data.formats.files import decode_text
 from phaseloom.data.formats.kinds.tree import NOT_DATA, Tree, is_array
 from phaseloom.data.formats.quantities.unit_names import ANGLES, INVERSE_LENGTHS, LENGTHS, normalise
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import wavelength_of
 
 __all__ = ["AxisValues", "StoredAxis", "describe_axes", "order_axes", "read_axes"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,4 +175,7 @@ def _checked(scale: Any, units: Any, axis: StoredAxis, navigate: Any) -> StoredA
         text = decode_text(units).strip()
     except NOT_DATA:
         text = ""
+    if good and number < 0:
+        text_ = "an axis of %d values runs backwards (%.4g %s): it is read as if it ran forwards, mirrored"
+        warn(log, text_, axis.size, number, text)
     return StoredAxis(axis.size, abs(number) if good else None, text, bool(navigate))

@@ -17,6 +17,9 @@ MAX_BEAM_IN_WINDOW = 0.5
 """Share of the far-field window, wavelength x distance / pixel, that a beam may fill: intensities have
 twice the band width of the wave, so pixels sample patterns of wider beams too coarsely."""
 
+SAME_PLACE = 0.1
+"""Share of the mean step within which encoders that jitter name one place."""
+
 MAX_PATTERNS_FOR_STEP = 5000
 """Positions that the median distance to the nearest neighbour is taken of."""
 
@@ -54,11 +57,20 @@ def describe_near_field(geometry: Geometry, positions: np.ndarray, /) -> str | N
 
 
 def _nearest_neighbours(positions: np.ndarray) -> float:
-    """Median distance of each position to the nearest one elsewhere, angstrom."""
+    """Median distance of each position to the nearest one elsewhere, angstrom.
+
+    Positions nearer to each other than a tenth of the mean step are one place, measured several times.
+    """
     from scipy.spatial import KDTree
 
-    places = np.unique(np.asarray(positions, np.float64).round(3), axis=0)
-    if len(places) < 4 or not np.isfinite(places).all():
+    positions = np.asarray(positions, np.float64)
+    if len(positions) < 4 or not np.isfinite(positions).all():
+        return math.nan
+    extent = np.ptp(positions, axis=0)
+    step = max(math.sqrt(extent.prod() / len(positions)), extent.max() / len(positions))
+    cells = (positions / max(SAME_PLACE * step, 1e-3)).round()
+    places = positions[np.unique(cells, axis=0, return_index=True)[1]]
+    if len(places) < 4:
         return math.nan
     some = places[:: max(1, len(places) // MAX_PATTERNS_FOR_STEP)]
     distances, _ = KDTree(places).query(some, 2)

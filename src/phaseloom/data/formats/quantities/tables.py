@@ -79,6 +79,8 @@ def parse_table(text: str, place: str, /) -> Table:
         >>> parse_table("# scan 7\nx (um)\ty (um)\n1\t2.5\n", "a.txt")
         Table(values=array([[1. , 2.5]]), names=('x', 'y'), units=('um', 'um'))
     """
+    if ";" in text and "." not in text and re.search(r"\d,\d", text):  # of a spreadsheet
+        text = text.replace(",", ".")
     rows: list[list[float]] = []
     words: list[list[str]] = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -14,6 +14,7 @@ TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0}
 INVERSE_LENGTHS = {f"1/{name}": 1 / scale for name, scale in LENGTHS.items()}
 
 SPELLINGS = {"angstrom": "a", "angstroms": "a", "ang": "a", "å": "a", "micron": "um", "microns": "um"}
+SPELLINGS |= {"aa": "a", "ka": "a"}  # LaTeX's, and pyxem's k_A^-1
 SPELLINGS |= {"millimeter": "mm", "millimetre": "mm", "nanometer": "nm", "nanometre": "nm"}
 SPELLINGS |= {"micrometer": "um", "micrometre": "um", "picometer": "pm", "picometre": "pm"}
 SPELLINGS |= {"meter": "m", "metre": "m", "meters": "m", "metres": "m", "joule": "j", "joules": "j"}
@@ -75,14 +76,17 @@ QUANTITIES = {
 
 
 def normalise(unit: str, /) -> str:
-    """One spelling for a unit.
+    r"""One spelling for a unit.
 
     Example:
         >>> [normalise(unit) for unit in ("[n_m]", "µm", "Å⁻¹", "A^-1", "1 / nm", "keV", "mrads", "Meters")]
         ['nm', 'um', '1/a', '1/a', '1/nm', 'kev', 'mrad', 'm']
+        >>> [normalise(unit) for unit in ("$A^{-1}$", r"$\AA^{-1}$", "nm$^{-1}$", "k_A^-1")]  # of pyxem
+        ['1/a', '1/a', '1/nm', '1/a']
     """
     text = unit.strip().strip("[]()").replace("_", "").replace(" ", "").lower()
     text = text.replace("µ", "u").replace("μ", "u").replace("⁻¹", "^-1")
+    text = re.sub(r"[${}\\]", "", text)  # of LaTeX
     inverse = re.fullmatch(r"1/(.+)|(.+?)(?:\^|\*\*)?-1", text)
     name = (inverse[1] or inverse[2]) if inverse else text
     name = SPELLINGS.get(name, name)

@@ -98,8 +98,14 @@ def _raw_name(xml: Path) -> str | None:
 
 
 def _find_xml(raw: Path) -> Path | None:
+    """The ``.xml`` that names a raw file, of several that of the same name."""
     beside = sorted(raw.parent.glob("*.[xX][mM][lL]"))[:MAX_XML_FILES]
-    return next((xml for xml in beside if xml.is_file() and _raw_name(xml) == raw.name), None)
+    found = [xml for xml in beside if xml.is_file() and _raw_name(xml) == raw.name]
+    own = [xml for xml in found if xml.stem == raw.stem]
+    if len(found) > 1 and not own:
+        fix = "name it: rename that of the scan like the .raw, or give angle and step as settings"
+        raise BadInput(raw.name, ", ".join(xml.name for xml in found[:4]), fix)
+    return next(iter(own or found), None)
 
 
 def _find_raw(xml: Path) -> Path:

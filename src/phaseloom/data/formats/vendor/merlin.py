@@ -6,6 +6,7 @@ number of chips, 4 width, 5 height, 6 type (``U08 U16 U32`` counts, ``R64`` raw)
 6, 12 or 24 bit. The order of raw pixels follows LiberTEM (MIT licence, Copyright LiberTEM developers).
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup
 from phaseloom.data.formats.vendor.frames import build_raster_scan, open_frames
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -33,6 +35,8 @@ ABOUT = About(
     "12 bit (single, quad), 24 bit (first frame); none for raw 1 bit, 24 bit quad and N chips "
     "in a row",
 )
+
+log = logging.getLogger(__name__)
 
 COUNTED = {"U08": ">u1", "U16": ">u2", "U32": ">u4"}
 RAW_BITS = {1: (1, "u1"), 6: (8, "u1"), 12: (16, "u2"), 24: (32, "u4")}
@@ -109,7 +113,8 @@ def read(
         decode=frame.decode,
         dtype=np.dtype(frame.dtype),
     )
-    grid = setup.get("grid") or _grid_of(notes, frames.count)
+    _warn_of_lost_frames(path, frame)
+    grid = setup.get("grid") or _grid_of(notes, frames.count, flyback or 0)
     header = Header(grid=grid, metadata=_metadata(path, frame, notes), hints=HINTS)
     per_trigger = _whole_number(notes, "Frames per Trigger (Number)")
     repeats = per_trigger if grid and _is_repeated(grid, frames.count, per_trigger) else 1
@@ -117,7 +122,9 @@ def read(
         fix = f"is not there: the file holds {repeats} frame{'s'[: repeats > 1]} for each place, from 0"
         raise BadInput(f"{path.name}: exposure", exposure, fix)
     if flyback is None:
-        flyback = max(0, per_trigger - grid[1]) if grid and per_trigger > 1 and repeats == 1 else 0
+        is_filled = grid is not None and grid[0] * grid[1] == frames.count  # leaves none for a flyback
+        is_row = grid is not None and per_trigger > 1 and repeats == 1 and not is_filled
+        flyback = max(0, per_trigger - grid[1]) if grid and is_row else 0
     how = {"flyback": flyback, "repeats": repeats, "repeat": exposure}
     return build_raster_scan(path, frames, setup, header, **how)
 
@@ -134,6 +141,11 @@ class _FrameHeader:
     frame_bytes: int
     decode: Callable[[np.ndarray], np.ndarray] | None
     fields: list[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of a frame and its header."""
+        return self.header_bytes + (self.frame_bytes or int(np.prod(self.pixels)) * int(self.stored[-1]))
 
     @classmethod
     def of(cls, path: Path) -> "_FrameHeader":
@@ -236,13 +248,36 @@ def _find_continuations(path: Path, first: _FrameHeader) -> list[Path]:
         after = path.with_name(f"{stem[1]}{number:0{len(stem[2])}d}{path.suffix}")
         if not knows(after):
             return found
-        size = frame.header_bytes + (frame.frame_bytes or int(np.prod(frame.pixels)) * int(frame.stored[-1]))
-        expected = frame.number + found[-1].stat().st_size // size
+        expected = frame.number + found[-1].stat().st_size // frame.size
         later = _FrameHeader.of(after)
         if later.number != expected or (later.pixels, later.dtype) != (frame.pixels, frame.dtype):
             return found
         found.append(after)
         frame = later
+
+
+def _warn_of_lost_frames(path: Path, first: _FrameHeader) -> None:
+    """Say where frames are missing: all that follow lie at wrong places. Frames are numbered.
+
+    The first gap is found by halving, so that few headers are read.
+    """
+    with path.open("rb") as stream:
+        count = os.fstat(stream.fileno()).st_size // first.size
+
+        def lost_before(index: int) -> int:
+            stream.seek(index * first.size)
+            number = re.match(rb"MQ1,(\d+),", stream.read(20))
+            return 0 if number is None else int(number[1]) - first.number - index
+
+        low, high = 0, count - 1
+        lost = lost_before(high) if count > 1 else 0
+        if lost <= 0:  # also where a camera counts anew
+            return
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if lost_before(middle) <= 0 else (low, middle)
+    text = "%s: %d frames are missing, the first with number %d: patterns after it lie at wrong places"
+    warn(log, text, path.name, lost, first.number + high)
 
 
 def _read_notes(path: Path) -> dict[str, str]:
@@ -267,13 +302,15 @@ def _whole_number(notes: dict[str, str], key: str) -> int:
     return int(value) if value.isdigit() and len(value) < 10 else 0
 
 
-def _grid_of(notes: dict[str, str], count: int) -> tuple[int, int] | None:
+def _grid_of(notes: dict[str, str], count: int, flyback: int) -> tuple[int, int] | None:
     fast, slow = (_whole_number(notes, key) for key in ("ScanX", "ScanY"))
     if fast and slow:
         return slow, fast
     row = _whole_number(notes, "Frames per Trigger (Number)")
     planned = _whole_number(notes, "Frames in Acquisition (Number)") or count
-    return (planned // row, row) if row > 1 and planned >= row and planned % row == 0 else None
+    if row <= max(1, flyback) or planned < row or planned % row:
+        return None
+    return planned // row, row - flyback
 
 
 def _is_repeated(grid: tuple[int, int], count: int, per_trigger: int) -> bool:

@@ -82,7 +82,7 @@ def read(
         setup["permute"] = order_axes(axes)
     header = _build_header(entry, axes, setup)
     data = entry["data"]
-    source = data if isinstance(data, np.ndarray) else DaskSource(data)
+    source = data if isinstance(data, np.ndarray) else DaskSource(data, path.name)
     return build_scan(path, source, setup, header=header)
 
 
@@ -91,6 +91,7 @@ class DaskSource:
     """An array of dask as a `Source`: a block is computed when it is asked for, in this thread."""
 
     data: Any
+    name: str
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,7 +105,12 @@ class DaskSource:
 
     def __getitem__(self, block: Any, /) -> np.ndarray:
         """Read a block."""
-        return np.asarray(self.data[block].compute(scheduler="synchronous"))
+        try:
+            return np.asarray(self.data[block].compute(scheduler="synchronous"))
+        except Exception as problem:  # whatever a stranger's reader does with a damaged file
+            text = " ".join(str(problem).split())[:120]
+            fix = f"cannot be read by rosettasciio ({text}): open it there and save it in another format"
+            raise BadInput(self.name, None, fix) from problem
 
 
 def _list_axes(entry: Mapping[str, Any]) -> list[StoredAxis]:
@@ -145,7 +151,11 @@ def _find_reader(path: Path, name: str | None) -> Any:
     if not found:
         raise BadInput(path.name, None, "has an ending that rosettasciio does not know: name its reader")
     best = next((one for one in found if one["name"] == "MRC"), found[0])
-    return importlib.import_module(best["api"])
+    try:
+        return importlib.import_module(best["api"])
+    except ModuleNotFoundError as problem:
+        fix = f"needs {problem.name} besides rosettasciio: pip install {problem.name}"
+        raise BadInput(path.name, None, fix) from problem
 
 
 def _load(path: Path, module: Any) -> list[dict[str, Any]]:
@@ -163,7 +173,10 @@ def _load(path: Path, module: Any) -> list[dict[str, Any]]:
         except Exception as error:  # whatever a stranger's reader does with a damaged file
             problem = error
             break
-    text = " ".join(f"{type(problem).__name__}: {problem}".split())[:120]
+    if isinstance(problem, ModuleNotFoundError):
+        fix = f"needs {problem.name} besides rosettasciio: pip install {problem.name}"
+        raise BadInput(path.name, None, fix) from problem
+    text = " ".join(str(problem).split())[:120]
     raise BadInput(path.name, None, f"cannot be read by rosettasciio ({text}): copy it again") from problem
 
 
