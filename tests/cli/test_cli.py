@@ -227,6 +227,13 @@ def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monke
     assert np.isfinite(result.object).all()
 
 
+def test_every_job_of_the_demo_begins_in_a_folder_that_is_not_there(tmp_path):
+    from phaseloom.cli import demo
+
+    jobs = [job for _, job in demo.begin_jobs(tmp_path / "new" / "demo")]
+    assert [job.directory.name for job in jobs] == ["xray", "electron"]
+
+
 def test_a_demo_takes_the_place_of_an_older_one(tmp_path):
     from phaseloom.cli import demo
 

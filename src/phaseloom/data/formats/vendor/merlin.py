@@ -276,7 +276,7 @@ def _warn_of_lost_frames(path: Path, first: _FrameHeader) -> None:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if lost_before(middle) <= 0 else (low, middle)
-    text = "%s: %d frames are missing, the first with number %d: patterns after it lie at wrong places"
+    text = "%s: frames missing by their numbers: %d, the first with number %d: later ones lie at wrong places"
     warn(log, text, path.name, lost, first.number + high)
 
 
