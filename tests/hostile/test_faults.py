@@ -32,7 +32,7 @@ def run_loop(
     """Let call after call fail until a run passes clean; the number of faults."""
     faults = 0
     n = 1
-    while n < MAX_CALLS:
+    while n < MAX_CALLS * step:
         place = folder / f"{kind}-{error}-{n}"
         fault = Fault(n, (kind,), error, lasting=error == errno.ENOSPC)
         outcome = server.run(verb.words(inputs, place), place, fault=fault, whole_exit=step == 1)

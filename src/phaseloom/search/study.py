@@ -189,11 +189,22 @@ def _open_storage(url: str | None, journal: Path) -> BaseStorage:
     if url is None:
         lock = NamedFileLock(str(journal))
         _drop_half_line(journal, lock)
-        return JournalStorage(JournalFileBackend(str(journal), lock))
+        return JournalStorage(_Journal(str(journal), lock))
     try:
         return RDBStorage(url)
     except Exception as problem:  # whatever a driver of a data base raises
         raise BadInput("storage", url.split("@")[-1], _explain_storage_error(problem)) from problem
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, whose file is named where a disk refuses it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines; errors as of `phaseloom.files.whole`."""
+        try:
+            super().append_logs(logs)
+        except OSError as problem:
+            raise WriteFailed(self._file_path, problem) from problem
 
 
 def _drop_half_line(journal: Path, lock: NamedFileLock) -> None:
