@@ -24,6 +24,8 @@ __all__ = ["StartPane"]
 FIRST_SECTIONS = {"reconstruct": "probe"}
 """Section that is shown first."""
 
+JOB_COLUMNS = ["job", "state", "device", "command"]
+
 
 class StartPane:
     """Verb, sections, editor of a section, parameter file, check, queue.
@@ -65,7 +67,7 @@ class StartPane:
             name="For sbatch (copy it)", height=120, visible=False, sizing_mode="stretch_width"
         )
         self.jobs = pn.widgets.Tabulator(
-            pd.DataFrame({"job": [], "state": [], "device": [], "command": []}),
+            pd.DataFrame(columns=pd.Index(JOB_COLUMNS)),
             disabled=True,
             show_index=False,
             selectable=1,
@@ -120,7 +122,7 @@ class StartPane:
         rows = [(job.number, job.state, job.device, " ".join(job.words)) for job in self.desk.queue.jobs]
         if rows != self._jobs:
             self._jobs = rows
-            self.jobs.value = pd.DataFrame(rows, columns=pd.Index(["job", "state", "device", "command"]))
+            self.jobs.value = pd.DataFrame(rows, columns=pd.Index(JOB_COLUMNS))
             self._choose_job()
         if self.jobs.selection:
             job = self._chosen_job()
