@@ -64,7 +64,10 @@ class ComparePane:
         )
         self.losses_place = pn.Column()
         self.settings = pn.widgets.Tabulator(
-            pd.DataFrame(columns=pd.Index(["setting"])), disabled=True, show_index=False, sizing_mode="stretch_width"
+            pd.DataFrame(columns=pd.Index(["setting"])),
+            disabled=True,
+            show_index=False,
+            sizing_mode="stretch_width",
         )
         self.show.on_click(guard(lambda event: self.open([desk.resolve(one) for one in self.runs.value])))
         for one in (self.kind, self.same):

@@ -14,6 +14,7 @@ from phaseloom.reconstruction.recipe import PARTS
 from phaseloom.reconstruction.steering.branch import branch_run
 from phaseloom.runs.control import send_command
 from phaseloom.runs.folder import list_kept_epochs
+from phaseloom.runs.state import require_not_ended
 from phaseloom.web.panes.desk import Desk, flow
 from phaseloom.web.state.catalogue import read_recipe
 from phaseloom.web.state.commands import CommandRow, list_commands, list_settings
@@ -112,6 +113,7 @@ class SteerPart:
     def _send(self, command: str, settings: Any = None, **more: Any) -> None:
         if self._folder is None:
             raise BadInput("steer", None, "needs a run: choose one")
+        require_not_ended(self._folder, command)
         send_command(self._folder, command, settings, **more)
         self.update()
 

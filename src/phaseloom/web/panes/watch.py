@@ -54,6 +54,7 @@ class WatchPane:
         self._log: EventLog | None = None
         self._recipe: dict[str, Any] = {}
         self._images: RunImages | None = None
+        self._state = ""
         self._stamp: tuple[Any, ...] = ()
         self._reading = False
         self._settling = False
@@ -191,7 +192,10 @@ class WatchPane:
         """Show what is new; called every second while the pane is seen."""
         if self.folder is None or self._log is None or not (force or self.follows.value):
             return
-        if self._log.read() or force:
+        has_news = self._log.read()
+        state = describe_state(self._log)
+        if has_news or force or state != self._state:
+            self._state = state
             self._recipe = read_recipe(self.folder)
             self._show_losses()
             self.steer.update()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ import h5py
 
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
-from phaseloom.runs.control import is_paused
+from phaseloom.runs.state import RunState, find_state
 from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.notes import Notes, read_notes
+from phaseloom.web.state.progress import find_epochs
 
 __all__ = ["RunFacts", "RunKind", "find_runs", "read_facts", "read_recipe"]
 
@@ -22,12 +22,6 @@ MAX_RUNS = 500
 MAX_DEPTH = 6
 MAX_FOLDERS = 20_000
 """Folders that are looked into: a page on a home folder must not walk through all of a file system."""
-
-SECONDS_OF_A_QUIET_RUN = 60.0
-"""Seconds without a new epoch after which a run without an end is not called running any more, at least."""
-
-EPOCHS_OF_A_QUIET_RUN = 5.0
-"""The same, in durations of its last epoch."""
 
 RunKind = str
 """``reconstruction``, ``search``, ``training`` or another verb's name."""
@@ -41,7 +35,7 @@ class RunFacts:
         folder: of the run.
         kind: see `RunKind`.
         title: of its recipe, or the name of its folder.
-        state: ``running``, ``paused``, ``ended``, ``stopped`` or ``quiet`` (no new epoch for long).
+        state: see `phaseloom.runs.state.RunState`.
         epoch, epochs: done, and asked for.
         loss, holdout: of the last epoch that has them.
         verdict: its code, of the result or the last epoch.
@@ -128,14 +122,13 @@ def read_facts(folder: Path, log: EventLog | None = None, /) -> RunFacts:
     result = _read_result(folder / "result.h5")
     last = log.last
     held = [epoch["holdout"] for epoch in log.epochs if epoch.get("holdout") is not None]
-    epochs = recipe.get("epochs")
     return RunFacts(
         folder=folder,
         kind=_find_kind(folder, recipe),
         title=str(recipe.get("title") or folder.name),
         state=describe_state(log),
         epoch=int(last.get("number", 0)),
-        epochs=epochs if isinstance(epochs, int) else None,
+        epochs=find_epochs(recipe),
         loss=last.get("loss"),
         holdout=held[-1] if held else None,
         verdict=result.get("verdict_code") or str(last.get("verdict", "")),
@@ -146,17 +139,9 @@ def read_facts(folder: Path, log: EventLog | None = None, /) -> RunFacts:
     )
 
 
-def describe_state(log: EventLog, /) -> str:
-    """Whether a run goes on, as its events and the time of the last one tell."""
-    last = log.last
-    if not last:
-        return "not begun"
-    if last.get("stop_reason"):
-        return "ended" if last["stop_reason"] != "interrupted" else "stopped"
-    if is_paused(log.events):
-        return "paused"
-    quiet = max(SECONDS_OF_A_QUIET_RUN, EPOCHS_OF_A_QUIET_RUN * float(last.get("seconds") or 0))
-    return "running" if time.time() - _mtime(log.path) < quiet else "quiet"
+def describe_state(log: EventLog, /) -> RunState:
+    """Whether a run goes on, as its events, the time of the last one and its lock tell."""
+    return find_state(log.path.parent, log.events)
 
 
 def _find_kind(folder: Path, recipe: Mapping[str, Any]) -> RunKind:
