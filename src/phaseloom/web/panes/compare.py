@@ -88,15 +88,17 @@ class ComparePane:
             ),
             sizing_mode="stretch_width",
         )
-        self._list_runs()
+        self.list_runs()
 
-    def _list_runs(self) -> None:
+    def list_runs(self) -> None:
+        """Offer all runs of the folder; the chosen ones stay, in their order."""
         names = [self.desk.name_of(folder) for folder in find_runs(self.desk.root)]
-        self.runs.options = names
+        others = [name for name in names if name not in self.runs.value]
+        self.runs.options = [*self.runs.value, *others]
 
     def open(self, folders: Sequence[Path]) -> None:
         """Compare runs."""
-        self._list_runs()
+        self.list_runs()
         self._folders = list(folders)[:MAX_RUNS]
         names = [self.desk.name_of(folder) for folder in self._folders]
         others = [name for name in self.runs.options if name not in names]

@@ -45,6 +45,7 @@ class Desk:
         self.root = root.resolve()
         self.queue = queue
         self.document: Any = pn.state.curdoc
+        self._depth = 0
         self.message = pn.pane.Alert("", alert_type="light", visible=False, **MESSAGE)
         self.open_run: Callable[[Path], None] = lambda folder: None
         self.compare: Callable[[Sequence[Path]], None] = lambda folders: None
@@ -69,13 +70,26 @@ class Desk:
         self.tell(str(problem) or type(problem).__name__, kind="danger")
 
     def attempt(self, call: Callable[..., Any]) -> Callable[..., None]:
-        """A callback whose errors are told."""
+        """A callback of what a user does: the last message goes, and errors are told."""
 
         def guarded(*args: Any) -> None:
+            if not self._depth:  # not what another callback changes
+                self.tell("")
+            self.attempt_quietly(call)(*args)
+
+        return guarded
+
+    def attempt_quietly(self, call: Callable[..., Any]) -> Callable[..., None]:
+        """A callback that no user asked for: errors are told, and the last message stays."""
+
+        def guarded(*args: Any) -> None:
+            self._depth += 1
             try:
                 call(*args)
             except Exception as problem:
                 self.fail(problem)
+            finally:
+                self._depth -= 1
 
         return guarded
 
@@ -93,9 +107,9 @@ class Desk:
             problem = future.exception()
             with set_curdoc(self.document):  # without it Panel names its style sheets by their public address
                 if problem is not None:
-                    (failed or self.fail)(problem)
+                    self.attempt_quietly(failed or self.fail)(problem)
                 else:
-                    self.attempt(done)(future.result())
+                    self.attempt_quietly(done)(future.result())
 
         if self.document is None:  # a notebook: there is no other thread to come back to
             finish()

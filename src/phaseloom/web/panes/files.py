@@ -144,6 +144,7 @@ class FilesPane:
         self.desk.tell(f"reading {self.desk.name_of(path)} ...")
         self._asked += 1
         asked = self._asked
+        self._clear()
 
         def work() -> ScanView:
             view = ScanView(path)
@@ -156,6 +157,15 @@ class FilesPane:
                 self._show(view)
 
         self.desk.background(work, done)
+
+    def _clear(self) -> None:
+        """Show nothing of the file that was open before another was asked for."""
+        self._scan = self._map_view = self._pattern_view = None
+        self.start.disabled = True
+        self.findings.object = ""
+        self.maps.objects = []
+        self.detector.objects = []
+        self.direct.close()
 
     def _show(self, view: ScanView) -> None:
         self._scan = view

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import panel as pn
 
+from phaseloom.errors import BadInput
 from phaseloom.web.panes.desk import Desk, flow
 from phaseloom.web.panes.figures import ImageView
 from phaseloom.web.state.run_model import PatternPair, RunModel
@@ -37,7 +38,7 @@ class PatternsPart:
         self.logarithmic = pn.widgets.Toggle(name="Logarithmic", value=True)
         self.words = pn.pane.HTML(f"<p style='margin:4px'>{HINT}</p>")
         self.row = flow(sizing_mode="stretch_width")
-        self.show.on_click(desk.attempt(lambda event: self.choose(int(self.index.value or 0))))
+        self.show.on_click(desk.attempt(lambda event: self._show_chosen()))
         self.logarithmic.param.watch(
             desk.attempt(lambda event: self.choose(int(self.index.value or 0))), "value"
         )
@@ -56,6 +57,11 @@ class PatternsPart:
         """The places of the patterns."""
         self._positions = positions
         self.index.end = max(len(positions) - 1, 0)
+
+    def _show_chosen(self) -> None:
+        if self._folder is None:
+            raise BadInput("pattern", None, "needs a run: choose one")
+        self.choose(int(self.index.value or 0))
 
     def choose(self, index: int) -> None:
         """Show a pattern, from the model of the latest snapshot."""

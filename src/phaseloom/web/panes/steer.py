@@ -24,6 +24,7 @@ __all__ = ["SteerPart"]
 
 PLAIN = {"Pause": "pause", "Resume": "resume", "Stop after this epoch": "stop", "Save now": "save"}
 LAST = "last"
+CHOOSE = "choose one"
 COLUMNS = ["time", "command", "answer", "epoch", "what follows"]
 
 
@@ -45,14 +46,8 @@ class SteerPart:
             button = pn.widgets.Button(name=name, button_type=kinds.get(command, "default"))
             button.on_click(guard(lambda event, command=command: self._send(command)))
             plain.append(button)
-        self.path = pn.widgets.AutocompleteInput(
-            name="Setting",
-            options=[],
-            restrict=False,
-            min_characters=0,
-            placeholder="rates.object",
-            width=190,
-        )
+        self.known = pn.widgets.Select(name="Known settings", options={CHOOSE: ""}, value="", width=150)
+        self.path = pn.widgets.TextInput(name="Setting", placeholder="rates.object", width=170)
         self.value = pn.widgets.TextInput(name="New value", placeholder="0.1", width=110)
         self.change = pn.widgets.Button(name="Change", button_type="primary")
         self.part = pn.widgets.Select(name="Part", options=list(PARTS), value="probe", width=150)
@@ -75,6 +70,7 @@ class SteerPart:
             pagination="local",
             page_size=8,
         )
+        self.known.param.watch(guard(lambda event: self._take_known()), "value")
         self.change.on_click(guard(lambda event: self._change()))
         self.on.on_click(guard(lambda event: self._send("on", name=self.part.value)))
         self.off.on_click(guard(lambda event: self._send("off", name=self.part.value)))
@@ -82,7 +78,8 @@ class SteerPart:
         self.branch.on_click(guard(lambda event: self._branch()))
         self.view: Any = pn.Column(
             flow(*plain),
-            flow(self.path, self.value, self.change, self.part, self.on, self.off, align_items="end"),
+            flow(self.known, self.path, self.value, self.change, align_items="end"),
+            flow(self.part, self.on, self.off, align_items="end"),
             flow(self.epoch, self.back, self.branch_name, self.branch_settings, align_items="end"),
             flow(self.branch, self.here, align_items="end"),
             self.answers,
@@ -93,7 +90,9 @@ class SteerPart:
         """Steer another run."""
         self._folder = folder
         self._rows = []
-        self.path.options = list_settings(read_recipe(folder))
+        self.known.param.update(
+            options={CHOOSE: "", **{path: path for path in list_settings(read_recipe(folder))}}, value=""
+        )
         self.answers.value = pd.DataFrame(columns=pd.Index(COLUMNS))
         self.update()
 
@@ -118,10 +117,16 @@ class SteerPart:
         self.update()
 
     def _change(self) -> None:
-        path = self.path.value or self.path.value_input
+        path = self.path.value.strip()
         if not path or not self.value.value.strip():
             raise BadInput("change", None, "needs a setting and its value, such as rates.object and 0.1")
-        self._send("set", load_tree(f"{path}: {self.value.value}"))
+        self._send("set", {path: load_tree(f"value: {self.value.value}")["value"]})
+
+    def _take_known(self) -> None:
+        """Write a setting that was chosen where settings are typed: what is sent is what stands there."""
+        if self.known.value:
+            self.path.value = self.known.value
+            self.known.value = ""
 
     def _go_back(self) -> None:
         if self.epoch.value == LAST:
