@@ -1,5 +1,6 @@
 """The panes without a server: what their widgets hold after they were used."""
 
+import re
 import shutil
 
 import pytest
@@ -14,6 +15,7 @@ from phaseloom.web.panes.files import FilesPane
 from phaseloom.web.panes.start import StartPane
 from phaseloom.web.panes.steer import SteerPart
 from phaseloom.web.panes.watch import WatchPane
+from phaseloom.web.record import write_record
 from phaseloom.web.state.job_queue import JobQueue
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -176,3 +178,62 @@ class TestMessages:
 
         desk.attempt(save)()
         assert desk.message.object == "saved"
+
+
+def test_an_exported_run_names_no_other_file(run, desk):
+    CataloguePane(desk)  # its table has scripts and style sheets that the page's server sends
+    text = write_record(run)
+    assert not [one for one in ("static/extensions", "cdn.holoviz.org") if one in text]
+    assert re.findall(r"<(?:script|link)[^>]*(?:src|href)=\S+", text) == []
+
+
+def test_patterns_are_labelled_by_the_scale_that_is_shown(desk, files):
+    shutil.copy(files.native, desk.root / "scan.h5")
+    pane = FilesPane(desk)
+    pane.entries.value = "scan.h5"
+    press(pane.open)
+    label = pane._pattern_view._bar_of_values
+    assert label.title == "log10(1 + 10 counts)"
+    pane.kind.value = "one"
+    assert label.title == "log10(1 + counts)"
+    pane.logarithmic.value = False
+    assert label.title == "counts"
+
+
+class TestStart:
+    def test_a_file_that_is_not_there_is_refused(self, desk, files):
+        pane = StartPane(desk)
+        pane.text.value = "file: nothing.h5\n"
+        assert "does not exist" in pane.problem.object
+        assert pane.run.disabled
+        shutil.copy(files.native, desk.root / "scan.h5")
+        pane.text.value = "file: scan.h5\n"
+        assert "the form is complete" in pane.problem.object
+        assert not pane.run.disabled
+
+    def test_an_empty_search_says_what_it_lacks(self, desk):
+        pane = StartPane(desk)
+        pane.verb.value = "search"
+        assert "in the section over" in pane.problem.object
+        pane.text.value = "over: {rates.object: {low: 0.1, high: 0.3}}\n"
+        assert "name the parameter file that is searched" in pane.problem.object
+        assert pane.run.disabled
+        pane.searched.value = "run.yaml"
+        assert not pane.run.disabled
+
+    def test_jobs_that_end_with_the_page_are_listed(self, desk):
+        for _ in range(2):
+            desk.queue.add(["look", "a b.h5"], desk.root / "runs" / "a")
+        desk.queue.jobs[-1].state = "waiting"  # the first may have ended at once
+        assert desk.queue.list_waiting() == ["phaseloom look 'a b.h5'"]
+
+
+def test_a_branch_may_have_a_name_of_any_language(desk, run):
+    part = SteerPart(desk)
+    part.open(run)
+    part.branch_name.value, part.branch_settings.value = "Lauf \u00e4 1", "{epochs: 6}"
+    press(part.branch)
+    assert (run.parent / "Lauf_\u00e4_1" / "run.yaml").is_file()
+    part.branch_name.value = ".."
+    press(part.branch)
+    assert "use letters, digits" in desk.message.object

@@ -271,6 +271,14 @@ class TestComparison:
         (other / "run.yaml").write_text((run / "run.yaml").read_text().replace("epochs: 4", "epochs: 9"))
         assert tabulate_settings([run, other]) == [{"setting": "epochs", "0": "4", "1": "9"}]
 
+    def test_commands_are_told_in_words(self, run, tmp_path):
+        other = shutil.copytree(run, tmp_path / "runs" / "b")
+        told = ["{epoch: 2, command: set, settings: {epochs: 60}}", "{epoch: 4, command: back, to: 3}"]
+        text = "\n- ".join(["steered:", *told]) + "\n"
+        (other / "run.yaml").write_text((run / "run.yaml").read_text().replace("steered: []\n", "") + text)
+        (row,) = tabulate_settings([run, other])
+        assert row["1"] == "after epoch 2: set epochs = 60; after epoch 4: back to 3"
+
     def test_a_field_too_small_to_be_compared_is_refused(self, run):
         with pytest.raises(BadInput, match="too little of the field"):
             compare_runs(run, run)

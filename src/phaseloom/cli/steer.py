@@ -196,4 +196,14 @@ def web(
     typer.echo(f"page: {page.address}\nend it with Ctrl-C; runs go on without it")
     if browser:
         webbrowser.open(page.address)
-    page.run()
+    try:
+        page.run()
+    finally:
+        _print_dropped(folder, page.list_waiting())
+
+
+def _print_dropped(folder: Path, waiting: list[str]) -> None:
+    """Say which jobs had not begun when the page ended, and how each is begun without it."""
+    if waiting:
+        place = shlex.quote(str(folder.resolve()))
+        typer.echo("\n".join([f"jobs that had not begun, to be begun in {place} by:", *waiting]), err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def open_folder(root: Path | str, /, *, port: int = 0, address: str = "127.0.0.1
     """Serve the page of a folder; see `phaseloom.web.server.open_page`."""
     root = Path(root).resolve()
     queue = JobQueue(root)
-    return open_page(root, partial(build_page, root, queue), port=port, address=address)
+    page = open_page(root, partial(build_page, root, queue), port=port, address=address)
+    return replace(page, list_waiting=queue.list_waiting)
 
 
 def build_page(root: Path, queue: JobQueue, /) -> Any:

@@ -46,11 +46,13 @@ class Page:
         address: with the token, to be opened in a browser.
         gate: see `phaseloom.web.security`.
         server: of Bokeh.
+        list_waiting: gives the command lines of jobs that end with the page, for they have not begun.
     """
 
     address: str
     gate: Gate
     server: Any
+    list_waiting: Callable[[], list[str]] = list
 
     def run(self) -> None:
         """Serve until interrupted."""
@@ -122,10 +124,6 @@ def _listen(build: Callable[[], Any], port: int, address: str, gate: Gate) -> tu
     # without a document Panel names style sheets by their public address, which the policy refuses
     reactive: Any = import_module("panel.reactive")
     reactive.CDN_DIST = import_module("panel.io.resources").LOCAL_DIST
-    # a click that comes while a widget's change waits is handled by these, which take no lock of the document
-    # unless they are marked so; what they call changes figures of Bokeh, which needs it
-    reactive.Syncable._event_coroutine.lock = True
-    reactive.Syncable._change_coroutine.lock = True
     for name in ("bokeh", "tornado.access", "tornado.application"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # a browser that leaves while something is sent to it: tornado has no one to tell but asyncio's log

@@ -73,11 +73,24 @@ class Desk:
         """A callback of what a user does: the last message goes, and errors are told."""
 
         def guarded(*args: Any) -> None:
+            if not self._has_lock():
+                self._call_soon(lambda: self._with_document(guarded, *args))
+                return
             if not self._depth:  # not what another callback changes
                 self.tell("")
             self.attempt_quietly(call)(*args)
 
         return guarded
+
+    def _has_lock(self) -> bool:
+        """Whether figures of Bokeh may be changed now.
+
+        Panel handles a click that comes while the change of another widget still waits in a task without the
+        lock of the document.
+        """
+        context = getattr(self.document, "session_context", None)
+        session = getattr(context, "session", None)
+        return session is None or session._pending_writes is not None
 
     def attempt_quietly(self, call: Callable[..., Any]) -> Callable[..., None]:
         """A callback that no user asked for: errors are told, and the last message stays."""
@@ -105,16 +118,21 @@ class Desk:
 
         def finish() -> None:
             problem = future.exception()
-            with set_curdoc(self.document):  # without it Panel names its style sheets by their public address
-                if problem is not None:
-                    self.attempt_quietly(failed or self.fail)(problem)
-                else:
-                    self.attempt_quietly(done)(future.result())
+            if problem is not None:
+                self._with_document(self.attempt_quietly(failed or self.fail), problem)
+            else:
+                self._with_document(self.attempt_quietly(done), future.result())
 
         if self.document is None:  # a notebook: there is no other thread to come back to
             finish()
             return
         future.add_done_callback(lambda _: self._call_soon(finish))
+
+    def _with_document(self, call: Callable[..., None], *args: Any) -> None:
+        # without it Panel names its style sheets by their public address, and sends new models after changes
+        # of figures in them
+        with set_curdoc(self.document):
+            call(*args)
 
     def _call_soon(self, call: Callable[[], None]) -> None:
         try:

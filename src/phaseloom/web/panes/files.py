@@ -279,6 +279,9 @@ class FilesPane:
         values = view.pattern(int(self.index.value or 0)) if one else view.mean
         masked = np.where(view.scan.mask, values, np.nan)
         shown = np.log10(1 + np.maximum(masked, 0) * (1 if one else 10)) if self.logarithmic.value else masked
+        factor = "" if one else "10 "  # a mean has fractions of counts
+        scale = f"log10(1 + {factor}counts)" if self.logarithmic.value else "counts"
+        self._pattern_view.name_values(scale)
         y, x = (show_length(place) for place in view.scan.positions[self.index.value])
         name = f"Pattern {self.index.value} at y {y}, x {x}" if one else "Mean pattern"
         total = f"{np.nansum(masked):.4g} counts"

@@ -111,6 +111,7 @@ class PatternsPart:
         names = ("Measured", "Modelled")
         totals = (pair.measured.sum(), pair.modelled.sum())
         for view, values, name, total in zip(self._views, both, names, totals, strict=False):
+            view.name_values(self._scale_name)
             view.show(values, pixel=pair.step, span=span, title=f"{name}: {total:.4g} counts")
             view.reset_contrast()
         reach = max(float(np.nanpercentile(np.abs(pair.residual), 99.5)), 1e-6)
@@ -118,8 +119,13 @@ class PatternsPart:
         title = f"Difference: {rms:.3g} rms"
         self._views[2].show(pair.residual, pixel=pair.step, span=(-reach, reach), title=title)
         self._views[2].reset_contrast()
-        scale = "log10(1 + counts)" if self.logarithmic.value else "counts"
-        self._say(f"pattern {pair.index}, colours: {scale}; the difference is in standard deviations")
+        self._say(
+            f"pattern {pair.index}, colours: {self._scale_name}; the difference is in standard deviations"
+        )
+
+    @property
+    def _scale_name(self) -> str:
+        return "log10(1 + counts)" if self.logarithmic.value else "counts"
 
     def _scale(self, values: np.ndarray) -> np.ndarray:
         return np.log10(1 + np.maximum(values, 0)) if self.logarithmic.value else values

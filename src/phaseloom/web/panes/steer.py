@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from phaseloom.runs.control import send_command
 from phaseloom.runs.folder import list_kept_epochs
 from phaseloom.runs.state import require_not_ended
 from phaseloom.web.panes.desk import Desk, flow
+from phaseloom.web.paths import name_folder
 from phaseloom.web.state.catalogue import read_recipe
 from phaseloom.web.state.commands import CommandRow, list_commands, list_settings
 from phaseloom.web.state.forms import load_tree
@@ -55,7 +55,9 @@ class SteerPart:
         self.off = pn.widgets.Button(name="Switch off")
         self.epoch = pn.widgets.Select(name="Kept epoch", options=[LAST], width=110)
         self.back = pn.widgets.Button(name="Go back to it", button_type="warning")
-        self.branch_name = pn.widgets.TextInput(name="New run", placeholder="name of its folder", width=170)
+        self.branch_name = pn.widgets.TextInput(
+            name="New run", placeholder="letters, digits, - _ .", width=170
+        )
         self.branch_settings = pn.widgets.TextInput(
             name="Its changes (YAML)", placeholder="{rates.object: 0.1, epochs: 60}", width=260
         )
@@ -66,7 +68,9 @@ class SteerPart:
             disabled=True,
             show_index=False,
             sizing_mode="stretch_width",
-            layout="fit_data_stretch",
+            layout="fit_columns",
+            formatters={"command": "textarea", "answer": "textarea", "what follows": "textarea"},
+            widths={"time": 75, "command": "24%", "answer": "16%", "epoch": 65},
             pagination="local",
             page_size=8,
         )
@@ -136,9 +140,12 @@ class SteerPart:
 
     def _branch(self) -> None:
         """Make a new run from a snapshot: the run itself is left alone, ended or not."""
-        name = self.branch_name.value.strip()
-        if self._folder is None or not re.fullmatch(r"[\w-][\w.-]{0,80}", name):
-            raise BadInput("branch", name, "is not the name of a new folder: use letters, digits, - and _")
+        name = name_folder(self.branch_name.value)
+        if self._folder is None:
+            raise BadInput("branch", None, "needs a run: choose one")
+        if not name:
+            fix = "is not the name of a new folder: use letters, digits, -, _ and ."
+            raise BadInput("branch", self.branch_name.value.strip() or None, fix)
         settings = load_tree(self.branch_settings.value)
         epoch = None if self.epoch.value == LAST else int(self.epoch.value)
         made = branch_run(self._folder, self._folder.with_name(name), settings, epoch=epoch)
