@@ -228,6 +228,27 @@ def test_a_result_is_opened_right_after_it_was_chosen(browse):
     assert "_pending_writes" not in browser.served.log.read_text()
 
 
+def test_a_page_whose_server_has_ended_says_so(browse):
+    browser = browse()
+    browser.page.wait_for_timeout(1000)
+    browser.served.process.terminate()
+    browser.page.get_by_text("connection was lost").wait_for()
+    browser.complaints.clear()  # of a websocket that nobody answers
+
+
+def test_a_job_is_shown_with_its_state_and_command(browse, root):
+    browser = browse()
+    browser.tab("Start")
+    browser.fill("Parameter file (YAML)", "file: scan.h5\n" + SETTINGS.replace("3000", "2"))
+    browser.wait_for_status("the form is complete")
+    browser.fill("Name of the run", "listed")
+    browser.press("Run")
+    until(lambda: next(root.glob("runs/*listed/result.h5"), None), 120)
+    row = browser.page.locator(".tabulator-row", has_text="reconstruct").first
+    row.filter(has_text="done").wait_for()
+    assert "NaN" not in row.inner_text()
+
+
 def test_everything_that_is_used_has_a_name_and_is_reached_by_keys(browse):
     browser = browse()
     for name in ("Runs", "Files", "Start", "Watch", "Compare"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import panel as pn
+from bokeh.models.ui.notifications import Notifications
 from panel.io.resources import LOCAL_DIST
 
 from phaseloom.web.panes.catalogue import CataloguePane
@@ -40,6 +41,7 @@ def build_page(root: Path, queue: JobQueue, /) -> Any:
     desk = Desk(root, queue)
     if desk.document is not None:  # Panel sets it with the first answer, and names public addresses before
         desk.document.template_variables["dist_url"] = LOCAL_DIST
+        desk.document.add_next_tick_callback(partial(_tell_lost_connections, desk.document))
     named = {
         "Runs": CataloguePane(desk),
         "Files": FilesPane(desk),
@@ -61,6 +63,11 @@ def build_page(root: Path, queue: JobQueue, /) -> Any:
     name = html.escape(desk.root.name)
     title = f"<h1 style='font-size:1.3em;margin:4px 8px'>Phaseloom <small>{name}</small></h1>"
     return pn.Column(pn.pane.HTML(title), desk.message, tabs, sizing_mode="stretch_width")
+
+
+def _tell_lost_connections(document: Any) -> None:
+    """Have Bokeh say when the server has ended, which Panel switches off while a page is built."""
+    document.config.update(notifications=Notifications(), notify_connection_status=True)
 
 
 def _connect(desk: Desk, tabs: Any, named: Mapping[str, Any]) -> None:
