@@ -154,7 +154,7 @@ def _print_status(folder: Path) -> None:
 
 def _describe_progress(folder: Path, events: list[dict[str, Any]]) -> str:
     """A line on the last epoch, and whether the run waits, has ended or was killed."""
-    from phaseloom.runs.state import RunState, find_state
+    from phaseloom.runs.state import RunStatus, find_state
 
     epochs = [event for event in events if "number" in event]
     if not epochs:
@@ -166,8 +166,8 @@ def _describe_progress(folder: Path, events: list[dict[str, Any]]) -> str:
     if last.get("stopped"):
         return f"{line}; ended: {last['stopped']}"
     ends = {
-        RunState.PAUSED: "; paused",
-        RunState.KILLED: "; killed: it goes on from its last snapshot when it is resumed",
+        RunStatus.PAUSED: "; paused",
+        RunStatus.KILLED: "; killed: it goes on from its last snapshot when it is resumed",
     }
     return line + ends.get(find_state(folder, events), "")
 

@@ -12,7 +12,7 @@ from phaseloom.runs.control import is_paused, read_events
 from phaseloom.runs.folder import EVENTS_NAME
 from phaseloom.runs.lock import Holder
 
-__all__ = ["RunState", "find_state", "is_held", "require_not_ended"]
+__all__ = ["RunStatus", "find_state", "is_held", "require_not_ended"]
 
 SECONDS_OF_A_QUIET_RUN = 60.0
 """Seconds without a new epoch after which a run without an end is not called running any more, at least."""
@@ -23,7 +23,7 @@ EPOCHS_OF_A_QUIET_RUN = 5.0
 COMMANDS_AFTER_THE_END = ("save", "branch")
 
 
-class RunState(StrEnum):
+class RunStatus(StrEnum):
     """How a run stands."""
 
     NOT_BEGUN = "not begun"
@@ -38,7 +38,7 @@ class RunState(StrEnum):
     """No new epoch for long, and nobody on this machine knows why."""
 
 
-def find_state(folder: Path, events: Sequence[Mapping[str, Any]], /) -> RunState:
+def find_state(folder: Path, events: Sequence[Mapping[str, Any]], /) -> RunStatus:
     """How a run stands.
 
     Args:
@@ -48,16 +48,16 @@ def find_state(folder: Path, events: Sequence[Mapping[str, Any]], /) -> RunState
     last = next((event for event in reversed(events) if "number" in event), {})
     reason = last.get("stop_reason")
     if reason and (reason != "interrupted" or not is_held(folder)):
-        return RunState.STOPPED if reason == "interrupted" else RunState.ENDED
+        return RunStatus.STOPPED if reason == "interrupted" else RunStatus.ENDED
     holder = Holder.read(folder / LOCK_NAME)
     if holder is not None and holder.is_dead:
-        return RunState.KILLED
+        return RunStatus.KILLED
     if not last:
-        return RunState.NOT_BEGUN
+        return RunStatus.NOT_BEGUN
     if is_paused(events):
-        return RunState.PAUSED
+        return RunStatus.PAUSED
     quiet = max(SECONDS_OF_A_QUIET_RUN, EPOCHS_OF_A_QUIET_RUN * float(last.get("seconds") or 0))
-    return RunState.RUNNING if time.time() - _time_of_last_event(folder) < quiet else RunState.QUIET
+    return RunStatus.RUNNING if time.time() - _time_of_last_event(folder) < quiet else RunStatus.QUIET
 
 
 def is_held(folder: Path, /) -> bool:
@@ -75,7 +75,7 @@ def require_not_ended(folder: Path, command: str, /) -> None:
     if command in COMMANDS_AFTER_THE_END or is_held(folder):
         return
     events = list(read_events(folder))
-    if find_state(folder, events) is RunState.ENDED:
+    if find_state(folder, events) is RunStatus.ENDED:
         number = max(event.get("number", 0) for event in events)
         fix = f"comes too late: the run has ended after epoch {number}; a branch can go on from there"
         raise BadInput(f"steer {command}", None, fix)

@@ -6,10 +6,12 @@ import html
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import panel as pn
+from panel.io.document import hold
 from panel.io.state import set_curdoc
 
 from phaseloom.errors import BadInput
@@ -98,7 +100,9 @@ class Desk:
         def guarded(*args: Any) -> None:
             self._depth += 1
             try:
-                call(*args)
+                # held, or changes of figures might overtake the new models of Panel that hold them
+                with hold(self.document) if self._depth == 1 else nullcontext():
+                    call(*args)
             except Exception as problem:
                 self.fail(problem)
             finally:
@@ -129,9 +133,7 @@ class Desk:
         future.add_done_callback(lambda _: self._call_soon(finish))
 
     def _with_document(self, call: Callable[..., None], *args: Any) -> None:
-        # without it Panel names its style sheets by their public address, and sends new models after changes
-        # of figures in them
-        with set_curdoc(self.document):
+        with set_curdoc(self.document):  # without it Panel names its style sheets by their public address
             call(*args)
 
     def _call_soon(self, call: Callable[[], None]) -> None:

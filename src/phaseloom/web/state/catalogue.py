@@ -14,7 +14,7 @@ from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
 from phaseloom.files import LOCK_NAME
 from phaseloom.runs.lock import Holder
-from phaseloom.runs.state import RunState, find_state
+from phaseloom.runs.state import RunStatus, find_state
 from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.notes import Notes, read_notes
 from phaseloom.web.state.progress import find_epochs
@@ -39,7 +39,7 @@ class RunFacts:
         folder: of the run.
         kind: see `RunKind`.
         title: of its recipe, or the name of its folder.
-        state: see `phaseloom.runs.state.RunState`.
+        state: see `phaseloom.runs.state.RunStatus`.
         epoch, epochs: done, and asked for.
         loss, holdout: of the last epoch that has them.
         verdict: its code, of the result or the last epoch.
@@ -158,7 +158,7 @@ def read_facts(folder: Path, log: EventLog | None = None, /) -> RunFacts:
     )
 
 
-def describe_state(log: EventLog, /) -> RunState:
+def describe_state(log: EventLog, /) -> RunStatus:
     """Whether a run goes on, as its events, the time of the last one and its lock tell."""
     return find_state(log.path.parent, log.events)
 
@@ -186,12 +186,12 @@ def _read_search(folder: Path) -> RunFacts:
     )
 
 
-def _state_of_search(folder: Path) -> RunState:
+def _state_of_search(folder: Path) -> RunStatus:
     """How a search stands: its table is written when it ends."""
     holder = Holder.read(folder / LOCK_NAME)
     if holder is not None:
-        return RunState.KILLED if holder.is_dead else RunState.RUNNING
-    return RunState.ENDED if (folder / "trials.csv").is_file() else RunState.STOPPED
+        return RunStatus.KILLED if holder.is_dead else RunStatus.RUNNING
+    return RunStatus.ENDED if (folder / "trials.csv").is_file() else RunStatus.STOPPED
 
 
 def _read_trials(path: Path) -> list[dict[str, str]]:

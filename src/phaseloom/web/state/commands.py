@@ -7,19 +7,19 @@ from typing import Any
 
 from phaseloom.reconstruction.recipe import PARTS
 from phaseloom.runs.control import read_answers, read_commands, read_events
-from phaseloom.runs.state import RunState, find_state
+from phaseloom.runs.state import RunStatus, find_state
 
 __all__ = ["CommandRow", "list_commands", "list_settings"]
 
 
 WAITING = {
-    RunState.NOT_BEGUN: "waits for the first epoch",
-    RunState.RUNNING: "waits for the end of the epoch",
-    RunState.PAUSED: "waits for the run",
-    RunState.ENDED: "not answered: the run has ended",
-    RunState.STOPPED: "waits until the run is resumed",
-    RunState.KILLED: "waits until the run is resumed",
-    RunState.QUIET: "waits: no epoch has come for long",
+    RunStatus.NOT_BEGUN: "waits for the first epoch",
+    RunStatus.RUNNING: "waits for the end of the epoch",
+    RunStatus.PAUSED: "waits for the run",
+    RunStatus.ENDED: "not answered: the run has ended",
+    RunStatus.STOPPED: "waits until the run is resumed",
+    RunStatus.KILLED: "waits until the run is resumed",
+    RunStatus.QUIET: "waits: no epoch has come for long",
 }
 """What is said of a command that was not answered, by the state of the run."""
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.outcome import stop_of_sentence
-from phaseloom.runs.state import RunState
+from phaseloom.runs.state import RunStatus
 from phaseloom.runs.steered import SteeredCommand, list_effective
 from phaseloom.web.state.events import EventLog
 
@@ -19,8 +19,8 @@ EPOCHS_FOR_DURATION = 5
 """Last epochs whose median duration is that of the next ones."""
 
 REMARKS: dict[str, str] = {
-    RunState.KILLED: "its process is gone, and it goes on from its last snapshot when it is resumed",
-    RunState.QUIET: "no epoch has come for long",
+    RunStatus.KILLED: "its process is gone, and it goes on from its last snapshot when it is resumed",
+    RunStatus.QUIET: "no epoch has come for long",
 }
 """What is said of states that events do not explain."""
 
@@ -70,7 +70,7 @@ def describe_duration(seconds: float, /) -> str:
 def describe_progress(log: EventLog, recipe: dict[str, Any], state: str, /) -> str:
     """A run in a line: epoch, losses, time to go, why it ended."""
     last = log.last
-    if not last and state == RunState.KILLED:
+    if not last and state == RunStatus.KILLED:
         return f"{state}: before the first epoch; its process is gone"
     if not last:
         return "before the first epoch: the data are read, and the start is sought"
