@@ -26,7 +26,11 @@ def desk(tmp_path):
     """The desk of a folder, whose jobs print their command and end."""
     root = tmp_path / "shown"
     root.mkdir()
-    return Desk(root, JobQueue(root, command=("echo",)))
+    queue = JobQueue(root, command=("echo",))
+    yield Desk(root, queue)
+    for job in queue.jobs:
+        if job.process is not None:
+            job.process.wait()
 
 
 @pytest.fixture
