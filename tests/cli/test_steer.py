@@ -1,6 +1,8 @@
 """The verb that steers a run."""
 
+import json
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs.control import read_commands
+from phaseloom.runs.lock import Holder
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def run(tree, tmp_path) -> Path:
 
 def test_what_is_sent_is_listed_with_its_answer(phaseloom, run):
     sent = phaseloom("steer", run, "set", "rates.object=0.1").out
-    assert "the run takes it after the epoch under way" in sent
+    assert "nobody works on the run: it takes it when it is resumed" in sent
     assert "sent: off" in phaseloom("steer", run, "off", "probe").out
     assert "sent: back" in phaseloom("steer", run, "back", "1").out
     assert [one.command for one in read_commands(run)] == ["set", "off", "back"]
@@ -45,9 +48,29 @@ def test_wait_prints_the_answer_or_ends_with_the_reason(phaseloom, run):
     found = phaseloom("steer", run, "set", "rates.object=0.1", "--wait", "--seconds", "30")
     thread.join()
     assert (found.code, found.out) == (0, "accepted after epoch 2: holds from epoch 3 on\n")
+
+
+def test_a_run_that_does_not_answer_in_time_is_told(phaseloom, run):
     found = phaseloom("steer", run, "pause", "--wait", "--seconds", "0.1")
     assert found.code == 2
     assert "no answer in 0.1 s; the run takes it after its epoch" in found.err
+
+
+def test_a_run_that_has_ended_is_sent_nothing_that_it_would_not_take(phaseloom, run):
+    list(Job.resume(run))
+    for words in (["pause"], ["set", "epochs=9"], ["stop", "--wait"]):
+        found = phaseloom("steer", run, *words)
+        assert found.code == 2
+        assert "comes too late: the run has ended after epoch 4; a branch can go on from there" in found.err
+    assert read_commands(run) == []
+    assert "nobody works on the run: it takes it when it is resumed" in phaseloom("steer", run, "save").out
+
+
+def test_a_killed_run_takes_commands_when_it_is_resumed(phaseloom, run):
+    gone = asdict(replace(Holder.here(), began=1.0))  # its number belongs to another process now
+    (run / ".phaseloom.lock").write_text(json.dumps(gone))
+    assert "it takes it when it is resumed" in phaseloom("steer", run, "pause").out
+    assert "killed: it goes on from its last snapshot" in phaseloom("steer", run, "status").out
 
 
 def test_a_refusal_is_a_sentence_of_the_program(phaseloom, run):

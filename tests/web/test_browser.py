@@ -123,13 +123,13 @@ def test_from_a_file_to_a_branched_run(browse, root):
     browser.press("Reconstruct it ...")
     text = page.get_by_label("Parameter file (YAML)")
     browser.fill("Parameter file (YAML)", text.input_value() + SETTINGS)
-    browser.wait_for_status("the settings are valid")
+    browser.wait_for_status("the form is complete")
     page.get_by_label("semiangle (required)").wait_for()
     browser.fill("semiangle (required)", "40")
     page.get_by_role("alert").filter(has_text="40 is not an angle").wait_for()
     assert page.get_by_role("button", name="Run", exact=True).is_disabled()
     browser.fill("semiangle (required)", "40 mrad")
-    browser.wait_for_status("the settings are valid")
+    browser.wait_for_status("the form is complete")
     browser.picture("web-start")
     browser.fill("Name of the run", "started")
     browser.press("Run")
@@ -213,6 +213,40 @@ def test_a_near_field_is_watched(browse):
     browser.wait_for_status("ended: epoch 2 of 2")
     browser.press("Show pattern")
     browser.wait_for_status("pattern 0, colours")
+
+
+def test_a_result_is_opened_right_after_it_was_chosen(browse):
+    browser = browse()
+    browser.tab("Files")
+    for name in ("runs/", "a/", "result.h5"):
+        browser.page.get_by_label("Folders and files").locator("option", has_text=name).first.wait_for(
+            state="attached"
+        )
+        browser.page.get_by_label("Folders and files").select_option(name)
+        browser.press("Open")
+    browser.wait_for_status("ended: epoch 4 of 4")
+    assert "_pending_writes" not in browser.served.log.read_text()
+
+
+def test_a_page_whose_server_has_ended_says_so(browse):
+    browser = browse()
+    browser.page.wait_for_timeout(1000)
+    browser.served.process.terminate()
+    browser.page.get_by_text("connection was lost").wait_for()
+    browser.complaints.clear()  # of a websocket that nobody answers
+
+
+def test_a_job_is_shown_with_its_state_and_command(browse, root):
+    browser = browse()
+    browser.tab("Start")
+    browser.fill("Parameter file (YAML)", "file: scan.h5\n" + SETTINGS.replace("3000", "2"))
+    browser.wait_for_status("the form is complete")
+    browser.fill("Name of the run", "listed")
+    browser.press("Run")
+    until(lambda: next(root.glob("runs/*listed/result.h5"), None), 120)
+    row = browser.page.locator(".tabulator-row", has_text="reconstruct").first
+    row.filter(has_text="done").wait_for()
+    assert "NaN" not in row.inner_text()
 
 
 def test_everything_that_is_used_has_a_name_and_is_reached_by_keys(browse):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,10 @@ import pytest
 from phaseloom.errors import BadInput
 from phaseloom.plot.object import ObjectField
 from phaseloom.result import Result
+from phaseloom.runs.control import send_command
+from phaseloom.runs.lock import Holder
 from phaseloom.web.state.catalogue import describe_state, find_runs, read_facts
+from phaseloom.web.state.commands import list_commands
 from phaseloom.web.state.comparison import compare_runs, sample_line, tabulate_settings
 from phaseloom.web.state.events import EventLog, thin_history
 from phaseloom.web.state.notes import MAX_TAGS, Notes, read_notes, save_notes
@@ -190,6 +193,24 @@ class TestCatalogue:
             log.read()
             assert describe_state(log) == state.strip()
 
+    def test_a_run_whose_process_is_gone_was_killed(self, tmp_path):
+        (tmp_path / "events.jsonl").write_text(epoch(1))
+        log = EventLog.read_all(tmp_path)
+        gone = asdict(replace(Holder.here(), began=1.0))  # its number belongs to another process now
+        (tmp_path / ".phaseloom.lock").write_text(json.dumps(gone))
+        assert describe_state(log) == "killed"
+        assert "it goes on from its last snapshot when it is resumed" in describe_progress(log, {}, "killed")
+        (tmp_path / ".phaseloom.lock").write_text(json.dumps(asdict(Holder.here())))
+        assert describe_state(log) == "running"
+
+    def test_epochs_are_those_that_a_command_asked_for(self, run):
+        text = "steered:\n- {epoch: 2, command: set, settings: {epochs: 60}}\n"
+        plain = (run / "run.yaml").read_text().replace("steered: []\n", "")
+        (run / "run.yaml").write_text(plain + text)
+        assert read_facts(run).epochs == 60
+        (run / "run.yaml").write_text(plain + "steered: 3\n")
+        assert read_facts(run).epochs == 4
+
     def test_notes_stay_beside_the_run_and_change_nothing_of_it(self, run):
         before = {path.name: path.read_bytes() for path in run.iterdir()}
         save_notes(run, Notes(("good", "thin"), "left: vacuum\nright: Au"))
@@ -209,6 +230,13 @@ class TestCatalogue:
         assert read_notes(run) == Notes()
 
 
+class TestCommands:
+    def test_a_command_to_a_run_that_has_ended_waits_for_nothing(self, run):
+        send_command(run, "pause")
+        (row,) = list_commands(run)
+        assert row.answer == "not answered: the run has ended"
+
+
 class TestProgress:
     def test_time_to_go_is_that_of_the_last_epochs(self, tmp_path):
         (tmp_path / "events.jsonl").write_text("".join(epoch(n) for n in range(1, 5)))
@@ -218,6 +246,12 @@ class TestProgress:
         assert estimate_time_left(log, None) is None
         assert "18 s to go" in describe_progress(log, {"epochs": 10}, "running")
         assert "to go" not in describe_progress(log, {"epochs": 10}, "ended")
+
+    def test_the_end_is_told_with_its_reason(self, tmp_path):
+        why = "converged; the result is that of epoch 1, whose hold-out loss is the lowest"
+        (tmp_path / "events.jsonl").write_text(epoch(2, stop_reason="converged", stopped=why))
+        log = EventLog.read_all(tmp_path)
+        assert describe_progress(log, {"epochs": 9}, "ended").endswith(f"; {why}")
 
     def test_before_the_first_epoch(self, tmp_path):
         assert "before the first epoch" in describe_progress(EventLog(tmp_path), {}, "not begun")
@@ -236,6 +270,14 @@ class TestComparison:
         assert tabulate_settings([run, other]) == []
         (other / "run.yaml").write_text((run / "run.yaml").read_text().replace("epochs: 4", "epochs: 9"))
         assert tabulate_settings([run, other]) == [{"setting": "epochs", "0": "4", "1": "9"}]
+
+    def test_commands_are_told_in_words(self, run, tmp_path):
+        other = shutil.copytree(run, tmp_path / "runs" / "b")
+        told = ["{epoch: 2, command: set, settings: {epochs: 60}}", "{epoch: 4, command: back, to: 3}"]
+        text = "\n- ".join(["steered:", *told]) + "\n"
+        (other / "run.yaml").write_text((run / "run.yaml").read_text().replace("steered: []\n", "") + text)
+        (row,) = tabulate_settings([run, other])
+        assert row["1"] == "after epoch 2: set epochs = 60; after epoch 4: back to 3"
 
     def test_a_field_too_small_to_be_compared_is_refused(self, run):
         with pytest.raises(BadInput, match="too little of the field"):

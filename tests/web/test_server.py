@@ -6,8 +6,11 @@ import shutil
 import signal
 import socket
 import string
+from types import SimpleNamespace
 
 import pytest
+
+from phaseloom import plugins
 
 pytestmark = pytest.mark.medium
 
@@ -153,6 +156,21 @@ class TestCommand:
         page.process.send_signal(signal.SIGINT)
         assert page.process.wait(20) in (0, 130)
         assert "Traceback" not in page.log.read_text()
+
+    def test_jobs_that_had_not_begun_are_named_when_the_page_ends(self, phaseloom, tmp_path, monkeypatch):
+        pytest.importorskip("panel", reason="needs the extra 'web'")
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        page = SimpleNamespace(
+            address="http://x", run=interrupt, list_waiting=lambda: ["phaseloom look 'a b'"]
+        )
+        monkeypatch.setattr(plugins, "target", lambda home, name: lambda *words, **more: page)
+        done = phaseloom("web", tmp_path, "--no-browser")
+        assert done.code == 130
+        assert "jobs that had not begun" in done.err
+        assert "phaseloom look 'a b'" in done.err
 
     def test_mistakes_are_told_in_a_sentence(self, phaseloom, tmp_path, monkeypatch):
         monkeypatch.delenv("PHASELOOM_WEB_TOKEN", raising=False)

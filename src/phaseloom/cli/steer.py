@@ -54,6 +54,7 @@ def steer(
     The run takes a command at the end of the epoch under way.
     """
     from phaseloom.runs.control import COMMANDS, require_run_folder, send_command
+    from phaseloom.runs.state import require_not_ended
 
     given = arguments or []
     require_run_folder(folder)
@@ -68,6 +69,7 @@ def steer(
         changes = parse_settings([*given, *(settings or [])]) if command == "set" else None
         target: dict[str, Any] = {"name": given[0]} if command in ("on", "off") else {}
         target |= {"epoch": _read_epoch(given[0])} if command == "back" else {}
+        require_not_ended(folder, command)
         identifier = send_command(folder, command, changes, **target)
         _print_answer(folder, command, identifier, seconds if wait else None)
 
@@ -96,9 +98,12 @@ def _read_epoch(text: str) -> int:
 def _print_answer(folder: Path, command: str, identifier: str, seconds: float | None) -> None:
     """Say what was sent, or wait for the answer; one that is refused ends the program with its sentence."""
     from phaseloom.runs.control import wait_for_answer
+    from phaseloom.runs.state import is_held
 
     if seconds is None:
-        typer.echo(f"sent: {command} ({identifier}); the run takes it after the epoch under way")
+        under_way = "the run takes it after the epoch under way"
+        left = "nobody works on the run: it takes it when it is resumed"
+        typer.echo(f"sent: {command} ({identifier}); {under_way if is_held(folder) else left}")
         return
     answer = wait_for_answer(folder, identifier, seconds=seconds)
     if answer is None:
@@ -129,7 +134,7 @@ def _print_status(folder: Path) -> None:
     from phaseloom.runs.control import read_answers, read_commands, read_events
 
     answers = read_answers(folder)
-    typer.echo(_describe_progress(list(read_events(folder))))
+    typer.echo(_describe_progress(folder, list(read_events(folder))))
     for one in read_commands(folder):
         words = " ".join(
             [
@@ -147,9 +152,9 @@ def _print_status(folder: Path) -> None:
             typer.echo(f"  {one.id}  {words}: {verdict} after epoch {answer.epoch}. {answer.reason}".rstrip())
 
 
-def _describe_progress(events: list[dict[str, Any]]) -> str:
-    """A line on the last epoch, and whether the run waits or has ended."""
-    from phaseloom.runs.control import is_paused
+def _describe_progress(folder: Path, events: list[dict[str, Any]]) -> str:
+    """A line on the last epoch, and whether the run waits, has ended or was killed."""
+    from phaseloom.runs.state import RunStatus, find_state
 
     epochs = [event for event in events if "number" in event]
     if not epochs:
@@ -160,7 +165,11 @@ def _describe_progress(events: list[dict[str, Any]]) -> str:
         line += f", hold-out {last['holdout']:.4g}"
     if last.get("stopped"):
         return f"{line}; ended: {last['stopped']}"
-    return f"{line}; paused" if is_paused(events) else line
+    ends = {
+        RunStatus.PAUSED: "; paused",
+        RunStatus.KILLED: "; killed: it goes on from its last snapshot when it is resumed",
+    }
+    return line + ends.get(find_state(folder, events), "")
 
 
 @app.command()
@@ -187,4 +196,14 @@ def web(
     typer.echo(f"page: {page.address}\nend it with Ctrl-C; runs go on without it")
     if browser:
         webbrowser.open(page.address)
-    page.run()
+    try:
+        page.run()
+    finally:
+        _print_dropped(folder, page.list_waiting())
+
+
+def _print_dropped(folder: Path, waiting: list[str]) -> None:
+    """Say which jobs had not begun when the page ended, and how each is begun without it."""
+    if waiting:
+        place = shlex.quote(str(folder.resolve()))
+        typer.echo("\n".join([f"jobs that had not begun, to be begun in {place} by:", *waiting]), err=True)

@@ -1,10 +1,11 @@
 """Paths that a browser names: always inside of one folder, links resolved."""
 
+import re
 from pathlib import Path
 
 from phaseloom.errors import BadInput
 
-__all__ = ["OutsideRoot", "resolve_inside", "show_inside"]
+__all__ = ["OutsideRoot", "name_folder", "resolve_inside", "show_inside"]
 
 MAX_PATH_LENGTH = 4096
 
@@ -44,6 +45,16 @@ def resolve_inside(root: Path, text: str, /) -> Path:
     if not path.is_relative_to(base):
         raise missing
     return path
+
+
+def name_folder(text: str, /) -> str:
+    """The name of a new folder: letters of any language, digits, ``-``, ``_`` and ``.``; others become ``_``.
+
+    Example:
+        >>> name_folder("Lauf \N{LATIN SMALL LETTER A WITH DIAERESIS} 1.5/2"), name_folder("../..")
+        ('Lauf_\N{LATIN SMALL LETTER A WITH DIAERESIS}_1.5_2', '')
+    """
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.")[:40]
 
 
 def show_inside(root: Path, path: Path, /) -> str:

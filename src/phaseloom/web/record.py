@@ -41,7 +41,6 @@ def write_record(folder: Path | str, path: Path | str | None = None, /) -> str:
 
 def _compose(folder: Path) -> str:
     from bokeh.embed import components
-    from bokeh.resources import INLINE
 
     log = EventLog.read_all(folder)
     script, parts = components(_draw(folder, log))
@@ -51,9 +50,16 @@ def _compose(folder: Path) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f"<style>{STYLE}.figure{{display:inline-block;width:46%;min-width:420px;margin:.5em}}</style>\n"
-        f"{INLINE.render()}\n{script}</head>\n<body><h1>{title}</h1>\n{_words(facts)}\n{pictures}\n"
+        f"{_scripts()}\n{script}</head>\n<body><h1>{title}</h1>\n{_words(facts)}\n{pictures}\n"
         f"<h2>Settings</h2><pre>{html.escape(_settings(folder))}</pre></body></html>\n"
     )
+
+
+def _scripts() -> str:
+    """Bokeh itself: its own ``render`` would name files that models of Panel, once loaded, take elsewhere."""
+    from bokeh.resources import INLINE
+
+    return "\n".join(f"<script>{text}</script>" for text in INLINE.js_raw)
 
 
 def _draw(folder: Path, log: EventLog) -> dict[str, Any]:

@@ -46,11 +46,13 @@ class Page:
         address: with the token, to be opened in a browser.
         gate: see `phaseloom.web.security`.
         server: of Bokeh.
+        list_waiting: gives the command lines of jobs that end with the page, for they have not begun.
     """
 
     address: str
     gate: Gate
     server: Any
+    list_waiting: Callable[[], list[str]] = list
 
     def run(self) -> None:
         """Serve until interrupted."""

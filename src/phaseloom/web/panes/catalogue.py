@@ -13,7 +13,7 @@ import panel as pn
 from phaseloom.errors import BadInput
 from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.training import TrainingPart
-from phaseloom.web.state.catalogue import RunFacts, find_runs, read_facts
+from phaseloom.web.state.catalogue import RunFacts, find_runs_and_searches, read_facts
 from phaseloom.web.state.notes import Notes, read_notes, save_notes, split_tags
 from phaseloom.web.state.progress import describe_duration
 from phaseloom.web.state.thumbnails import ThumbnailCache
@@ -76,7 +76,7 @@ class CataloguePane:
         self.filter.param.watch(guard(lambda event: self._fill()), "value")
         self.table.param.watch(guard(lambda event: self._choose()), "selection")
         self.watch.on_click(guard(lambda event: desk.open_run(self._chosen()[0])))
-        self.compare.on_click(guard(lambda event: desk.compare(self._chosen())))
+        self.compare.on_click(guard(lambda event: desk.compare(self._chosen_runs())))
         self.save.on_click(guard(lambda event: self._save()))
         self.view = pn.Column(
             flow(self.filter, self.refresh, self.watch, self.compare, align_items="end"),
@@ -94,7 +94,7 @@ class CataloguePane:
         """Read the folder again."""
 
         def work() -> list[tuple[RunFacts, str]]:
-            facts = [read_facts(folder) for folder in find_runs(self.desk.root)]
+            facts = [read_facts(folder) for folder in find_runs_and_searches(self.desk.root)]
             return [(one, CACHE.get(one.folder) if one.kind == "reconstruction" else "") for one in facts]
 
         def done(found: list[tuple[RunFacts, str]]) -> None:
@@ -127,7 +127,7 @@ class CataloguePane:
             "title": one.title,
             "kind": one.kind,
             "state": one.state,
-            "epoch": f"{one.epoch} of {one.epochs}" if one.epochs else str(one.epoch),
+            "epoch": _count(one),
             "loss": _round(one.loss),
             "held out": _round(one.holdout),
             "verdict": one.verdict.replace("_", " "),
@@ -142,10 +142,17 @@ class CataloguePane:
             raise BadInput("runs", None, "none is chosen: tick one in the table")
         return folders
 
+    def _chosen_runs(self) -> list[Path]:
+        """The chosen ones without searches, which have no images of their own."""
+        searches = {one.folder for one in self._facts if one.kind == "search"}
+        return [folder for folder in self._chosen() if folder not in searches]
+
     def _choose(self) -> None:
         count = len(self.table.selection)
-        self.watch.disabled = self.save.disabled = count != 1
-        self.compare.disabled = count < 2
+        runs = self._chosen_runs() if count else []
+        self.save.disabled = count != 1
+        self.watch.disabled = count != 1 or not runs
+        self.compare.disabled = len(runs) < 2
         if count == 1:
             folder = self._chosen()[0]
             notes = read_notes(folder)
@@ -158,6 +165,12 @@ class CataloguePane:
         save_notes(folder, Notes(tuple(split_tags(self.tags.value)), self.text.value))
         self.desk.tell(f"saved: {self.desk.name_of(folder)}/notes.yaml", kind="success")
         self.list_runs()
+
+
+def _count(one: RunFacts) -> str:
+    """Epochs of a run, or trials of a search."""
+    text = f"{one.epoch} of {one.epochs}" if one.epochs else str(one.epoch)
+    return f"{text} trials" if one.kind == "search" else text
 
 
 def _round(value: float | None) -> float | None:

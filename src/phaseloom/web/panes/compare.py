@@ -64,7 +64,10 @@ class ComparePane:
         )
         self.losses_place = pn.Column()
         self.settings = pn.widgets.Tabulator(
-            pd.DataFrame({"setting": []}), disabled=True, show_index=False, sizing_mode="stretch_width"
+            pd.DataFrame(columns=pd.Index(["setting"])),
+            disabled=True,
+            show_index=False,
+            sizing_mode="stretch_width",
         )
         self.show.on_click(guard(lambda event: self.open([desk.resolve(one) for one in self.runs.value])))
         for one in (self.kind, self.same):
@@ -85,15 +88,17 @@ class ComparePane:
             ),
             sizing_mode="stretch_width",
         )
-        self._list_runs()
+        self.list_runs()
 
-    def _list_runs(self) -> None:
+    def list_runs(self) -> None:
+        """Offer all runs of the folder; the chosen ones stay, in their order."""
         names = [self.desk.name_of(folder) for folder in find_runs(self.desk.root)]
-        self.runs.options = names
+        others = [name for name in names if name not in self.runs.value]
+        self.runs.options = [*self.runs.value, *others]
 
     def open(self, folders: Sequence[Path]) -> None:
         """Compare runs."""
-        self._list_runs()
+        self.list_runs()
         self._folders = list(folders)[:MAX_RUNS]
         names = [self.desk.name_of(folder) for folder in self._folders]
         others = [name for name in self.runs.options if name not in names]

@@ -6,10 +6,12 @@ import html
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import panel as pn
+from panel.io.document import hold
 from panel.io.state import set_curdoc
 
 from phaseloom.errors import BadInput
@@ -45,6 +47,7 @@ class Desk:
         self.root = root.resolve()
         self.queue = queue
         self.document: Any = pn.state.curdoc
+        self._depth = 0
         self.message = pn.pane.Alert("", alert_type="light", visible=False, **MESSAGE)
         self.open_run: Callable[[Path], None] = lambda folder: None
         self.compare: Callable[[Sequence[Path]], None] = lambda folders: None
@@ -69,13 +72,41 @@ class Desk:
         self.tell(str(problem) or type(problem).__name__, kind="danger")
 
     def attempt(self, call: Callable[..., Any]) -> Callable[..., None]:
-        """A callback whose errors are told."""
+        """A callback of what a user does: the last message goes, and errors are told."""
 
         def guarded(*args: Any) -> None:
+            if not self._has_lock():
+                self._call_soon(lambda: self._with_document(guarded, *args))
+                return
+            if not self._depth:  # not what another callback changes
+                self.tell("")
+            self.attempt_quietly(call)(*args)
+
+        return guarded
+
+    def _has_lock(self) -> bool:
+        """Whether figures of Bokeh may be changed now.
+
+        Panel handles a click that comes while the change of another widget still waits in a task without the
+        lock of the document.
+        """
+        context = getattr(self.document, "session_context", None)
+        session = getattr(context, "session", None)
+        return session is None or session._pending_writes is not None
+
+    def attempt_quietly(self, call: Callable[..., Any]) -> Callable[..., None]:
+        """A callback that no user asked for: errors are told, and the last message stays."""
+
+        def guarded(*args: Any) -> None:
+            self._depth += 1
             try:
-                call(*args)
+                # held, or changes of figures might overtake the new models of Panel that hold them
+                with hold(self.document) if self._depth == 1 else nullcontext():
+                    call(*args)
             except Exception as problem:
                 self.fail(problem)
+            finally:
+                self._depth -= 1
 
         return guarded
 
@@ -91,16 +122,19 @@ class Desk:
 
         def finish() -> None:
             problem = future.exception()
-            with set_curdoc(self.document):  # without it Panel names its style sheets by their public address
-                if problem is not None:
-                    (failed or self.fail)(problem)
-                else:
-                    self.attempt(done)(future.result())
+            if problem is not None:
+                self._with_document(self.attempt_quietly(failed or self.fail), problem)
+            else:
+                self._with_document(self.attempt_quietly(done), future.result())
 
         if self.document is None:  # a notebook: there is no other thread to come back to
             finish()
             return
         future.add_done_callback(lambda _: self._call_soon(finish))
+
+    def _with_document(self, call: Callable[..., None], *args: Any) -> None:
+        with set_curdoc(self.document):  # without it Panel names its style sheets by their public address
+            call(*args)
 
     def _call_soon(self, call: Callable[[], None]) -> None:
         try:

@@ -70,6 +70,15 @@ class DirectPart:
         self.words.object = f"<p>{why}</p>"
         self._enable(False)
 
+    def close(self) -> None:
+        """No scan."""
+        self._scan = self._direct = None
+        self.image.clear()
+        self.image.figure.title.text = "Direct image"
+        self.make.disabled = True
+        self.words.object = ""
+        self._enable(False)
+
     def _enable(self, on: bool) -> None:
         for widget in (*self.sliders.values(), self.transposed, self.reset):
             widget.disabled = not on
@@ -82,8 +91,8 @@ class DirectPart:
         self.make.disabled = True
 
         def done(found: DirectView) -> None:
-            self.make.disabled = False
             if scan is self._scan:
+                self.make.disabled = False
                 self._direct = found
                 lines = "<br>".join(html.escape(line) for line in found.found.lines())
                 self.words.object = f"<p style='font-size:0.9em'>{lines}</p>"
@@ -91,8 +100,9 @@ class DirectPart:
                 self._enable(True)
 
         def failed(problem: BaseException) -> None:
-            self.make.disabled = False
-            self.words.object = f"<p role='status'>{html.escape(str(problem))}</p>"
+            if scan is self._scan:
+                self.make.disabled = False
+                self.words.object = f"<p role='status'>{html.escape(str(problem))}</p>"
 
         self.desk.background(lambda: DirectView(scan), done, failed=failed)
 
@@ -129,6 +139,8 @@ class DirectPart:
 
         def done(image: Field) -> None:
             self._busy = False
+            if direct is not self._direct:  # another file was opened meanwhile
+                return
             unit = "rad" if DirectMethod(method).is_in_radian else "arbitrary"
             self.image.show(image.values, pixel=image.pixel, title=f"Direct image, {method} ({unit})")
             self.image.reset_contrast()

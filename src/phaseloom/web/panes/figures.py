@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from bokeh.models import (
     LinearColorMapper,
     Metric,
     MetricLength,
+    PrintfTickFormatter,
     ScaleBar,
 )
 from bokeh.plotting import figure
@@ -25,7 +27,8 @@ from matplotlib.colors import to_hex
 from phaseloom.plot.style import LINE_COLOURS, limits, wave_colours
 from phaseloom.web.state.images import LEVELS, SentImage, find_limits, prepare_image
 
-__all__ = ["ColourView", "CurvesView", "ImageView", "PointsView", "mark_figure", "palette_of"]
+__all__ = ["ColourView", "CurvesView", "ImageView", "PointsView", "format_ticks", "mark_figure"]
+__all__ += ["palette_of"]
 
 TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 MISSING_COLOUR = "#e6e6e6"
@@ -45,6 +48,19 @@ def palette_of(name: str, /) -> list[str]:
     """256 colours of a map of matplotlib, as Bokeh wants them."""
     colours = matplotlib.colormaps[name](np.linspace(0, 1, 256))
     return [to_hex(one) for one in colours]
+
+
+def format_ticks(low: float, high: float, /) -> str:
+    """A format of C with as many digits as tell some five ticks of a range from each other.
+
+    Example:
+        >>> [format_ticks(0, high) for high in (0.012, 3, 1200, 3e-7, 2e6)]
+        ['%.3f', '%.1f', '%.0f', '%.1e', '%.1e']
+    """
+    step = (high - low) / 5
+    if not 1e-6 < step < 1e5:
+        return "%.1e"
+    return f"%.{max(0, -math.floor(math.log10(step)))}f"
 
 
 def mark_figure(one: Any, label: str, /) -> None:
@@ -143,9 +159,14 @@ class ImageView:
                 label="@{value} @{unit}",
             )
             one.add_layout(bar)
-        one.add_layout(
-            ColorBar(color_mapper=self._bar, title=values, width=8, padding=4, **_BAR_LOOK), "right"
-        )
+        self._ticks = PrintfTickFormatter()
+        look = {"color_mapper": self._bar, "formatter": self._ticks, "title": values, **_BAR_LOOK}
+        self._bar_of_values = ColorBar(width=8, padding=4, **look)
+        one.add_layout(self._bar_of_values, "right")
+
+    def name_values(self, text: str) -> None:
+        """Say beside the colours what they are."""
+        self._bar_of_values.title = text
 
     def show(
         self,
@@ -238,6 +259,7 @@ class ImageView:
         palette = [self._palette[number] for number in index]
         palette[255] = MISSING_COLOUR
         self._mapper.palette = palette
+        self._ticks.format = format_ticks(low, high)
         self._bar.update(low=low, high=high)
 
 
@@ -319,7 +341,9 @@ class PointsView:
         self.figure.segment("x0", "y0", "x1", "y1", source=self._moves, **look)
         look = {"fill_alpha": 0, "line_color": "#d00000", "line_width": 2, "size": 14}
         self.figure.scatter("x", "y", source=self._marks, marker="circle", **look)
-        bar = ColorBar(color_mapper=self._mapper, title=values, width=8, padding=4, **_BAR_LOOK)
+        self._ticks = PrintfTickFormatter()
+        look = {"color_mapper": self._mapper, "formatter": self._ticks, "title": values, **_BAR_LOOK}
+        bar = ColorBar(width=8, padding=4, **look)
         self.figure.add_layout(bar, "right")
 
     def show(
@@ -329,6 +353,7 @@ class PointsView:
         y, x = 0.1 * positions.T
         self._points.data = {"x": x, "y": y, "v": np.asarray(values, float)}
         low, high = limits(np.asarray(values, float))
+        self._ticks.format = format_ticks(low, high)
         self._mapper.update(low=low, high=high)
         if moves is not None:
             down, right = 0.1 * moves.T

@@ -144,6 +144,7 @@ class FilesPane:
         self.desk.tell(f"reading {self.desk.name_of(path)} ...")
         self._asked += 1
         asked = self._asked
+        self._clear()
 
         def work() -> ScanView:
             view = ScanView(path)
@@ -156,6 +157,15 @@ class FilesPane:
                 self._show(view)
 
         self.desk.background(work, done)
+
+    def _clear(self) -> None:
+        """Show nothing of the file that was open before another was asked for."""
+        self._scan = self._map_view = self._pattern_view = None
+        self.start.disabled = True
+        self.findings.object = ""
+        self.maps.objects = []
+        self.detector.objects = []
+        self.direct.close()
 
     def _show(self, view: ScanView) -> None:
         self._scan = view
@@ -269,6 +279,9 @@ class FilesPane:
         values = view.pattern(int(self.index.value or 0)) if one else view.mean
         masked = np.where(view.scan.mask, values, np.nan)
         shown = np.log10(1 + np.maximum(masked, 0) * (1 if one else 10)) if self.logarithmic.value else masked
+        factor = "" if one else "10 "  # a mean has fractions of counts
+        scale = f"log10(1 + {factor}counts)" if self.logarithmic.value else "counts"
+        self._pattern_view.name_values(scale)
         y, x = (show_length(place) for place in view.scan.positions[self.index.value])
         name = f"Pattern {self.index.value} at y {y}, x {x}" if one else "Mean pattern"
         total = f"{np.nansum(masked):.4g} counts"

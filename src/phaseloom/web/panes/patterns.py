@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import panel as pn
 
+from phaseloom.errors import BadInput
 from phaseloom.web.panes.desk import Desk, flow
 from phaseloom.web.panes.figures import ImageView
 from phaseloom.web.state.run_model import PatternPair, RunModel
@@ -37,7 +38,7 @@ class PatternsPart:
         self.logarithmic = pn.widgets.Toggle(name="Logarithmic", value=True)
         self.words = pn.pane.HTML(f"<p style='margin:4px'>{HINT}</p>")
         self.row = flow(sizing_mode="stretch_width")
-        self.show.on_click(desk.attempt(lambda event: self.choose(int(self.index.value or 0))))
+        self.show.on_click(desk.attempt(lambda event: self._show_chosen()))
         self.logarithmic.param.watch(
             desk.attempt(lambda event: self.choose(int(self.index.value or 0))), "value"
         )
@@ -56,6 +57,11 @@ class PatternsPart:
         """The places of the patterns."""
         self._positions = positions
         self.index.end = max(len(positions) - 1, 0)
+
+    def _show_chosen(self) -> None:
+        if self._folder is None:
+            raise BadInput("pattern", None, "needs a run: choose one")
+        self.choose(int(self.index.value or 0))
 
     def choose(self, index: int) -> None:
         """Show a pattern, from the model of the latest snapshot."""
@@ -105,6 +111,7 @@ class PatternsPart:
         names = ("Measured", "Modelled")
         totals = (pair.measured.sum(), pair.modelled.sum())
         for view, values, name, total in zip(self._views, both, names, totals, strict=False):
+            view.name_values(self._scale_name)
             view.show(values, pixel=pair.step, span=span, title=f"{name}: {total:.4g} counts")
             view.reset_contrast()
         reach = max(float(np.nanpercentile(np.abs(pair.residual), 99.5)), 1e-6)
@@ -112,8 +119,13 @@ class PatternsPart:
         title = f"Difference: {rms:.3g} rms"
         self._views[2].show(pair.residual, pixel=pair.step, span=(-reach, reach), title=title)
         self._views[2].reset_contrast()
-        scale = "log10(1 + counts)" if self.logarithmic.value else "counts"
-        self._say(f"pattern {pair.index}, colours: {scale}; the difference is in standard deviations")
+        self._say(
+            f"pattern {pair.index}, colours: {self._scale_name}; the difference is in standard deviations"
+        )
+
+    @property
+    def _scale_name(self) -> str:
+        return "log10(1 + counts)" if self.logarithmic.value else "counts"
 
     def _scale(self, values: np.ndarray) -> np.ndarray:
         return np.log10(1 + np.maximum(values, 0)) if self.logarithmic.value else values

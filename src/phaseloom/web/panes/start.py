@@ -17,12 +17,21 @@ from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.state import forms
 from phaseloom.web.state.forms import FormField, FormSection
 from phaseloom.web.state.job_queue import QueuedJob, slurm_script
-from phaseloom.web.state.start import PRESETS, Order, check_file, merge_preset, prepare_order
+from phaseloom.web.state.start import (
+    PRESETS,
+    Order,
+    check_file,
+    merge_preset,
+    prepare_order,
+    require_paths_inside,
+)
 
 __all__ = ["StartPane"]
 
 FIRST_SECTIONS = {"reconstruct": "probe"}
 """Section that is shown first."""
+
+JOB_COLUMNS = ["job", "state", "device", "command"]
 
 
 class StartPane:
@@ -43,7 +52,7 @@ class StartPane:
         self.verb = pn.widgets.Select(name="What to run", options=verbs, value="reconstruct", width=170)
         self.preset = pn.widgets.Select(name="Preset", options=list(PRESETS["reconstruct"]), width=230)
         self.name = pn.widgets.TextInput(
-            name="Name of the run", placeholder="default: of the data", width=200
+            name="Name of the run", placeholder="letters, digits, - _ .; default: of the data", width=280
         )
         self.searched = pn.widgets.TextInput(
             name="Parameter file that is searched", placeholder="in this folder", visible=False, width=240
@@ -65,7 +74,7 @@ class StartPane:
             name="For sbatch (copy it)", height=120, visible=False, sizing_mode="stretch_width"
         )
         self.jobs = pn.widgets.Tabulator(
-            pd.DataFrame({"job": [], "state": [], "device": [], "command": []}),
+            pd.DataFrame(columns=pd.Index(JOB_COLUMNS)),
             disabled=True,
             show_index=False,
             selectable=1,
@@ -102,6 +111,7 @@ class StartPane:
         self.preset.param.watch(guard(lambda event: self._take_preset()), "value")
         self.section.param.watch(guard(lambda event: self._show_section()), "value")
         self.text.param.watch(guard(lambda event: self._take_text()), "value")
+        self.searched.param.watch(guard(lambda event: self._validate()), "value")
         self.check.on_click(guard(lambda event: self._check()))
         self.run.on_click(guard(lambda event: self._run()))
         self.slurm.on_click(guard(lambda event: self._write_script()))
@@ -120,7 +130,7 @@ class StartPane:
         rows = [(job.number, job.state, job.device, " ".join(job.words)) for job in self.desk.queue.jobs]
         if rows != self._jobs:
             self._jobs = rows
-            self.jobs.value = pd.DataFrame(rows, columns=pd.Index(["job", "state", "device", "command"]))
+            self.jobs.value = pd.DataFrame(rows, columns=pd.Index(JOB_COLUMNS))
             self._choose_job()
         if self.jobs.selection:
             job = self._chosen_job()
@@ -169,16 +179,31 @@ class StartPane:
         self.script.visible = False
         try:
             _, self._recipe = forms.parse_form(forms.show_tree(self._tree), self.verb.value, self.desk.root)
+            require_paths_inside(self.desk.root, self._recipe)
         except BadInput as problem:
             self._refuse(problem)
             return
-        self.problem.object = "<p role='status' style='color:#1a7f37;margin:2px'>the settings are valid</p>"
-        needs_file = "file" in self._sections and "file" not in self._tree
-        if needs_file:
-            self.problem.object = "<p role='status'>choose a data file: in Files, or in the section file</p>"
-        ready = not needs_file
+        missing = self._find_missing()
+        ready = not missing
+        checked = "; Check memory and time tries them on the data" if self.verb.value == "reconstruct" else ""
+        good = f"the form is complete{checked}"
+        colour = "#1a7f37" if ready else "#9a6700"
+        self.problem.object = f"<p role='status' style='color:{colour};margin:2px'>{missing or good}</p>"
         self.run.disabled = self.slurm.disabled = not ready
         self.check.disabled = not (ready and self.verb.value == "reconstruct")
+
+    def _find_missing(self) -> str:
+        """What has to be given before anything can run; empty: nothing."""
+        if "file" in self._sections and "file" not in self._tree:
+            return "choose a data file: in Files, or in the section file"
+        file = getattr(self._recipe, "file", None)
+        if "file" in self._sections and file is not None and not (self.desk.root / file).exists():
+            return f"{html.escape(str(file))} does not exist: choose another data file"
+        if self.verb.value == "search" and not self._tree.get("over"):
+            return "name the settings that are searched, and between which values: in the section over"
+        if self.verb.value == "search" and not self.searched.value.strip():
+            return "name the parameter file that is searched"
+        return ""
 
     def _refuse(self, problem: BadInput) -> None:
         self._recipe = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from phaseloom.reconstruction.recipe import PARTS
 from phaseloom.reconstruction.steering.branch import branch_run
 from phaseloom.runs.control import send_command
 from phaseloom.runs.folder import list_kept_epochs
+from phaseloom.runs.state import require_not_ended
 from phaseloom.web.panes.desk import Desk, flow
+from phaseloom.web.paths import name_folder
 from phaseloom.web.state.catalogue import read_recipe
 from phaseloom.web.state.commands import CommandRow, list_commands, list_settings
 from phaseloom.web.state.forms import load_tree
@@ -23,6 +24,7 @@ __all__ = ["SteerPart"]
 
 PLAIN = {"Pause": "pause", "Resume": "resume", "Stop after this epoch": "stop", "Save now": "save"}
 LAST = "last"
+CHOOSE = "choose one"
 COLUMNS = ["time", "command", "answer", "epoch", "what follows"]
 
 
@@ -44,22 +46,18 @@ class SteerPart:
             button = pn.widgets.Button(name=name, button_type=kinds.get(command, "default"))
             button.on_click(guard(lambda event, command=command: self._send(command)))
             plain.append(button)
-        self.path = pn.widgets.AutocompleteInput(
-            name="Setting",
-            options=[],
-            restrict=False,
-            min_characters=0,
-            placeholder="rates.object",
-            width=190,
-        )
-        self.value = pn.widgets.TextInput(name="New value", placeholder="0.1", width=110)
+        self.known = pn.widgets.Select(name="Known settings", options={CHOOSE: ""}, value="", width=130)
+        self.path = pn.widgets.TextInput(name="Setting", placeholder="rates.object", width=150)
+        self.value = pn.widgets.TextInput(name="New value", placeholder="0.1", width=80)
         self.change = pn.widgets.Button(name="Change", button_type="primary")
         self.part = pn.widgets.Select(name="Part", options=list(PARTS), value="probe", width=150)
         self.on = pn.widgets.Button(name="Switch on")
         self.off = pn.widgets.Button(name="Switch off")
         self.epoch = pn.widgets.Select(name="Kept epoch", options=[LAST], width=110)
         self.back = pn.widgets.Button(name="Go back to it", button_type="warning")
-        self.branch_name = pn.widgets.TextInput(name="New run", placeholder="name of its folder", width=170)
+        self.branch_name = pn.widgets.TextInput(
+            name="New run", placeholder="letters, digits, - _ .", width=170
+        )
         self.branch_settings = pn.widgets.TextInput(
             name="Its changes (YAML)", placeholder="{rates.object: 0.1, epochs: 60}", width=260
         )
@@ -70,10 +68,13 @@ class SteerPart:
             disabled=True,
             show_index=False,
             sizing_mode="stretch_width",
-            layout="fit_data_stretch",
+            layout="fit_columns",
+            formatters={"command": "textarea", "answer": "textarea", "what follows": "textarea"},
+            widths={"time": 75, "command": "24%", "answer": "16%", "epoch": 65},
             pagination="local",
             page_size=8,
         )
+        self.known.param.watch(guard(lambda event: self._take_known()), "value")
         self.change.on_click(guard(lambda event: self._change()))
         self.on.on_click(guard(lambda event: self._send("on", name=self.part.value)))
         self.off.on_click(guard(lambda event: self._send("off", name=self.part.value)))
@@ -81,7 +82,8 @@ class SteerPart:
         self.branch.on_click(guard(lambda event: self._branch()))
         self.view: Any = pn.Column(
             flow(*plain),
-            flow(self.path, self.value, self.change, self.part, self.on, self.off, align_items="end"),
+            flow(self.known, self.path, self.value, self.change, align_items="end"),
+            flow(self.part, self.on, self.off, align_items="end"),
             flow(self.epoch, self.back, self.branch_name, self.branch_settings, align_items="end"),
             flow(self.branch, self.here, align_items="end"),
             self.answers,
@@ -92,7 +94,9 @@ class SteerPart:
         """Steer another run."""
         self._folder = folder
         self._rows = []
-        self.path.options = list_settings(read_recipe(folder))
+        self.known.param.update(
+            options={CHOOSE: "", **{path: path for path in list_settings(read_recipe(folder))}}, value=""
+        )
         self.answers.value = pd.DataFrame(columns=pd.Index(COLUMNS))
         self.update()
 
@@ -112,14 +116,21 @@ class SteerPart:
     def _send(self, command: str, settings: Any = None, **more: Any) -> None:
         if self._folder is None:
             raise BadInput("steer", None, "needs a run: choose one")
+        require_not_ended(self._folder, command)
         send_command(self._folder, command, settings, **more)
         self.update()
 
     def _change(self) -> None:
-        path = self.path.value or self.path.value_input
+        path = self.path.value.strip()
         if not path or not self.value.value.strip():
             raise BadInput("change", None, "needs a setting and its value, such as rates.object and 0.1")
-        self._send("set", load_tree(f"{path}: {self.value.value}"))
+        self._send("set", {path: load_tree(f"value: {self.value.value}")["value"]})
+
+    def _take_known(self) -> None:
+        """Write a setting that was chosen where settings are typed: what is sent is what stands there."""
+        if self.known.value:
+            self.path.value = self.known.value
+            self.known.value = ""
 
     def _go_back(self) -> None:
         if self.epoch.value == LAST:
@@ -129,9 +140,12 @@ class SteerPart:
 
     def _branch(self) -> None:
         """Make a new run from a snapshot: the run itself is left alone, ended or not."""
-        name = self.branch_name.value.strip()
-        if self._folder is None or not re.fullmatch(r"[\w-][\w.-]{0,80}", name):
-            raise BadInput("branch", name, "is not the name of a new folder: use letters, digits, - and _")
+        name = name_folder(self.branch_name.value)
+        if self._folder is None:
+            raise BadInput("branch", None, "needs a run: choose one")
+        if not name:
+            fix = "is not the name of a new folder: use letters, digits, -, _ and ."
+            raise BadInput("branch", self.branch_name.value.strip() or None, fix)
         settings = load_tree(self.branch_settings.value)
         epoch = None if self.epoch.value == LAST else int(self.epoch.value)
         made = branch_run(self._folder, self._folder.with_name(name), settings, epoch=epoch)

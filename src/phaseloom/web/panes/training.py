@@ -42,7 +42,8 @@ class TrainingPart:
             view = CurvesView("Loss", tuple(curves), x="epoch", y="loss", log=min(values) > 0)
             view.show(curves)
             self.losses.objects = [pn.pane.Bokeh(view.figure, sizing_mode="stretch_width")]
-        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))[:MAX_FIGURES]
+        found = [path.relative_to(folder) for path in folder.rglob("*.png")]
+        names = [str(path) for path in sorted(found, key=lambda one: (len(one.parts), one))][:MAX_FIGURES]
         self.figure.param.update(options=names, value=names[0] if names else None)
         self._show_figure()
 

@@ -33,6 +33,8 @@ UNITS = {"phase": "rad", "amplitude": "1", "sigma": "rad"}
 MAX_PROBE_MODES = 8
 NOW = "now"
 CHOOSE = "choose a run"
+LOOKS_BETWEEN_LISTS = 10
+"""After so many looks, each after a second, the folder is searched for new runs."""
 
 
 class WatchPane:
@@ -54,6 +56,8 @@ class WatchPane:
         self._log: EventLog | None = None
         self._recipe: dict[str, Any] = {}
         self._images: RunImages | None = None
+        self._state = ""
+        self._looks = 0
         self._stamp: tuple[Any, ...] = ()
         self._reading = False
         self._settling = False
@@ -61,7 +65,7 @@ class WatchPane:
         self._build_widgets()
         self.view = self._lay_out()
         if not in_memory:
-            self._list_runs()
+            self.list_runs()
 
     def _build_widgets(self) -> None:
         guard = self.desk.attempt
@@ -75,6 +79,7 @@ class WatchPane:
             label="Export as HTML",
             button_type="default",
             width=160,
+            disabled=True,
         )
         self.kind = pn.widgets.RadioButtonGroup(name="Image", options=KINDS, value="phase")
         self.slice = pn.widgets.IntSlider(
@@ -102,7 +107,7 @@ class WatchPane:
         self.steer = SteerPart(self.desk)
         self.words = pn.pane.HTML("", sizing_mode="stretch_width")
         self.run.param.watch(guard(lambda event: self._choose_run()), "value")
-        self.now.on_click(guard(lambda event: self.update(force=True)))
+        self.now.on_click(guard(lambda event: self._update_now()))
         self.auto.on_click(guard(lambda event: self._reset_contrast()))
         self.kind.param.watch(guard(lambda event: self._show_object(anew=True)), "value")
         self.slice.param.watch(guard(lambda event: self._show_object(anew=True)), "value")
@@ -148,13 +153,14 @@ class WatchPane:
             return
         self.folder = folder
         self._log = EventLog(folder)
+        self.export.disabled = False
         self._recipe = read_recipe(folder)
         self._images = None
         self._stamp = ()
         self._history = ImageHistory()
         self.patterns.open(folder)
         self.steer.open(folder)
-        self._list_runs()
+        self.list_runs()
         self.desk.tell("")
         for one in self.object.values():
             one.clear()
@@ -168,20 +174,33 @@ class WatchPane:
         self._show(images)
         self._show_status()
 
-    def _list_runs(self) -> None:
-        """Offer all runs of the folder, the one that is watched among them."""
-        names = [self.desk.name_of(folder) for folder in find_runs(self.desk.root)]
+    def list_runs(self) -> None:
+        """Offer all runs of the folder, the one that is watched among them; the choice stays."""
+        self._offer(find_runs(self.desk.root))
+
+    def _offer(self, folders: list[Path]) -> None:
+        names = [self.desk.name_of(folder) for folder in folders]
         name = CHOOSE if self.folder is None else self.desk.name_of(self.folder)
         if name not in names:
             names.insert(0, name)
-        self.run.param.update(options=names, value=name)
+        if names != self.run.options or name != self.run.value:
+            self.run.param.update(options=names, value=name)
+
+    def _update_now(self) -> None:
+        if self.folder is None:
+            raise BadInput("update", None, "needs a run: choose one")
+        self.update(force=True)
 
     def _export(self) -> Any:
-        """The run as one file, for the button that downloads it."""
-        if self.folder is None:
-            raise BadInput("export", None, "needs a run: choose one")
-        self.export.filename = f"{self.folder.name}.html"
-        return io.BytesIO(write_record(self.folder).encode())
+        """The run as one file, for the button that downloads it; why there is none, where there is none."""
+        assert self.folder is not None  # the button is off until a run is chosen
+        try:
+            text, ending = write_record(self.folder), "html"
+        except (BadInput, OSError) as problem:
+            self.desk.fail(problem)
+            text, ending = f"{problem}\n", "txt"
+        self.export.filename = f"{self.folder.name}.{ending}"
+        return io.BytesIO(text.encode())
 
     def _choose_run(self) -> None:
         if self.run.value != CHOOSE and (folder := self.desk.resolve(self.run.value)) != self.folder:
@@ -189,9 +208,15 @@ class WatchPane:
 
     def update(self, *, force: bool = False) -> None:
         """Show what is new; called every second while the pane is seen."""
+        self._looks += 1
+        if self._looks % LOOKS_BETWEEN_LISTS == 0 and not self._in_memory:
+            self.desk.background(lambda: find_runs(self.desk.root), self._offer)
         if self.folder is None or self._log is None or not (force or self.follows.value):
             return
-        if self._log.read() or force:
+        has_news = self._log.read()
+        state = describe_state(self._log)
+        if has_news or force or state != self._state:
+            self._state = state
             self._recipe = read_recipe(self.folder)
             self._show_losses()
             self.steer.update()

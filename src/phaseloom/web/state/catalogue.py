@@ -1,8 +1,8 @@
 """The runs of a folder: what each is, how far it came, what it found, without opening its arrays."""
 
+import csv
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,22 +12,20 @@ import h5py
 
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
-from phaseloom.runs.control import is_paused
+from phaseloom.files import LOCK_NAME
+from phaseloom.runs.lock import Holder
+from phaseloom.runs.state import RunStatus, find_state
 from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.notes import Notes, read_notes
+from phaseloom.web.state.progress import find_epochs
 
-__all__ = ["RunFacts", "RunKind", "find_runs", "read_facts", "read_recipe"]
+__all__ = ["RunFacts", "RunKind", "find_runs", "find_runs_and_searches", "is_run", "is_search", "read_facts"]
+__all__ += ["read_recipe"]
 
 MAX_RUNS = 500
 MAX_DEPTH = 6
 MAX_FOLDERS = 20_000
 """Folders that are looked into: a page on a home folder must not walk through all of a file system."""
-
-SECONDS_OF_A_QUIET_RUN = 60.0
-"""Seconds without a new epoch after which a run without an end is not called running any more, at least."""
-
-EPOCHS_OF_A_QUIET_RUN = 5.0
-"""The same, in durations of its last epoch."""
 
 RunKind = str
 """``reconstruction``, ``search``, ``training`` or another verb's name."""
@@ -41,7 +39,7 @@ class RunFacts:
         folder: of the run.
         kind: see `RunKind`.
         title: of its recipe, or the name of its folder.
-        state: ``running``, ``paused``, ``ended``, ``stopped`` or ``quiet`` (no new epoch for long).
+        state: see `phaseloom.runs.state.RunStatus`.
         epoch, epochs: done, and asked for.
         loss, holdout: of the last epoch that has them.
         verdict: its code, of the result or the last epoch.
@@ -68,6 +66,11 @@ class RunFacts:
 
 def find_runs(root: Path, /) -> list[Path]:
     """Folders of runs below a root, the newest first; links are not followed."""
+    return [folder for folder in find_runs_and_searches(root) if is_run(folder)]
+
+
+def find_runs_and_searches(root: Path, /) -> list[Path]:
+    """The same with the folders of searches, whose trials are runs themselves."""
     found = list(_walk(root, MAX_DEPTH, [MAX_FOLDERS]))
     return sorted(found, key=_time_of_change, reverse=True)[:MAX_RUNS]
 
@@ -76,7 +79,7 @@ def _walk(folder: Path, depth: int, budget: list[int]) -> Iterator[Path]:
     budget[0] -= 1
     if budget[0] < 0:
         return
-    if is_run(folder):
+    if is_run(folder) or is_search(folder):
         yield folder
     if depth == 0:
         return
@@ -91,12 +94,20 @@ def _walk(folder: Path, depth: int, budget: list[int]) -> Iterator[Path]:
 
 def is_run(folder: Path, /) -> bool:
     """Whether a folder holds a run: a recipe, and what a run leaves besides."""
-    left = ("events.jsonl", "result.h5", "snapshot.h5", "search.yaml")
+    left = ("events.jsonl", "result.h5", "snapshot.h5")
     return (folder / "run.yaml").is_file() and any((folder / name).is_file() for name in left)
 
 
+def is_search(folder: Path, /) -> bool:
+    """Whether a folder holds a search: what is searched, and how."""
+    return all((folder / name).is_file() for name in ("search.yaml", "base.yaml"))
+
+
 def _time_of_change(folder: Path) -> float:
-    times = [_mtime(folder / name) for name in ("events.jsonl", "result.h5", "snapshot.h5", "run.yaml")]
+    times = [
+        _mtime(folder / name)
+        for name in ("events.jsonl", "result.h5", "snapshot.h5", "run.yaml", "search.yaml", "trials.csv")
+    ]
     return max(times)
 
 
@@ -122,20 +133,21 @@ def read_facts(folder: Path, log: EventLog | None = None, /) -> RunFacts:
         folder: of the run.
         log: its events, where somebody reads them already.
     """
+    if is_search(folder):
+        return _read_search(folder)
     log = log or EventLog(folder)
     log.read()
     recipe = read_recipe(folder)
     result = _read_result(folder / "result.h5")
     last = log.last
     held = [epoch["holdout"] for epoch in log.epochs if epoch.get("holdout") is not None]
-    epochs = recipe.get("epochs")
     return RunFacts(
         folder=folder,
         kind=_find_kind(folder, recipe),
         title=str(recipe.get("title") or folder.name),
         state=describe_state(log),
         epoch=int(last.get("number", 0)),
-        epochs=epochs if isinstance(epochs, int) else None,
+        epochs=find_epochs(recipe),
         loss=last.get("loss"),
         holdout=held[-1] if held else None,
         verdict=result.get("verdict_code") or str(last.get("verdict", "")),
@@ -146,24 +158,58 @@ def read_facts(folder: Path, log: EventLog | None = None, /) -> RunFacts:
     )
 
 
-def describe_state(log: EventLog, /) -> str:
-    """Whether a run goes on, as its events and the time of the last one tell."""
-    last = log.last
-    if not last:
-        return "not begun"
-    if last.get("stop_reason"):
-        return "ended" if last["stop_reason"] != "interrupted" else "stopped"
-    if is_paused(log.events):
-        return "paused"
-    quiet = max(SECONDS_OF_A_QUIET_RUN, EPOCHS_OF_A_QUIET_RUN * float(last.get("seconds") or 0))
-    return "running" if time.time() - _mtime(log.path) < quiet else "quiet"
+def describe_state(log: EventLog, /) -> RunStatus:
+    """Whether a run goes on, as its events, the time of the last one and its lock tell."""
+    return find_state(log.path.parent, log.events)
+
+
+def _read_search(folder: Path) -> RunFacts:
+    """A search in a line: its trials are counted as epochs are, and its loss is the best value."""
+    try:
+        tree = load_yaml(folder / "search.yaml")
+    except BadInput:
+        tree = {}
+    rows = _read_trials(folder / "trials.csv")
+    values = [float(row["value"]) for row in rows if row["value"]]
+    asked = tree.get("trials")
+    return RunFacts(
+        folder=folder,
+        kind="search",
+        title=str(tree.get("title") or folder.name),
+        state=_state_of_search(folder),
+        epoch=len(rows) or sum(1 for _ in folder.glob("trials/*/run.yaml")),
+        epochs=asked if isinstance(asked, int) else None,
+        loss=min(values, default=None),
+        seconds=sum(float(row["seconds"]) for row in rows),
+        changed=_time_of_change(folder),
+        notes=read_notes(folder),
+    )
+
+
+def _state_of_search(folder: Path) -> RunStatus:
+    """How a search stands: its table is written when it ends."""
+    holder = Holder.read(folder / LOCK_NAME)
+    if holder is not None:
+        return RunStatus.KILLED if holder.is_dead else RunStatus.RUNNING
+    return RunStatus.ENDED if (folder / "trials.csv").is_file() else RunStatus.STOPPED
+
+
+def _read_trials(path: Path) -> list[dict[str, str]]:
+    """Value and seconds of the trials of a search; none before its end, or where the table is damaged."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+            seconds = header.index("seconds")
+            found = [{"value": row[3], "seconds": row[seconds]} for row in rows if row[0] == "trials"]
+            _ = [float(value or 0) for row in found for value in row.values()]
+            return found
+    except (OSError, ValueError, IndexError):
+        return []
 
 
 def _find_kind(folder: Path, recipe: Mapping[str, Any]) -> RunKind:
     from phaseloom.cli.describe import find_owner
 
-    if (folder / "search.yaml").is_file():
-        return "search"
     if not recipe:
         return "unreadable"
     try:

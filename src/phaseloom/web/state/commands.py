@@ -6,9 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from phaseloom.reconstruction.recipe import PARTS
-from phaseloom.runs.control import read_answers, read_commands
+from phaseloom.runs.control import read_answers, read_commands, read_events
+from phaseloom.runs.state import RunStatus, find_state
 
 __all__ = ["CommandRow", "list_commands", "list_settings"]
+
+
+WAITING = {
+    RunStatus.NOT_BEGUN: "waits for the first epoch",
+    RunStatus.RUNNING: "waits for the end of the epoch",
+    RunStatus.PAUSED: "waits for the run",
+    RunStatus.ENDED: "not answered: the run has ended",
+    RunStatus.STOPPED: "waits until the run is resumed",
+    RunStatus.KILLED: "waits until the run is resumed",
+    RunStatus.QUIET: "waits: no epoch has come for long",
+}
+"""What is said of a command that was not answered, by the state of the run."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class CommandRow:
 def list_commands(folder: Path, /) -> list[CommandRow]:
     """All commands that a run was sent, in their order."""
     answers = read_answers(folder)
+    waiting = WAITING[find_state(folder, list(read_events(folder)))]
     rows = []
     for one in read_commands(folder):
         values = ", ".join(f"{path} = {value}" for path, value in one.settings.items())
@@ -42,7 +56,7 @@ def list_commands(folder: Path, /) -> list[CommandRow]:
         when = one.time[11:19]
         answer = answers.get(one.id)
         if answer is None:
-            rows.append(CommandRow(when, text, "waits for the end of the epoch"))
+            rows.append(CommandRow(when, text, waiting))
         else:
             said = "accepted" if answer.accepted else "refused"
             rows.append(CommandRow(when, text, said, str(answer.epoch), answer.reason))

@@ -39,7 +39,21 @@ def tabulate_settings(folders: Sequence[Path], /) -> list[dict[str, str]]:
 
 def _show(recipe: Mapping[str, Any], path: str) -> str:
     value = get_value(recipe, *path.split("."))
+    if path == "steered" and isinstance(value, list):
+        return "; ".join(_describe_command(one) for one in value if isinstance(one, Mapping))
     return "" if value is None else str(value)
+
+
+def _describe_command(one: Mapping[str, Any]) -> str:
+    """A command that a run has followed.
+
+    Example:
+        >>> _describe_command({"epoch": 3, "command": "set", "settings": {"rates.object": 0.1}})
+        'after epoch 3: set rates.object = 0.1'
+    """
+    values = ", ".join(f"{path} = {value}" for path, value in dict(one.get("settings") or {}).items())
+    back = f"to {one['to']}" if one.get("to") is not None else ""
+    return " ".join(filter(None, [f"after epoch {one.get('epoch')}: {one.get('command')}", values, back]))
 
 
 def sample_line(

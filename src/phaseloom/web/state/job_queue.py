@@ -121,6 +121,10 @@ class JobQueue:
                 return job
         raise BadInput("queue", number, "is not the number of a job")
 
+    def list_waiting(self) -> list[str]:
+        """The command lines of the jobs that have not begun, as a shell reads them."""
+        return [f"phaseloom {shlex.join(job.words)}" for job in self.jobs if job.state == "waiting"]
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits or runs."""

@@ -52,7 +52,7 @@ def save_notes(folder: Path, notes: Notes, /) -> None:
         >>> read_notes(folder)
         Notes(tags=('good',), text='thin part')
     """
-    if not (folder / "run.yaml").is_file():
+    if not any((folder / name).is_file() for name in ("run.yaml", "search.yaml")):
         raise BadInput("notes", folder.name, "is not the folder of a run")
     if len(notes.text) > MAX_NOTE_LENGTH or len(notes.tags) > MAX_TAGS:
         fix = f"are too many: write {MAX_NOTE_LENGTH} characters and {MAX_TAGS} tags at most"
@@ -61,10 +61,10 @@ def save_notes(folder: Path, notes: Notes, /) -> None:
 
 
 def split_tags(text: str, /) -> Sequence[str]:
-    """Tags of a line, separated by commas.
+    """Tags of a line, separated by commas, each once.
 
     Example:
-        >>> split_tags("good, thin ,")
+        >>> split_tags("good, thin ,good")
         ('good', 'thin')
     """
-    return tuple(tag for part in text.split(",") if (tag := part.strip()[:40]))
+    return tuple(dict.fromkeys(tag for part in text.split(",") if (tag := part.strip()[:40])))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from phaseloom.cli.describe import VERBS
 from phaseloom.errors import BadInput
 from phaseloom.files import make_folder, write_text
 from phaseloom.spec import Recipe
-from phaseloom.web.paths import resolve_inside
+from phaseloom.web.paths import name_folder, resolve_inside
 from phaseloom.web.state.forms import find_paths
 
 __all__ = ["PRESETS", "Order", "check_file", "merge_preset", "prepare_order", "require_paths_inside"]
@@ -125,8 +124,7 @@ def _name_of_data(recipe: Recipe) -> str:
 
 
 def _new_folder(runs: Path, name: str) -> Path:
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:40] or "run"
-    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{plain}"
+    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name_folder(name) or 'run'}"
     folder = runs / stem
     number = 2
     while folder.exists() or folder.with_name(f"{folder.name}.yaml").exists():
