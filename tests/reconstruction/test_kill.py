@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from phaseloom.files import LOCK_NAME
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, is_result
@@ -42,7 +43,7 @@ def state(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     if (folder / "result.h5").exists():
         assert np.isfinite(Result.load(folder / "result.h5").object).all()
     for stray in folder.glob(".*"):
-        assert stray.stem.endswith(".tmp") or ".tmp" in stray.name
+        assert ".tmp" in stray.name or stray.name == LOCK_NAME
         assert stray.name not in ("run.yaml", "snapshot.h5", "result.h5", "events.jsonl")
     lines = (folder / "events.jsonl").read_text().split("\n")[:-1]
     events = [json.loads(line) for line in lines]

@@ -367,7 +367,7 @@ def worker(folder: Path, how: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught")
-def test_who_is_killed_loses_one_trial_which_another_does(tree, tmp_path):
+def test_the_trial_of_one_who_was_killed_is_done_again_under_its_number(tree, tmp_path):
     plan = begun(tree, DEFOCUS, tmp_path / "s", sampler="grid", silence=2)
     next(iter(Searching(plan)))
     with worker(plan.folder, "hang") as process:
@@ -376,9 +376,7 @@ def test_who_is_killed_loses_one_trial_which_another_does(tree, tmp_path):
     time.sleep(0.1)
     list(Searching(Plan.at(plan.folder)))
     trials = found.list_trials(plan, "trials")
-    assert [one.state for one in trials] == ["done", "failed", "done", "done"]
-    assert trials[1].reason == "the process that worked on it died"
-    assert trials[3].params == trials[1].params, "what was lost is done once more"
+    assert [one.state for one in trials] == ["done", "done", "done"]
     assert len({one.labels["probe.focused.defocus"] for one in trials if one.value is not None}) == 3
 
 
