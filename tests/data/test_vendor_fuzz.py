@@ -15,12 +15,12 @@ from phaseloom.data import formats
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from tests.data import vendor_files as files
+from tests.hostile.damage import EXTREMES, damage_bytes, damage_markup
 
 GRID = (3, 5)
 PATTERNS = np.random.default_rng(0).integers(1, 200, (15, 4, 4)).astype(np.uint16)
 KNOBS = {"energy": "200 keV", "angle": "1 mrad", "step": "0.5 A"}
 HEADER_BYTES = {"blockfile": 76, "tvips": 400, "seq": 600, "frms6": 1100, "timepix3": 400, "merlin": 384}
-EXTREMES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 65535 * 3]
 MAX_EXTRA_BYTES = 40_000_000
 """Memory beyond twice the file: the pieces in which patterns are read (32 MB), and Python's own."""
 
@@ -28,52 +28,6 @@ MAX_EXTRA_BYTES = 40_000_000
 @pytest.fixture(autouse=True)
 def _no_warnings(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "phaseloom")
-
-
-def damaged(content: bytes, rng: np.random.Generator, head: int) -> bytes:
-    """Content with one to three changes in its first bytes, or cut."""
-    data = bytearray(content)
-    head = min(head, len(data))
-    for _ in range(int(rng.integers(1, 4))):
-        at = int(rng.integers(0, head))
-        kind = int(rng.integers(0, 6))
-        if kind == 0:
-            data[at] ^= 1 << int(rng.integers(0, 8))
-        elif kind == 1:
-            data[at] = int(rng.integers(0, 256))
-        elif kind == 2:
-            size = int(rng.choice([1, 2, 4]))
-            value = int(rng.choice(EXTREMES)) % (1 << 8 * size)
-            data[at : at + size] = value.to_bytes(size, "little")
-        elif kind == 3:
-            del data[at : at + int(rng.integers(1, 9))]
-        elif kind == 4:
-            data[at:at] = rng.bytes(int(rng.integers(1, 9)))
-        else:
-            del data[int(rng.integers(0, len(data))) :]
-        if not data:
-            break
-        head = min(head, len(data))
-    return bytes(data)
-
-
-def damaged_text(content: bytes, rng: np.random.Generator) -> bytes:
-    """Text with numbers changed, or parts lost, besides damaged bytes."""
-    words = content.split(b">") if b"<" in content else content.split(b"\n")
-    at = int(rng.integers(0, len(words)))
-    kind = int(rng.integers(0, 4))
-    if kind == 0:
-        words[at] = b"".join(
-            bytes([one]) if not 48 <= one <= 57 else rng.choice(list(b"0123456789-e.")).tobytes()[:1]
-            for one in words[at]
-        )
-    elif kind == 1:
-        del words[at]
-    elif kind == 2:
-        words.insert(at, words[int(rng.integers(0, len(words)))])
-    else:
-        return damaged(content, rng, len(content))
-    return (b">" if b"<" in content else b"\n").join(words)
 
 
 def damage_hdf5(path: Path, rng: np.random.Generator) -> None:
@@ -105,7 +59,7 @@ def damage(name: str, path: Path, rng: np.random.Generator) -> None:
     content = target.read_bytes()
     text = target.suffix in (".xml", ".hdr", ".toml")
     target.write_bytes(
-        damaged_text(content, rng) if text else damaged(content, rng, HEADER_BYTES.get(name, 64))
+        damage_markup(content, rng) if text else damage_bytes(content, rng, HEADER_BYTES.get(name, 64))
     )
 
 
