@@ -82,6 +82,10 @@ class Holder:
         is_whole = isinstance(holder.pid, int) and isinstance(holder.began, int | float)
         return holder if is_whole and 0 < holder.pid < 2**31 else None
 
+    def to_text(self) -> str:
+        """What `read` finds in a file."""
+        return json.dumps(asdict(self))
+
     @property
     def is_this_process(self) -> bool:
         """Whether it is the process that asks."""
@@ -207,7 +211,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _write_holder(file: Path) -> None:
     """Write this process into a lock that is free, or whose process is dead."""
-    text = json.dumps(asdict(Holder.here())).encode()
+    text = Holder.here().to_text().encode()
     try:
         with _alone(file) as stream:
             holder = _read_holder(stream)

@@ -10,12 +10,10 @@ dead, and the next process that asks does its trial under another number: it may
 import contextlib
 import gc
 import itertools
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +84,7 @@ class Heartbeat:
     def sign(self, number: int) -> Path:
         """Write this process into the file of a trial; the file."""
         file = self.folder / str(number)
-        write_text(file, json.dumps(asdict(Holder.here())))
+        write_text(file, Holder.here().to_text())
         return file
 
     @contextlib.contextmanager

@@ -1,11 +1,9 @@
 """The lock of a study's journal, which names its process: that of a dead one need not be waited for."""
 
 import contextlib
-import json
 import os
 import threading
 import time
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -80,4 +78,4 @@ class NamedFileLock(JournalFileOpenLock):
 def _name_process(pid: int) -> bytes:
     """The content of a lock of this process."""
     assert pid == os.getpid()
-    return json.dumps(asdict(Holder.here())).encode()
+    return Holder.here().to_text().encode()

@@ -1,10 +1,8 @@
 """From specimens and a microscope to a folder of simulated scans, each with its phase."""
 
-import json
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -256,7 +254,7 @@ def _claim_folder(recipe: Simulate, folder: Path) -> None:
             fix = f"is being filled by {holder} with another recipe: name another folder"
             raise BadInput("folder", str(folder), fix)
         save_recipe(recipe, folder)
-    write_text(sign, json.dumps(asdict(Holder.here())))
+    write_text(sign, Holder.here().to_text())
 
 
 def _prepare_folder(recipe: Simulate, folder: Path) -> None:
