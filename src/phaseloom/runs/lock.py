@@ -197,7 +197,7 @@ def _let_go(file: Path, pid: int) -> None:
     if held.count:
         return
     del _held[file]
-    with contextlib.suppress(OSError), _alone(file) as stream:
+    with contextlib.suppress(OSError), _alone(file, make=False) as stream:
         if (holder := _read_holder(stream)) is None or holder.is_this_process:
             file.unlink(missing_ok=True)
     _remove_empty(held.made)
@@ -242,11 +242,11 @@ def _describe_holder(holder: Holder, file: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(file: Path) -> Iterator[Any]:
+def _alone(file: Path, *, make: bool = True) -> Iterator[Any]:
     """A lock file, open while no other process looks at it: looking and writing are one step."""
     while True:
         try:
-            stream = open(file, "a+b", buffering=0)  # noqa: SIM115 - closed below
+            stream = open(file, "a+b" if make else "r+b", buffering=0)  # noqa: SIM115 - closed below
         except OSError as problem:
             raise WriteFailed(file, problem) from problem
         try:
