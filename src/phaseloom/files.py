@@ -273,11 +273,17 @@ def _is_empty(folder: Path) -> bool:
     return all(one.name == LOCK_NAME or TEMPORARY.fullmatch(one.name) for one in folder.iterdir())
 
 
-def remove_stale_files(folder: str | os.PathLike[str], /) -> list[Path]:
-    """Remove temporary files of ours whose process has died on this machine; the files."""
+def remove_stale_files(folder: str | os.PathLike[str], /, *, deep: bool = False) -> list[Path]:
+    """Remove temporary files of ours whose process has died on this machine; the files.
+
+    Args:
+        folder: where they are looked for.
+        deep: in the folders below it too.
+    """
     removed = []
+    paths = Path(folder).rglob(".*.tmp*") if deep else Path(folder).glob(".*.tmp*")
     with contextlib.suppress(OSError):
-        for path in Path(folder).iterdir():
+        for path in paths:
             match = TEMPORARY.fullmatch(path.name)
             if match is None or match["host"] != _host() or is_process_alive(int(match["pid"])):
                 continue

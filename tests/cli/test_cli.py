@@ -79,6 +79,20 @@ def test_the_help_names_every_verb(works):
     assert all(verb in said for verb in VERBS)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("simulate", "--out", "x", "--count", "1.5"), "--count: 1.5 must be a whole number. See"),
+        (("steer", "run", "back", "--epoch", "0"), "--epoch: 0 must be at least 1. See"),
+        (("restore", "train", "--lr_policy", "foo"), "--lr_policy: 'foo' is not one of 'lambda'"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_told_in_plain_words(phaseloom, words, said):
+    ended = phaseloom(*words)
+    assert ended.code == 2
+    assert said in ended.err
+
+
 def test_without_words_the_help_is_shown(phaseloom):
     ended = phaseloom()
     assert "reconstruct" in ended.out + ended.err

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from phaseloom.data.formats import native
 from phaseloom.simulation import simulate
 from tests.hostile.fork_server import ForkServer
-from tests.hostile.verbs import NETWORK, RUN, Inputs
+from tests.hostile.verbs import NETWORK, RESTORER, RUN, Inputs
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +31,13 @@ def inputs(server: ForkServer, files: Any, tmp_path_factory: pytest.TempPathFact
     (folder / "search.yaml").write_text(yaml.safe_dump(search))
     positions = simulate.raster((5, 5), 0.49) + files.scan.positions.min(0)
     native.write(replace(files.scan, positions=positions, grid=(5, 5)), folder / "raster.h5")
+    np.save(folder / "patterns.npy", files.scan.counts[:25].reshape(5, 5, 24, 24))
     for words in (
         "reconstruct run.yaml --out run -q",
         f"train autoencoder {files.native} --out net -q -s epochs=2 -s block=1 -s " + NETWORK.format(),
         f"embed {files.native} --model net --out e.h5",
+        "restore demo-data pairs --train 2 --test 1 --size 32 --invented 1",
+        RESTORER.format(pairs="pairs"),
     ):
         outcome = server.run(shlex.split(words), folder)
         assert outcome.code == 0, outcome.err
@@ -46,4 +50,8 @@ def inputs(server: ForkServer, files: Any, tmp_path_factory: pytest.TempPathFact
         result=folder / "run" / "result.h5",
         autoencoder=folder / "net",
         embedding=folder / "e.h5",
+        patterns=folder / "patterns.npy",
+        finished=folder / "run",
+        pairs=folder / "pairs",
+        restorer=folder / "o",
     )

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,7 @@ class Verb:
         again: the command that goes on after it was killed; default: the same.
         begun: the file that must be there for ``again``.
         short: few calls write, so that the loop over all of them is quick.
+        copies: an input that is copied into the working folder first, for verbs that write beside it.
     """
 
     name: str
@@ -42,9 +44,13 @@ class Verb:
     again: str = ""
     begun: str = ""
     short: bool = False
+    copies: str = ""
 
     def words(self, inputs: "Inputs", folder: Path) -> list[str]:
         """The command, to begin or to go on."""
+        if self.copies:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(getattr(inputs, self.copies), folder)
         if self.again and (folder / self.begun).exists():
             return shlex.split(self.again)
         return self.argv_of(inputs)
@@ -56,7 +62,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that verbs read: a scan, parameter files, a result, an autoencoder."""
+    """Files that verbs read: scans, parameter files, a run, its result, networks, pairs of images."""
 
     scan: Path
     raster: Path
@@ -66,9 +72,30 @@ class Inputs:
     result: Path
     autoencoder: Path
     embedding: Path
+    patterns: Path
+    finished: Path
+    pairs: Path
+    restorer: Path
 
 
 NETWORK = "'model={{recommended: {{latent_dim: 3, width: 8, head_channels: 2}}}}'"
+
+TRAIN = "-q -s epochs=2 -s views=8 -s batch=4 -s clean=1 -s shape=constant -s scans=3 -s unseen=1"
+
+PATCHES = (
+    f"train patches --out o {TRAIN} -s 'window=[10,10]' -s 'microscope={{{{fixed: {{{{scan: [16, 16]}}}}}}}}'"
+    " -s 'model={{tiny: {{components: 24, width: 8, depth: 1}}}}'"
+)
+
+LINEAR = (
+    "train linear --out o -s scans=3 -s unseen=1 -s 'microscope={{fixed: {{scan: [12, 12]}}}}'"
+    " -s 'model={{linear: {{components: 30}}}}'"
+)
+
+RESTORER = (
+    "train restorer --out o -q -s epochs=2 -s crops=16 -s 'data=[{pairs}]'"
+    " -s 'model={{recommended: {{widths: [4, 8], blocks: [1, 1], heads: [1, 2], refine: 0}}}}'"
+)
 
 SIMULATE = "simulate --out o --count 1 --workers 1 -q -s microscope={{fixed:{{scan:[2,2]}}}}"
 
@@ -82,6 +109,9 @@ VERBS = [
         "o/run.yaml",
     ),
     Verb("search", "search {run} {search} --out o -q", "search --resume o -q", "o/search.yaml"),
+    Verb("patches", PATCHES, "train patches --resume o -q", "o/run.yaml"),
+    Verb("linear", LINEAR, short=True),
+    Verb("restorer", RESTORER, "train restorer --resume o -q", "o/run.yaml"),
     Verb("embed", "embed {scan} --model {autoencoder} --out o/e.h5", short=True),
     Verb("embed npz", "embed {scan} --model {autoencoder} --out o/e.npz", short=True),
     Verb("latents", "latents {embedding} --out o --clusters 2"),
@@ -89,7 +119,11 @@ VERBS = [
     Verb("virtual", "virtual {scan} --out o/v.h5", short=True),
     Verb("direct", "direct {scan} --out o/d.h5 --semiangle 40mrad", short=True),
     Verb("convert", "convert {theirs} --out o/r.yaml", short=True),
-    Verb("side-car", "look {scan} --picture o/p.png", short=True),
+    Verb("look", "look {scan} --picture o/p.png", short=True),
+    Verb("side-car", "look {patterns.name} --write-sidecar", short=True, copies="patterns"),
+    Verb("look at a folder", "look {finished} --html o/f.html --figure o/f.png", short=True),
+    Verb("predict scans", "predict scans {raster} --out o --workers 1", short=True),
+    Verb("branch", "steer {finished} branch o -s epochs=9", short=True),
     *(
         Verb(f"export {end}", f"export {{result}} o/r.{end}", short=True)
         for end in ("nxs", "cxi", "emd", "hspy", "mrc", "tif")
@@ -98,6 +132,9 @@ VERBS = [
     Verb("export figures", "export {result} o --to figures", short=True),
     Verb("export stacks", "export {result} o --to stacks", short=True),
     Verb("restore demo-data", "restore demo-data o --train 1 --test 1 --size 32 --invented 1", short=True),
+    Verb("restore apply", "restore apply {pairs}/test/input --model {restorer} --out o", short=True),
+    Verb("restore eval", "restore eval --data {pairs} --model {restorer} --out o", short=True),
+    Verb("restore pairs", "restore pairs {raster} --out o --task virtual_detector --draws 1", short=True),
 ]
 """Every verb that writes and takes less than seconds."""
 

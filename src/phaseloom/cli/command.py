@@ -178,4 +178,18 @@ def _explain(problem: Any) -> None:
         problem.show()
         return
     command = problem.ctx.command_path if problem.ctx else "phaseloom"
-    sys.stderr.write(f"phaseloom: {' '.join(problem.format_message().split())} See {command} --help\n")
+    said = _describe_value(problem) or " ".join(problem.format_message().split())
+    sys.stderr.write(f"phaseloom: {said.rstrip('.')}. See {command} --help\n")
+
+
+def _describe_value(problem: Any) -> str:
+    """A sentence on a value that does not have the type of its option; Typer's own is in pydantic's terms."""
+    if not hasattr(problem.__cause__, "errors"):
+        return ""
+    from phaseloom.findings import describe_error
+
+    first = problem.__cause__.errors()[0]
+    name = max(problem.param.opts, key=len)
+    if first["type"] == "value_error":
+        return f"{name}: {first['ctx']['error']}"
+    return str(BadInput(name, first["input"], describe_error(first)))
