@@ -6,8 +6,10 @@ The first byte of an input chooses the reader, the rest is the file. Anything bu
 finding, which libFuzzer leaves as ``crash-...``.
 """
 
+import contextlib
 import importlib
 import logging
+import pkgutil
 import sys
 import tempfile
 import warnings
@@ -60,6 +62,13 @@ def write_seeds(folder: Path) -> None:
             (folder / "seeds" / f"{len(list((folder / 'seeds').iterdir()))}").write_bytes(seed)
 
 
+def _import_all(package: Any) -> None:
+    """Import a package with all its modules: readers are imported only when they are used."""
+    for one in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{package.__name__}."):
+        with contextlib.suppress(ImportError):  # of an extra
+            importlib.import_module(one.name)
+
+
 def main() -> None:
     """Fuzz until libFuzzer's arguments say that it is enough."""
     try:
@@ -67,8 +76,8 @@ def main() -> None:
     except ImportError:
         sys.exit("coverage-guided fuzzing needs atheris: pip install atheris")
     with atheris.instrument_imports(include=["phaseloom"]):  # before anything else imports them
-        from phaseloom import documents, learning  # noqa: F401
-        from phaseloom.data import formats  # noqa: F401
+        for name in ("documents", "learning", "data"):
+            _import_all(importlib.import_module(f"phaseloom.{name}"))
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp(prefix="hostile-"))

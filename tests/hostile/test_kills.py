@@ -97,7 +97,7 @@ def test_a_kill_at_any_call_leaves_no_half_file(server, inputs, tmp_path, verb, 
 
 
 def kill_and_repeat(server: ForkServer, inputs: Inputs, folder: Path, verb: Verb, *at: int) -> int:
-    """Kill a command at calls, one time after the other; what is left is whole, and the command works again."""
+    """Kill a command at calls, one time after the other; each leaves whole files, and it works once more."""
     kills = 0
     for n in at:
         outcome = server.run(verb.words(inputs, folder), folder, fault=Fault(int(n), ALL))
