@@ -1,22 +1,35 @@
 """The panes without a server: what their widgets hold after they were used."""
 
+import json
 import re
 import shutil
+import time
+from dataclasses import replace
 
+import h5py
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("panel", reason="needs the extra 'web'")
 
+import panel as pn
+
+from phaseloom.data.formats import native
+from phaseloom.embedding.embeddings import ScanEmbedding
+from phaseloom.result import Provenance
 from phaseloom.runs.control import read_commands
 from phaseloom.web.panes.catalogue import CataloguePane
 from phaseloom.web.panes.compare import ComparePane
 from phaseloom.web.panes.desk import Desk
 from phaseloom.web.panes.files import FilesPane
+from phaseloom.web.panes.outputs import LatentsCard
 from phaseloom.web.panes.start import StartPane
 from phaseloom.web.panes.steer import SteerPart
 from phaseloom.web.panes.watch import WatchPane
 from phaseloom.web.record import write_record
 from phaseloom.web.state.job_queue import JobQueue
+from phaseloom.web.state.outputs import LatentView
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -103,6 +116,101 @@ class TestFiles:
         assert pane.direct.make.disabled
         assert pane.start.disabled
 
+    def open_file(self, desk, name):
+        """The pane after a file of the folder was opened."""
+        pane = FilesPane(desk)
+        pane.entries.value = name
+        press(pane.open)
+        assert desk.message.object == ""
+        assert pane.right.objects == [pane.outputs.view]
+        return pane
+
+    def read_texts(self, pane):
+        """What the headings and lines of the shown part say."""
+        return " ".join(str(one.object) for one in pane.outputs.view.select(pn.pane.HTML))
+
+    def read_titles(self, pane):
+        """Titles of the shown figures, in order."""
+        return [one.object.title.text for one in pane.outputs.view.select(pn.pane.Bokeh)]
+
+    def test_a_prediction_is_shown_and_a_scan_after_it(self, desk, files):
+        phase = np.linspace(-1, 1, 30).reshape(5, 6)
+        with h5py.File(desk.root / "prediction.h5", "w") as file:
+            file.attrs["phaseloom_prediction"] = 1
+            file["phase"], file["pixel"], file["origin"] = phase, [0.4, 0.4], [0.0, 1.0]
+        pane = self.open_file(desk, "prediction.h5")
+        assert len(self.read_titles(pane)) == 1
+        shutil.copy(files.native, desk.root / "scan.h5")
+        pane.entries.options = ["scan.h5"]
+        pane.entries.value = "scan.h5"
+        press(pane.open)
+        assert pane.outputs.view.objects == []
+        assert len(pane.right.objects) == 2
+        assert pane.findings.object
+
+    def test_a_photograph_is_shown(self, desk):
+        Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).save(desk.root / "sea.png")
+        assert self.read_titles(self.open_file(desk, "sea.png")) == ["sea.png: 4 x 5"]
+
+    def test_restored_images_are_shown_beside_their_inputs(self, desk):
+        for folder, edge in (("", 4), ("restored", 4), ("finer", 8)):
+            (desk.root / folder).mkdir(exist_ok=True)
+            Image.fromarray(np.zeros((edge, edge, 3), np.uint8)).save(desk.root / folder / "a.png")
+        one = {"restored": "restored/a.png", "finer": "finer/a.png", "change over spread": 0.125}
+        outside = {"restored": "../../../etc/passwd", "finer": None, "change over spread": 0.0}
+        report = {"images": {"a.png": one, "/etc/hostname": outside}}
+        (desk.root / "restored.json").write_text(json.dumps(report))
+        pane = self.open_file(desk, "restored.json")
+        assert self.read_titles(pane) == ["before: 4 x 4", "restored: 4 x 4", "finer: 8 x 8"]
+        assert "changed by 0.125 of the spread" in self.read_texts(pane)
+        choice = pane.outputs.view.select(pn.widgets.Select)[0]
+        choice.value = "/etc/hostname"
+        assert "is not in the folder of this page" in desk.message.object
+
+    def test_a_damaged_report_is_a_sentence(self, desk):
+        (desk.root / "restored.json").write_text('{"images": [1]}')
+        pane = FilesPane(desk)
+        pane.entries.value = "restored.json"
+        press(pane.open)
+        assert "is not a report of phaseloom restore apply" in desk.message.object
+
+    @pytest.fixture
+    def embedding(self, desk, files):
+        """Latents that tell the first half of a scan from the second one."""
+        scan = files.scan
+        half = (np.arange(len(scan)) >= len(scan) // 2).astype(np.float32)
+        numbers = np.ones(len(scan))
+        made = Provenance.now(seed=0, data=scan.digest(), file="scan.h5")
+        latents = np.stack([half, half], 1)
+        found = ScanEmbedding(latents, numbers, numbers, scan.positions, None, made)
+        found.write(desk.root / "e.h5")
+        return found
+
+    def test_a_cluster_that_is_clicked_shows_its_mean_pattern(self, desk, files, embedding):
+        (desk.root / "data").mkdir()
+        shutil.copy(files.native, desk.root / "data" / "scan.h5")
+        view = LatentView(desk.root / "e.h5", desk.root)
+        part = LatentsCard(desk, view)
+        part.count.value = 2
+        last = len(embedding) - 1
+        part._choose_place((0.1 * embedding.positions[last, 1], 0.1 * embedding.positions[last, 0]))
+        label = part.cluster.value
+        members = np.flatnonzero(embedding.latents[:, 0] == 1)
+        assert f"{len(members)} patterns" in part.words.object
+        expected = np.asarray(files.scan.counts[members]).mean(0)
+        np.testing.assert_allclose(view.average_patterns(part._labels)[label], expected)
+        assert part.pattern.objects[0].object.title.text == f"Mean pattern of cluster {label}"
+        part._choose_latents((0.0, 0.0))
+        assert part.cluster.value == 1 - label
+
+    def test_a_scan_that_is_not_there_or_another_one_is_told(self, desk, files, embedding):
+        part = LatentsCard(desk, LatentView(desk.root / "e.h5", desk.root))
+        part.cluster.value = 0
+        assert "scan.h5 is not in the folder of the page" in part.words.object
+        native.write(replace(files.scan, positions=files.scan.positions + 1), desk.root / "scan.h5")
+        part.cluster.value = 1
+        assert "is not the scan of these embeddings" in part.words.object
+
 
 class TestWatch:
     def test_runs_that_appear_are_offered_and_the_choice_stays(self, desk, run):
@@ -132,6 +240,25 @@ class TestWatch:
 
 
 class TestRuns:
+    def test_new_runs_are_listed_by_themselves_and_ticks_and_typed_notes_stay(self, desk, run):
+        pane = CataloguePane(desk)
+        pane.table.selection = [0]
+        pane.text.value = "not saved yet"
+        shutil.copytree(run, desk.root / "runs" / "b")
+        pane.update()
+        assert list(pane.table.value["run"]) == ["runs/a"]
+        pane._listed = time.monotonic() - 6
+        pane.update()
+        assert set(pane.table.value["run"]) == {"runs/a", "runs/b"}
+        assert pane._chosen() == [run]
+        assert pane.text.value == "not saved yet"
+
+    def test_a_list_without_news_leaves_the_table_alone(self, desk, run):
+        pane = CataloguePane(desk)
+        before = pane.table.value
+        pane.list_runs()
+        assert pane.table.value is before
+
     @pytest.fixture
     def search(self, desk):
         """What a search leaves besides its trials."""

@@ -27,8 +27,8 @@ from matplotlib.colors import to_hex
 from phaseloom.plot.style import LINE_COLOURS, limits, wave_colours
 from phaseloom.web.state.images import LEVELS, SentImage, find_limits, prepare_image
 
-__all__ = ["ColourView", "CurvesView", "ImageView", "PointsView", "format_ticks", "mark_figure"]
-__all__ += ["palette_of"]
+__all__ = ["ColourView", "CurvesView", "ImageView", "PointsView", "ScatterView", "format_ticks"]
+__all__ += ["mark_figure", "palette_of"]
 
 TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 MISSING_COLOUR = "#e6e6e6"
@@ -93,6 +93,11 @@ def _make_tight_ranges() -> dict[str, Any]:
     return {"x_range": DataRange1d(range_padding=0), "y_range": DataRange1d(range_padding=0, flipped=True)}
 
 
+def _share_ranges(one: Any) -> dict[str, Any]:
+    """The axes of another figure: both are zoomed together."""
+    return {"x_range": one.x_range, "y_range": one.y_range}
+
+
 class ImageView:
     """An image with scale bar and colour bar; what is zoomed into is sent again in full.
 
@@ -123,10 +128,7 @@ class ImageView:
         self.home = (0.0, 1.0)
         self._mapper = LinearColorMapper(palette=self._palette, low=0, high=255)
         self._bar = LinearColorMapper(palette=self._palette, low=0, high=1)
-        if linked is None:
-            ranges = _make_tight_ranges()
-        else:
-            ranges = {"x_range": linked.figure.x_range, "y_range": linked.figure.y_range}
+        ranges = _make_tight_ranges() if linked is None else _share_ranges(linked.figure)
         self.figure: Any = _make_map(label, height, **ranges)
         self._source = ColumnDataSource({"image": [], "x": [], "y": [], "w": [], "h": []})
         self._frame = ColumnDataSource({"x": [], "y": [], "w": [], "h": []})
@@ -370,15 +372,42 @@ class PointsView:
         self.figure.on_event(Tap, lambda event: call((10 * event.y, 10 * event.x)))
 
 
-class ColourView:
-    """Complex waves side by side in colours: hue is phase, brightness amplitude.
+class ScatterView:
+    """Points with a group each, in the colour of their group.
 
     Attributes:
         figure: of Bokeh.
     """
 
-    def __init__(self, label: str, /, *, height: int = HEIGHT):
-        self.figure: Any = _make_map(label, height, **_make_tight_ranges())
+    def __init__(self, label: str, /, *, x: str, y: str, is_map: bool = False, height: int = HEIGHT):
+        axes = {"x_axis_label": x, "y_axis_label": y}
+        if is_map:
+            self.figure: Any = _make_map(label, height, y_range=DataRange1d(flipped=True), **axes)
+        else:
+            self.figure = _make_figure(label, height, **axes)
+        self._points = ColumnDataSource({"x": [], "y": [], "colour": []})
+        self.figure.scatter("x", "y", source=self._points, size=5, fill_color="colour", line_color=None)
+
+    def show(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        """Points ``(n,)`` and the number of the group of each."""
+        colours = [LINE_COLOURS[number % len(LINE_COLOURS)] for number in groups]
+        self._points.data = {"x": x, "y": y, "colour": colours}
+
+    def on_tap(self, call: Any) -> None:
+        """Call a function with the place (x, y) of a click."""
+        self.figure.on_event(Tap, lambda event: call((event.x, event.y)))
+
+
+class ColourView:
+    """Images in colours; complex waves side by side: hue is phase, brightness amplitude.
+
+    Attributes:
+        figure: of Bokeh.
+    """
+
+    def __init__(self, label: str, /, *, linked: ColourView | None = None, height: int = HEIGHT):
+        ranges = _make_tight_ranges() if linked is None else _share_ranges(linked.figure)
+        self.figure: Any = _make_map(label, height, **ranges)
         self.figure.axis.visible = False
         self.figure.grid.visible = False
         self._source = ColumnDataSource({"image": [], "w": [], "h": []})
@@ -389,10 +418,15 @@ class ColourView:
         colours = [wave_colours(one) for one in waves]
         gap = np.ones((waves.shape[1], 2, 3))
         strips = [part for one in colours for part in (one, gap)][:-1]
-        rgb = np.concatenate(strips, 1)
+        self.show_colours(np.concatenate(strips, 1), title)
+
+    def show_colours(
+        self, rgb: np.ndarray, title: str = "", extent: tuple[float, float] | None = None
+    ) -> None:
+        """Show colours ``(y, x, 3)`` from 0 to 1; images of one extent (height, width) lie on each other."""
         packed = np.full((*rgb.shape[:2], 4), 255, np.uint8)
         packed[..., :3] = (255 * rgb).round()
-        height, width = rgb.shape[:2]
+        height, width = extent or rgb.shape[:2]
         self._source.data = {"image": [packed.view(np.uint32)[..., 0]], "w": [width], "h": [height]}
         if title:
             self.figure.title.text = title

@@ -17,6 +17,7 @@ from phaseloom.plot.style import show_length
 from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.direct import DirectPart
 from phaseloom.web.panes.figures import ImageView, PointsView
+from phaseloom.web.panes.outputs import OutputsPart
 from phaseloom.web.state.catalogue import is_run
 from phaseloom.web.state.scan_view import ScanMap, ScanView, list_folder
 
@@ -67,6 +68,11 @@ class FilesPane:
         self.kind.param.watch(guard(lambda event: self._show_pattern()), "value")
         self.logarithmic.param.watch(guard(lambda event: self._show_pattern()), "value")
         self.start.on_click(guard(lambda event: self._start()))
+        self.outputs = OutputsPart(desk)
+        self._lay_out()
+        self._list()
+
+    def _lay_out(self) -> None:
         left = card(
             "Folder", self.place, self.entries, flow(self.open, self.watch), self.facts, self.start, basis=300
         )
@@ -75,15 +81,12 @@ class FilesPane:
             "Patterns", flow(self.kind, self.index, self.logarithmic, align_items="end"), self.detector
         )
         maps = card("Virtual image: move the ring, or draw a shape on the pattern", self.ring, self.maps)
-        self.view: Any = flow(
-            left,
-            pn.Column(
-                flow(patterns, maps),
-                flow(card("Findings", self.findings), card("Direct image", self.direct.view, basis=520)),
-                styles={"flex": "3 1 640px"},
-            ),
+        self._of_scan = (
+            flow(patterns, maps),
+            flow(card("Findings", self.findings), card("Direct image", self.direct.view, basis=520)),
         )
-        self._list()
+        self.right = pn.Column(*self._of_scan, styles={"flex": "3 1 640px"})
+        self.view: Any = flow(left, self.right)
 
     def _list(self) -> None:
         folders, files = list_folder(self._folder)
@@ -138,13 +141,15 @@ class FilesPane:
         if path.name in ("result.h5", "snapshot.h5") and is_run(path.parent):
             self.desk.open_run(path.parent)
             return
+        self._clear()
+        if self.outputs.open(path):
+            self.right.objects = [self.outputs.view]
+            return
         self._read(path)
 
     def _read(self, path: Path) -> None:
         self.desk.tell(f"reading {self.desk.name_of(path)} ...")
-        self._asked += 1
         asked = self._asked
-        self._clear()
 
         def work() -> ScanView:
             view = ScanView(path)
@@ -160,6 +165,9 @@ class FilesPane:
 
     def _clear(self) -> None:
         """Show nothing of the file that was open before another was asked for."""
+        self._asked += 1
+        self.outputs.close()
+        self.right.objects = list(self._of_scan)
         self._scan = self._map_view = self._pattern_view = None
         self.start.disabled = True
         self.findings.object = ""

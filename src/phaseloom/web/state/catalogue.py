@@ -19,8 +19,8 @@ from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.notes import Notes, read_notes
 from phaseloom.web.state.progress import find_epochs
 
-__all__ = ["RunFacts", "RunKind", "find_runs", "find_runs_and_searches", "is_run", "is_search", "read_facts"]
-__all__ += ["read_recipe"]
+__all__ = ["RunFacts", "RunKind", "find_runs", "find_runs_and_searches", "find_time_of_change", "is_run"]
+__all__ += ["is_search", "read_facts", "read_recipe"]
 
 MAX_RUNS = 500
 MAX_DEPTH = 6
@@ -72,7 +72,7 @@ def find_runs(root: Path, /) -> list[Path]:
 def find_runs_and_searches(root: Path, /) -> list[Path]:
     """The same with the folders of searches, whose trials are runs themselves."""
     found = list(_walk(root, MAX_DEPTH, [MAX_FOLDERS]))
-    return sorted(found, key=_time_of_change, reverse=True)[:MAX_RUNS]
+    return sorted(found, key=find_time_of_change, reverse=True)[:MAX_RUNS]
 
 
 def _walk(folder: Path, depth: int, budget: list[int]) -> Iterator[Path]:
@@ -103,7 +103,8 @@ def is_search(folder: Path, /) -> bool:
     return all((folder / name).is_file() for name in ("search.yaml", "base.yaml"))
 
 
-def _time_of_change(folder: Path) -> float:
+def find_time_of_change(folder: Path, /) -> float:
+    """When a run or a search was written to the last time, seconds of the epoch."""
     times = [
         _mtime(folder / name)
         for name in ("events.jsonl", "result.h5", "snapshot.h5", "run.yaml", "search.yaml", "trials.csv")
@@ -153,7 +154,7 @@ def read_facts(folder: Path, log: EventLog | None = None, /) -> RunFacts:
         verdict=result.get("verdict_code") or str(last.get("verdict", "")),
         metrics=result.get("metrics", {}),
         seconds=sum(float(epoch.get("seconds") or 0) for epoch in log.epochs),
-        changed=_time_of_change(folder),
+        changed=find_time_of_change(folder),
         notes=read_notes(folder),
     )
 
@@ -181,7 +182,7 @@ def _read_search(folder: Path) -> RunFacts:
         epochs=asked if isinstance(asked, int) else None,
         loss=min(values, default=None),
         seconds=sum(float(row["seconds"]) for row in rows),
-        changed=_time_of_change(folder),
+        changed=find_time_of_change(folder),
         notes=read_notes(folder),
     )
 
