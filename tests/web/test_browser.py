@@ -9,10 +9,13 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from phaseloom.embedding.embeddings import ScanEmbedding
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.result import Provenance
 from phaseloom.runs.control import read_answers, send_command
 from phaseloom.web.record import write_record
 
@@ -183,8 +186,7 @@ def test_finished_runs_are_watched_compared_and_annotated(browse, root):
     until((root / "runs" / "a" / "notes.yaml").is_file)
     page.locator(".tabulator-row", has_text="good, thin").first.wait_for()
     browser.picture("web-runs")
-    page.locator(".tabulator-row input[type=checkbox]").first.click()
-    browser.press("Watch")
+    browser.press("Watch")  # of the run that is still ticked
     browser.wait_for_status("ended: epoch 4 of 4")
     browser.press("Show pattern")
     browser.wait_for_status("pattern 0, colours")
@@ -226,6 +228,36 @@ def test_a_result_is_opened_right_after_it_was_chosen(browse):
         browser.press("Open")
     browser.wait_for_status("ended: epoch 4 of 4")
     assert "_pending_writes" not in browser.served.log.read_text()
+
+
+def test_new_runs_appear_and_clusters_of_latents_are_looked_at(browse, root, files):
+    browser = browse(1600)
+    page = browser.page
+    page.locator(".tabulator-row", has_text="runs/a").first.wait_for()
+    shutil.copytree(root / "runs" / "a", root / "runs" / "appeared")
+    page.locator(".tabulator-row", has_text="runs/appeared").first.wait_for()
+    shutil.rmtree(root / "runs" / "appeared")
+    scan = files.scan
+    half = (np.arange(len(scan)) >= len(scan) // 2).astype(np.float32)
+    made = Provenance.now(seed=0, data=scan.digest(), file="scan.h5")
+    latents = np.stack([half + scan.positions[:, 0] / 20, half - scan.positions[:, 1] / 20], 1)
+    ones = np.ones(len(scan))
+    ScanEmbedding(latents, ones, ones, scan.positions, None, made).write(root / "latents.h5")
+    browser.tab("Files")
+    files_of_folder = page.get_by_label("Folders and files")
+    files_of_folder.locator("option", has_text="latents.h5").first.wait_for(state="attached")
+    files_of_folder.select_option("latents.h5")
+    browser.press("Open")
+    cluster = page.get_by_label("Cluster", exact=True)
+    cluster.locator("option", has_text="0: ").first.wait_for(state="attached")
+    figure = page.get_by_role("figure", name="Clusters over the scan")
+    figure.wait_for()
+    page.wait_for_timeout(1000)
+    box = figure.bounding_box()
+    page.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 0.5 * box["height"])
+    browser.wait_for_status("mean pattern of cluster")
+    page.get_by_role("figure", name=re.compile("Mean pattern of cluster")).wait_for()
+    browser.picture("web-latents")
 
 
 def test_a_page_whose_server_has_ended_says_so(browse):

@@ -116,6 +116,23 @@ class TestFiles:
         assert pane.direct.make.disabled
         assert pane.start.disabled
 
+    def test_new_files_are_listed_by_themselves_and_the_choice_stays(self, desk):
+        for name in ("a.npy", "c.npy"):
+            (desk.root / name).touch()
+        pane = FilesPane(desk)
+        pane.entries.value = "c.npy"
+        (desk.root / "b.npy").touch()
+        pane.update()
+        assert pane.entries.options == ["a.npy", "c.npy"]
+        pane._listed = time.monotonic() - 6
+        pane.update()
+        assert pane.entries.options == ["a.npy", "b.npy", "c.npy"]
+        assert pane.entries.value == "c.npy"
+        (desk.root / "c.npy").unlink()
+        pane._listed = 0.0
+        pane.update()
+        assert pane.entries.value == "a.npy"
+
     def open_file(self, desk, name):
         """The pane after a file of the folder was opened."""
         pane = FilesPane(desk)
@@ -199,7 +216,7 @@ class TestFiles:
         assert f"{len(members)} patterns" in part.words.object
         expected = np.asarray(files.scan.counts[members]).mean(0)
         np.testing.assert_allclose(view.average_patterns(part._labels)[label], expected)
-        assert part.pattern.objects[0].object.title.text == f"Mean pattern of cluster {label}"
+        assert part.figures.objects[2].object.title.text == f"Mean pattern of cluster {label}"
         part._choose_latents((0.0, 0.0))
         assert part.cluster.value == 1 - label
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = ["FilesPane"]
 
 COLOUR_OF_LEVEL = {"good": "#1a7f37", "note": "#57606a", "warn": "#9a6700", "bad": "#cf222e"}
 UP = ".. (up)"
+SECONDS_BETWEEN_LISTS = 5.0
 
 
 class FilesPane:
@@ -39,6 +41,7 @@ class FilesPane:
         self._folder = desk.root
         self._scan: ScanView | None = None
         self._asked = 0
+        self._listed = 0.0
         guard = desk.attempt
         self.place = pn.pane.HTML("")
         self.entries = pn.widgets.Select(name="Folders and files", size=16, sizing_mode="stretch_width")
@@ -88,11 +91,20 @@ class FilesPane:
         self.right = pn.Column(*self._of_scan, styles={"flex": "3 1 640px"})
         self.view: Any = flow(left, self.right)
 
+    def update(self) -> None:
+        """List the folder again, now and then, while it is looked at."""
+        if time.monotonic() - self._listed > SECONDS_BETWEEN_LISTS:
+            self._list()
+
     def _list(self) -> None:
+        """Show what is in the folder; the choice stays where it is still there."""
+        self._listed = time.monotonic()
         folders, files = list_folder(self._folder)
         options = [UP] if self._folder != self.desk.root else []
         options += [f"{name}/" for name in folders] + files
-        self.entries.param.update(options=options, value=options[0] if options else None)
+        if options != self.entries.options:
+            kept = self.entries.value if self.entries.value in options else None
+            self.entries.param.update(options=options, value=kept or next(iter(options), None))
         name = self.desk.name_of(self._folder)
         self.place.object = (
             f"<p style='margin:2px'><b>{html.escape(self.desk.root.name)}</b>/{html.escape(name)}</p>"

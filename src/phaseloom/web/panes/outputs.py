@@ -28,7 +28,7 @@ __all__ = ["OutputsPart"]
 FIRST_COUNT = 4
 """Clusters at first."""
 
-BESIDE = {"flex": "1 1 320px"}
+BESIDE = {"flex": "1 1 300px", "min-width": "260px"}
 
 
 class OutputsPart:
@@ -83,7 +83,7 @@ class OutputsPart:
         def done(image: np.ndarray) -> None:
             view = ColourView(path.name)
             view.show_colours(to_colours(image), f"{path.name}: {image.shape[1]} x {image.shape[2]}")
-            self.view.objects = [card("Image", _pane(view.figure))]
+            self.view.objects = [card("Image", _pane(view.figure), basis=None)]
 
         self._read(path, lambda: read_image(path), done)
 
@@ -123,6 +123,7 @@ class ImagesCard:
             flow(self.name, self.number, align_items="end"),
             _pane(self._image.figure),
             pn.pane.HTML(f"<p style='margin:4px;white-space:pre-line'>{notes}</p>"),
+            basis=None,
         )
         self._image.follow_zoom()
         self._choose()
@@ -157,7 +158,7 @@ class PairsCard:
         self.words = pn.pane.HTML("")
         self.row = flow(sizing_mode="stretch_width")
         self.name.param.watch(desk.attempt(lambda event: self._choose()), "value")
-        self.view: Any = card("Before and after", self.name, self.words, self.row)
+        self.view: Any = card("Before and after", self.name, self.words, self.row, basis=None)
         self._choose()
 
     def _choose(self) -> None:
@@ -206,7 +207,7 @@ class LatentsCard:
         self._map = ScatterView("Clusters over the scan", x="x (nm)", y="y (nm)", is_map=True)
         self._plane = ScatterView("Latents", x="latent 0", y="latent 1")
         self._pattern: ImageView | None = None
-        self.pattern = pn.Column(sizing_mode="stretch_width", styles=BESIDE)
+        self.figures = flow(sizing_mode="stretch_width")
         self._labels = np.zeros(len(found.embedding), int)
         guard = desk.attempt
         self.count.param.watch(guard(lambda event: self._find_clusters()), "value")
@@ -217,9 +218,9 @@ class LatentsCard:
         self._map.on_tap(guard(self._choose_place))
         self._plane.on_tap(guard(self._choose_latents))
         controls = flow(self.count, self.across, self.up, self.cluster, self.logarithmic, align_items="end")
-        figures = flow(_pane(self._map.figure, BESIDE), _pane(self._plane.figure, BESIDE), self.pattern)
+        self.figures.objects = [_pane(one.figure, BESIDE) for one in (self._map, self._plane)]
         title = f"Latents of {len(found.embedding)} patterns of {found.embedding.provenance.file}"
-        self.view: Any = card(title, controls, self.words, figures)
+        self.view: Any = card(title, controls, self.words, self.figures, basis=None)
         self._find_clusters()
 
     def _find_clusters(self) -> None:
@@ -230,7 +231,7 @@ class LatentsCard:
             sizes = np.bincount(labels)
             options = {f"{number}: {size} patterns": number for number, size in enumerate(sizes)}
             self.cluster.param.update(options=options, value=None)
-            self.pattern.objects = []
+            self.figures.objects = self.figures.objects[:2]
             self._pattern = None
             self._draw()
 
@@ -278,7 +279,7 @@ class LatentsCard:
         if self._pattern is None:
             unit = "nm" if is_length else "mrad"
             self._pattern = ImageView(title, unit=unit, colours="magma", values="counts")
-            self.pattern.objects = [_pane(self._pattern.figure)]
+            self.figures.objects = [*self.figures.objects, _pane(self._pattern.figure, BESIDE)]
         shown = np.log10(1 + 10 * np.maximum(values, 0)) if self.logarithmic.value else values
         self._pattern.name_values("log10(1 + 10 counts)" if self.logarithmic.value else "counts")
         self._pattern.show(shown, pixel=step, title=title)
