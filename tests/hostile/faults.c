@@ -89,7 +89,9 @@ int rename(const char *old, const char *new) { NEXT(rename); return is_below(new
 int renameat(int a, const char *old, int b, const char *new) {
     NEXT(renameat); return is_below(new) && fails(RENAME) ? -1 : next(a, old, b, new);
 }
-int mkdir(const char *path, mode_t mode) { NEXT(mkdir); return is_below(path) && fails(MKDIR) ? -1 : next(path, mode); }
+int mkdir(const char *path, mode_t mode) {  /* of a folder that is there, as "exist_ok" asks for, it makes nothing */
+    NEXT(mkdir); return is_below(path) && access(path, F_OK) && fails(MKDIR) ? -1 : next(path, mode);
+}
 
 #define OPEN(name) \
     int name(const char *path, int flags, ...) { \
