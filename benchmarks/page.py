@@ -33,7 +33,7 @@ import yaml
 from benchmarks.record import machine
 from phaseloom.data.formats import native
 from phaseloom.result import load
-from phaseloom.runs.control import send_command
+from phaseloom.runs.control import CommandReader, send_command
 from phaseloom.simulation import simulate
 
 __all__ = ["main", "measure_cost", "measure_memory", "measure_picture"]
@@ -163,11 +163,21 @@ def measure_cost(folder: Path, epochs: int) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "CPU s an epoch": costs,
+        "CPU s to look for commands after an epoch": measure_look(alone),
         "CPU s of the page while nobody looks": server_idle,
         "CPU s of the page while a browser watches": server_busy,
         "same bits as alone": {name: is_same(alone, root / "runs" / name) for name in names},
         **measure_steering(recipe, alone, epochs),
     }
+
+
+def measure_look(folder: Path, looks: int = 20_000) -> float:
+    """CPU seconds that a run takes after an epoch to look for commands: all that a page can ask of it."""
+    reader = CommandReader(folder)
+    before = time.process_time()
+    for _ in range(looks):
+        reader.has_new()
+    return (time.process_time() - before) / looks
 
 
 def is_same(one: Path, two: Path) -> bool:

@@ -59,6 +59,25 @@ class Rate:
         return epoch >= self.start and (self.stop is None or epoch <= self.stop)
 
 
+_COMPILE_FILE = inspect.getsourcefile(torch._disable_dynamo)
+"""Where PyTorch's wrapper of functions comes from that no compiler may look into."""
+
+
+def _leave_out_compiler() -> None:
+    """Have PyTorch's optimisers work without ``torch._dynamo``, whose import takes seconds.
+
+    They import it on the first call of some methods, to hide these from ``torch.compile``, and keep what they
+    got beside the method. Nothing is compiled here, so that is the method itself.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if inspect.isfunction(method) and plain is not None and method.__code__.co_filename == _COMPILE_FILE:
+            plain.__dict__.setdefault("__dynamo_disable", plain)
+
+
+_leave_out_compiler()
+
+
 def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate | float], /) -> Groups:
     """Parameter groups of the parts that move; a part without a rate, or with rate 0, is frozen.
 
