@@ -5,7 +5,7 @@ import pytest
 
 from phaseloom.data import formats
 from phaseloom.data.diagnostics import inspect
-from phaseloom.data.formats.stored_type import suggest_dtype
+from phaseloom.data.formats.quantities.stored_type import suggest_dtype
 
 KNOBS = {"energy": 200e3, "angle": 1e-3, "step": 1.2, "shape": [3, 4, 24, 22]}
 

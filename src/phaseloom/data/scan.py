@@ -18,7 +18,6 @@ import numpy as np
 from phaseloom import plugins
 from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_planes as surface
 from phaseloom.renames import renamed_attribute
 from phaseloom.units import (
     ELECTRON_REST_ENERGY,
@@ -120,6 +119,8 @@ class Geometry:
     @property
     def steps(self) -> np.ndarray:
         """Steps ``(3, 2)`` of the object's rows and columns on the sample's surface, angstrom."""
+        from phaseloom.physics import tilted_planes as surface  # brings torch, which takes two seconds
+
         return surface.grid_steps(self.basis, self.pixel, self.normal)
 
     @property

@@ -10,8 +10,8 @@ import numpy as np
 
 from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About
+from phaseloom.data.formats.quantities.stored_type import suggest_dtype
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
-from phaseloom.data.formats.stored_type import suggest_dtype
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
