@@ -68,7 +68,7 @@ def test_look_at_ten_gigabytes_needs_neither_torch_nor_much_memory(ending: str, 
         "import sys; sys.modules['torch'] = None; sys.argv = ['phaseloom', 'look', sys.argv[1]]\n"
         "from phaseloom.cli.command import main\n"
         "try:\n    main()\n"
-        "finally:\n    print(open('/proc/self/status').read())\n"  # ru_maxrss would be that of pytest before exec
+        "finally:\n    print(open('/proc/self/status').read())\n"  # not ru_maxrss, which outlives exec
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False
