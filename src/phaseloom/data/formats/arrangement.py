@@ -76,6 +76,7 @@ def arrange(
         >>> counts.shape, raster
         ((6, 8, 9), (2, 3))
     """
+    has_knobs = how is not None
     how = how or Arrangement()
     shape = tuple(int(n) for n in source.shape)
     if source.dtype.kind not in NUMERIC_KINDS:
@@ -90,6 +91,8 @@ def arrange(
         others = axes[: len(final) - MAX_AXES_OF_SCAN]
         choice = ", ".join("0:1" if axis in others else ":" for axis in range(len(shape)))
         fix = f"has {len(final)} axes, more than (slow, fast, y, x): choose one place of each further axis"
+        if not has_knobs:
+            raise BadInput(place, f"shape {tuple(final)}", f"{fix} and write that to a file of its own")
         raise BadInput(place, f"shape {tuple(final)}", f"{fix}, as selection: '{choice}' takes the first")
     if len(final) not in (3, 4):
         fix = "must have the axes (pattern, y, x) or (slow, fast, y, x)"
