@@ -1,7 +1,10 @@
 """The command line on files of detectors: what they state is printed, what they lack is asked for once."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -45,3 +48,32 @@ def test_sparse_counts_in_a_toml_are_data() -> None:
     files.write_raw_csr(Path("a.toml"), PATTERNS, (3, 5))
     said = run("look", "a.toml", "--set", "read={raw_csr: {energy: 80 keV, pixel: 0.2 A, step: 1 A}}")
     assert "15 patterns of 8 x 8 pixels" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("ending", ["npy", "h5"])
+def test_look_at_ten_gigabytes_needs_neither_torch_nor_much_memory(ending: str, tmp_path: Path) -> None:
+    """PyTorch takes two seconds of 4.5 to import, and 180 MB. Pages of a mapped file count as memory."""
+    shape = (256, 320, 256, 256)
+    path = tmp_path / f"big.{ending}"
+    if ending == "npy":
+        stored = np.lib.format.open_memmap(path, "w+", np.uint16, shape)
+        stored[128, 160, 100:150, 100:150] = 5
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("counts", shape, np.uint16, chunks=(1, 4, 256, 256))
+            file["counts"][128, 160, 100:150, 100:150] = 5
+    (tmp_path / f"{path.name}.phaseloom.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
+    program = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['phaseloom', 'look', sys.argv[1]]\n"
+        "from phaseloom.cli.command import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print(open('/proc/self/status').read())\n"  # not ru_maxrss, which outlives exec
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "81920 patterns of 256 x 256 pixels" in done.stdout
+    peak = int(done.stdout.partition("VmHWM:")[2].split()[0]) / 1024
+    assert peak < (450 if ending == "npy" else 320)

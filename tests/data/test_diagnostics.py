@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from phaseloom.data import formats
 from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -224,3 +225,26 @@ def test_a_run_refuses_values_that_are_not_counts(value: float, masked: bool) ->
         require_counts(scan)
         recipe = recipe.with_settings({"prepare": "nonnegative", "start": "none"})
         assert pl.Job.begin(recipe, scan=scan).level is not None
+
+
+def test_an_inverted_mask_is_told_and_a_mask_of_the_dark_part_is_not(tmp_path) -> None:
+    rng = np.random.default_rng(5)
+    bad = rng.random((N, N)) < 0.03
+    counts = np.asarray(GOOD.counts).astype(np.uint16)
+    counts[:, np.argwhere(bad)[::2, 0], np.argwhere(bad)[::2, 1]] = 60_000  # hot, the others are dead
+    counts[:, np.argwhere(bad)[1::2, 0], np.argwhere(bad)[1::2, 1]] = 0
+    inverted = find(replace(GOOD, counts=counts, mask=bad), "masked")
+    assert inverted.level == "bad"
+    assert inverted.value.endswith(", with most of the counts")
+    assert "inverted" in inverted.advice
+    assert find(replace(GOOD, counts=counts, mask=~bad), "masked").level == "good"
+    mean = GOOD.mean_pattern()
+    bright = mean > np.percentile(mean, 60)
+    assert find(replace(GOOD, mask=bright), "masked").advice.startswith("Much of the detector")
+    marked = counts.copy()
+    marked[:, ~bright] = 65535
+    assert find(replace(GOOD, counts=marked, mask=bright), "masked").level == "warn"
+    np.save(tmp_path / "scan.npy", counts)
+    np.save(tmp_path / "mask.npy", bad.astype(np.uint8))
+    knobs = {"energy": 80e3, "pixel": DX, "step": 2.0, "grid": [5, 8], "mask": "mask.npy"}
+    assert find(formats.read(tmp_path / "scan.npy", knobs=knobs), "masked").level == "bad"

@@ -330,3 +330,47 @@ def test_a_near_field_of_ptypy_asks_for_its_focus(tmp_path: Path) -> None:
     with pytest.raises(MissingValues, match="holds near fields"):
         formats.read(path)
     assert formats.read(path, knobs={"focus": "inf"}).geometry.near
+
+
+@pytest.mark.parametrize("name", ["a.hspy", "a.emd", "a.h5", "a.npy"])
+def test_of_a_time_series_the_selection_of_one_time_is_a_scan(name, tmp_path):
+    series = np.random.default_rng(0).integers(0, 99, (5, 3, 4, 8, 6)).astype(np.uint16)
+    path = tmp_path / name
+    if name == "a.npy":
+        np.save(path, series)
+    else:
+        with h5py.File(path, "w") as file:
+            write_series(file, name, series)
+    knobs = {"energy": "200 keV", "angle": "1 mrad", "step": "1 nm"}
+    knobs = {"energy": "200 keV"} if name in ("a.hspy", "a.emd") else knobs
+    with pytest.raises(BadInput, match=r"shape \(5, 3, 4, 8, 6\) has 5 axes.*selection: '0:1, :, :, :, :'"):
+        formats.read(path, knobs=knobs)
+    scan = formats.read(path, knobs={**knobs, "selection": "2:3"})
+    assert scan.grid == (3, 4)
+    np.testing.assert_array_equal(scan.counts[np.arange(12)], series[2].reshape(12, 8, 6))
+    assert scan.positions[-1].tolist() == pytest.approx([20, 30])
+    assert scan.geometry.angle == pytest.approx((1e-3, 1e-3))
+    with pytest.raises(BadInput, match=r"shape \(3, 3, 4, 8, 6\) has 5 axes"):
+        formats.read(path, knobs={**knobs, "selection": "1:4"})
+
+
+def write_series(file: h5py.File, name: str, series: np.ndarray) -> None:
+    """Five axes as HyperSpy, NCEM's programs, or nobody describes them."""
+    axes = [(2.0, "s"), (1.0, "nm"), (1.0, "nm"), (1.0, "mrad"), (1.0, "mrad")]
+    if name == "a.h5":
+        file["series"] = series
+        return
+    if name == "a.emd":
+        group = file.create_group("data/series")
+        group.attrs["emd_group_type"] = 1
+        group["data"] = series
+        for number, (step, units) in enumerate(axes, 1):
+            group[f"dim{number}"] = np.arange(series.shape[number - 1]) * step
+            group[f"dim{number}"].attrs["units"] = units
+        return
+    file.attrs["file_format"], file.attrs["file_format_version"] = "HyperSpy", "3.3"
+    group = file.create_group("Experiments/series")
+    group["data"] = series
+    for number, (step, units) in enumerate(axes):
+        axis = group.create_group(f"axis-{number}")
+        axis.attrs["scale"], axis.attrs["units"], axis.attrs["navigate"] = step, units, number < 3

@@ -224,7 +224,7 @@ BROKEN_CXI: dict[str, Change] = {
     "too many intensities": put(f"{GEO}/intensities", np.ones(N + 1)),
     "negative intensities": put(f"{GEO}/intensities", -np.ones(N)),
     "data 2-D": bad_data(COUNTS[0]),
-    "data 5-D": bad_data(COUNTS.reshape(1, 2, 3, Y, X)),
+    "data 5-D": bad_data(np.stack([COUNTS, COUNTS]).reshape(2, 2, 3, Y, X)),
     "data scalar": bad_data(3.0),
     "no patterns": bad_data(np.zeros((0, Y, X))),
     "complex data": bad_data(COUNTS + 1j),

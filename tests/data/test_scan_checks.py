@@ -13,6 +13,7 @@ import phaseloom as pl
 from phaseloom import cli, plugins
 from phaseloom.data.counts import SelectedCounts
 from phaseloom.data.prepare import enlarge
+from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import pixels
 from phaseloom.ptycho.scans import Canvas
@@ -224,3 +225,28 @@ def test_a_run_on_a_scan_in_memory_is_not_said_to_be_read(monkeypatch, capsys, t
     code, out, line = told(monkeypatch, capsys, "reconstruct", tmp_path / "run.yaml")
     assert (code, out) == (2, "")
     assert "file: in memory is where a program had the data" in line
+
+
+def test_the_text_of_a_scan_is_short_and_reads_few_patterns():
+    class Files:
+        """Patterns in a file, which counts how many are read."""
+
+        shape, dtype, read = (12 * 4000, 8, 6), np.dtype(np.uint16), 0
+
+        def __getitem__(self, index):
+            Files.read += len(np.atleast_1d(index))
+            return np.ones((len(index), 8, 6), np.uint16)
+
+    geometry = Geometry(wavelength=1.4, shape=(8, 6), angle=(1e-4, 1e-4), beam="photon")
+    places = np.indices((12, 4000)).reshape(2, -1).T * [7.0, 5.0]
+    scan = Scan4D(counts=Files(), positions=places, geometry=geometry, grid=(12, 4000))
+    assert repr(scan) == (
+        "Scan4D(12 x 4000 patterns of 8 x 6 pixels, uint16; photons of 8.86 keV, far field; "
+        "object pixel 175 nm x 233 nm; step 7 A x 5 A)"
+    )
+    assert Files.read == 0
+    assert str(scan).splitlines()[-1] == "  48 counts per pattern"
+    assert Files.read == 16
+    loose = Scan4D(counts=np.ones((3, 8, 6)), positions=places[:3], geometry=geometry)
+    assert repr(loose).endswith("positions over 0 x 1 nm)")
+    assert len(str(loose).splitlines()) == 5

@@ -380,6 +380,40 @@ def test_timepix3_puts_hits_into_rows_that_pulses_begin(flyback: int, start: int
     assert scan.metadata["dwell time"] == "1.5625e-06 s"
 
 
+@pytest.mark.parametrize(
+    ("knobs", "remark"),
+    [
+        ({"grid": [SLOW, FAST]}, None),
+        ({"grid": [SLOW, FAST], "dwell": "1562.5 ns"}, None),
+        ({"grid": [SLOW + 1, FAST]}, f"has {SLOW} pulses that begin rows, but grid has {SLOW + 1} rows"),
+        ({"grid": [SLOW - 1, FAST]}, f"has {SLOW} pulses that begin rows, but grid has {SLOW - 1} rows"),
+        (
+            {"grid": [SLOW, FAST + 2], "dwell": "1562.5 ns"},
+            f"the time of {FAST} places, but grid has {FAST + 2}: check dwell, grid",
+        ),
+        ({"grid": [SLOW, FAST], "dwell": "300 ns"}, "check dwell, grid"),
+        ({"grid": [1, SLOW * FAST], "dwell": "1562.5 ns", "sync": "none"}, None),
+    ],
+)
+def test_timepix3_tells_a_raster_that_contradicts_its_pulses(
+    knobs: dict, remark: str | None, tmp_path: Path
+) -> None:
+    path = files.write_tpx3(tmp_path / "a.tpx3", SMALL, (SLOW, FAST))
+    remarks = read(path, **knobs).metadata.get("remarks", "")
+    assert (remarks == "") if remark is None else (remark in remarks)
+
+
+def test_timepix3_tells_a_lost_pulse_of_a_row(tmp_path: Path) -> None:
+    path = files.write_tpx3(tmp_path / "a.tpx3", np.concatenate([SMALL, SMALL]), (2 * SLOW, FAST))
+    words = np.frombuffer(path.read_bytes(), "<u8").copy()
+    pulses = np.flatnonzero(words >> np.uint64(60) == 6)
+    words[pulses[2]] = 0x5 << 60  # a word of another kind
+    path.write_bytes(words.tobytes())
+    remarks = read(path, grid=[2 * SLOW, FAST]).metadata["remarks"]
+    assert f"has {2 * SLOW - 1} pulses that begin rows" in remarks
+    assert "1 pulses of rows come late" in remarks
+
+
 def test_timepix3_without_pulses_needs_a_dwell_time(tmp_path: Path) -> None:
     path = files.write_tpx3(tmp_path / "a.tpx3", SMALL, (SLOW, FAST), pulses=False)
     with pytest.raises(MissingValues) as caught:

@@ -251,19 +251,14 @@ def write_stempy(path: Path, patterns: np.ndarray, grid: tuple[int, int], *, ver
             (at, np.flatnonzero(row >= level)) for level in range(1, most + 1) for at, row in enumerate(flat)
         ]
     with h5py.File(path, "w") as file:
-        if version == 3:
+        places = np.array([at for at, _ in lists])
+        if version == 3:  # one number for each place, the frames of a place one after the other
             places = np.arange(len(flat))
-            frames = file.create_dataset(
-                "electron_events/frames", (len(flat), len(lists) // len(flat)), h5py.vlen_dtype(np.uint32)
-            )
-            for number, (at, hits) in enumerate(lists):
-                frames[at, number // len(flat)] = hits
-        else:
-            places = np.array([at for at, _ in lists])
-            frames = file.create_dataset("electron_events/frames", (len(lists),), h5py.vlen_dtype(np.uint32))
-            for number, (_, hits) in enumerate(lists):
-                frames[number] = hits
-        frames.attrs.update(Nx=patterns.shape[2], Ny=patterns.shape[1], version=version)
+            lists.sort(key=lambda one: one[0])
+        frames = file.create_dataset("electron_events/frames", (len(lists),), h5py.vlen_dtype(np.uint32))
+        for number, (_, hits) in enumerate(lists):
+            frames[number] = hits
+        frames.attrs.update(Nx=patterns.shape[1], Ny=patterns.shape[2], version=version)
         file["electron_events/scan_positions"] = places
         file["electron_events/scan_positions"].attrs.update(Nx=grid[1], Ny=grid[0])
     return path

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, check_picture_name, load_recipe, lock_output, parse_settings
+from phaseloom.cli.files import (
+    DataFile,
+    Set,
+    check_picture_name,
+    is_parameter_file,
+    load_recipe,
+    lock_output,
+    parse_settings,
+)
 from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
@@ -55,6 +63,7 @@ def look(
     Of a result print its verdict and draw its report; of a direct image, a prediction or virtual images draw
     these. Of a folder list every file that can be opened, and why others cannot.
     """
+    from phaseloom.data import formats
     from phaseloom.data.formats.header import MissingValues
 
     if _is_folder(file):
@@ -69,19 +78,21 @@ def look(
     if not settings and _look_at_known(file, target):
         typer.echo(f"picture: {target}")
         return
-    recipe = load_recipe(file, settings)
+    recipe = load_recipe(file, settings) if settings or is_parameter_file(file) else None
+    data = file if recipe is None else recipe.require_file()
     try:
-        scan = recipe.scan_with_blanks()  # without reading all to find those
+        # without blank patterns left out, as all are read to find those
+        scan = formats.read(file) if recipe is None else recipe.scan_with_blanks()
     except MissingValues as problem:
         if not write_sidecar:
             raise
-        _write_sidecar(recipe.require_file(), problem, overwrite)
+        _write_sidecar(data, problem, overwrite)
         typer.echo(f"fill in: {', '.join(problem.missing)}")
         return
     _look_at_scan(scan, target)
     typer.echo(f"picture: {target}")
     if write_sidecar:
-        _write_sidecar(recipe.require_file(), scan, overwrite)
+        _write_sidecar(data, scan, overwrite)
 
 
 def _is_folder(file: Path) -> bool:

@@ -15,6 +15,7 @@ __all__ = [
     "DataFile",
     "Set",
     "check_picture_name",
+    "is_parameter_file",
     "load_own_recipe",
     "load_recipe",
     "lock_output",
@@ -50,14 +51,20 @@ def check_picture_name(path: Path) -> Path:
     return path
 
 
+def is_parameter_file(file: Path) -> bool:
+    """Whether the name is that of a parameter file; sparse rows of detectors are named ``.toml`` as well."""
+    from phaseloom.data.formats.vendor import raw_csr
+
+    return file.suffix in PARAMETER_FILES and not raw_csr.knows(file)
+
+
 def load_recipe(file: Path, settings: list[str] | None) -> Any:
     """The recipe of a reconstruction from a data file, a parameter file (also of PtyRAD) or a result."""
     from phaseloom.cli.describe import refuse_foreign
-    from phaseloom.data.formats.vendor import raw_csr
     from phaseloom.reconstruction.recipe import Reconstruct
 
     changes = parse_settings(settings or [])
-    if file.suffix not in PARAMETER_FILES or raw_csr.knows(file):
+    if not is_parameter_file(file):
         return Reconstruct.from_path(file, changes)
     tree = parameter_tree(file)
     if (ours := translated_tree(tree, file)) is None:

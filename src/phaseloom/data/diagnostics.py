@@ -32,6 +32,12 @@ MAX_VALUES_READ = MAX_PATTERNS_READ * 128 * 128
 
 MIN_PATTERNS_READ = 32
 
+MIN_MASKED_PART_TO_WARN = 0.5
+"""Of a detector; gaps and dead pixels are a few percent."""
+
+MIN_MASKED_LIGHT_TO_WARN = 0.8
+"""Of the counts: a mask that is meant covers the dark part of the detector, or a few of the bright pixels."""
+
 NEIGHBOURS_ASKED = 8
 """Of a place, among which the nearest other one is looked for first."""
 
@@ -132,6 +138,7 @@ class _ScanSurvey:
         self.negative = 0
         self.not_finite = 0
         self.finite = np.ones(scan.geometry.shape, bool)
+        self.light = np.zeros(scan.geometry.shape)
         for some in split_indices(scan.counts, index):
             self._add(self._clean(scan.counts[some].astype(np.float64), count=True))
         self.mean /= self.read
@@ -152,7 +159,15 @@ class _ScanSurvey:
             self.not_finite += int((~finite).sum())
             self.finite &= finite.all(0)
             self.negative += int((stack < 0).sum())
+            if self.masked_part >= MIN_MASKED_PART_TO_WARN:
+                self._add_light(np.where(finite, stack, 0))
         return (stack if finite.all() else np.where(finite, stack, 0)) * self.scan.mask
+
+    def _add_light(self, stack: np.ndarray) -> None:
+        """Counts of all pixels, masked or not, without marks for no value."""
+        dtype = self.scan.counts.dtype
+        marked = stack == np.iinfo(dtype).max if dtype.kind in "iu" else np.zeros(stack.shape, bool)
+        self.light += np.where(marked, 0, np.maximum(stack, 0)).sum(0)
 
     def _add(self, stack: np.ndarray) -> None:
         self.mean += stack.sum(0)
@@ -317,6 +332,16 @@ class _ScanSurvey:
         return 1 - float(self.scan.mask.mean())
 
     @property
+    def masks_light(self) -> bool:
+        """Whether most of the detector is masked, and most of the light there, single hot pixels apart."""
+        if self.masked_part < MIN_MASKED_PART_TO_WARN:
+            return False
+        from scipy.ndimage import median_filter
+
+        light = median_filter(self.light, 3)
+        return float(light[~self.scan.mask].sum()) > MIN_MASKED_LIGHT_TO_WARN * float(light.sum())
+
+    @property
     def background_part(self) -> float:
         """Of the counts of a mean pattern."""
         if self.scan.background is None:
@@ -463,7 +488,7 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "extent": _describe_extent,
     "heights": _describe_heights,
     "orientation": lambda s: "known" if s.scan.oriented else "unknown",
-    "masked": lambda s: f"{s.masked_part:.1%}",
+    "masked": lambda s: f"{s.masked_part:.1%}" + (", with most of the counts" if s.masks_light else ""),
     "background": lambda s: "none" if s.scan.background is None else f"{s.background_part:.1%} of the counts",
 }
 """Properties of a scan in the order in which they are shown; ``None`` where a scan has no such property."""
@@ -527,6 +552,7 @@ class FindingAdvice(StrEnum):
     UNKNOWN_ORIENTATION = (
         "The file does not say how the detector lies against the scan: the automatic start tries four ways."
     )
+    INVERTED_MASK = "The mask seems to be inverted: it must not be 0 where a pixel is good (1 good, 0 bad)."
     LARGE_MASK = "Much of the detector is masked: check that the mask is meant so."
     LARGE_BACKGROUND = "The background holds most of the counts: check that it is of one pattern."
 
@@ -587,7 +613,10 @@ RULES = (
     FindingRule("heights", "warn", FindingAdvice.HEIGHTS_NOT_MODELLED, lambda s: s.in_cone_beam),
     FindingRule("heights", "note", FindingAdvice.HEIGHTS_MODELLED, lambda s: True),
     FindingRule("orientation", "note", FindingAdvice.UNKNOWN_ORIENTATION, lambda s: not s.scan.oriented),
-    FindingRule("masked", "warn", FindingAdvice.LARGE_MASK, lambda s: s.masked_part >= 0.5),
+    FindingRule("masked", "bad", FindingAdvice.INVERTED_MASK, lambda s: s.masks_light),
+    FindingRule(
+        "masked", "warn", FindingAdvice.LARGE_MASK, lambda s: s.masked_part >= MIN_MASKED_PART_TO_WARN
+    ),
     FindingRule("masked", "note", FindingAdvice.LARGE_MASK, lambda s: s.masked_part >= 0.1),
     FindingRule("background", "warn", FindingAdvice.LARGE_BACKGROUND, lambda s: not s.background_part < 0.5),
 )

@@ -18,9 +18,16 @@ import numpy as np
 from phaseloom import plugins
 from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_planes as surface
 from phaseloom.renames import renamed_attribute
-from phaseloom.units import ELECTRON_REST_ENERGY, PLANCK_TIMES_C, electron_wavelength, photon_wavelength
+from phaseloom.units import (
+    ELECTRON_REST_ENERGY,
+    ENERGY,
+    LENGTH,
+    PLANCK_TIMES_C,
+    Dimension,
+    electron_wavelength,
+    photon_wavelength,
+)
 
 __all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
 
@@ -29,6 +36,10 @@ LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 
 ACROSS = (0.0, 0.0, 1.0)
 """Normal of a sample that is perpendicular to the beam."""
+
+
+MAX_PATTERNS_FOR_TEXT = 16
+"""Patterns that are read for the mean counts in the text of a scan."""
 
 
 def wavelength_of(energy: float, beam: Literal["photon", "electron"] = "photon") -> float:
@@ -108,6 +119,8 @@ class Geometry:
     @property
     def steps(self) -> np.ndarray:
         """Steps ``(3, 2)`` of the object's rows and columns on the sample's surface, angstrom."""
+        from phaseloom.physics import tilted_planes as surface  # brings torch, which takes two seconds
+
         return surface.grid_steps(self.basis, self.pixel, self.normal)
 
     @property
@@ -289,6 +302,43 @@ class Scan4D:
         grid = self.grid if len(index) == len(self) and steady else None
         return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)
 
+    def __repr__(self) -> str:
+        """Patterns, beam and sampling in a line; no pattern is read."""
+        return f"Scan4D({'; '.join(self._list_facts())})"
+
+    def __str__(self) -> str:
+        """The same, with the mean counts of 16 evenly spread patterns.
+
+        Example:
+            >>> geometry = Geometry(wavelength=0.0197, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
+            >>> places = np.indices((2, 3)).reshape(2, -1).T * 0.4
+            >>> print(Scan4D(counts=np.ones((6, 8, 8)), positions=places, geometry=geometry, grid=(2, 3)))
+            Scan4D: 2 x 3 patterns of 8 x 8 pixels, float64
+              electrons of 300 keV, far field
+              object pixel 2.46 A x 2.46 A
+              step 40 pm x 40 pm
+              64 counts per pattern
+        """
+        mean = float((self.mean_pattern(most=MAX_PATTERNS_FOR_TEXT) * self.mask).sum())
+        first, *more = self._list_facts()
+        return "\n  ".join([f"Scan4D: {first}", *more, f"{mean:.4g} counts per pattern"])
+
+    def _list_facts(self) -> list[str]:
+        geometry = self.geometry
+        number = str(len(self)) if self.grid is None else f"{self.grid[0]} x {self.grid[1]}"
+        field_of_beam = "near field" if geometry.near else "far field"
+        facts = [
+            f"{number} patterns of {geometry.shape[0]} x {geometry.shape[1]} pixels, {self.counts.dtype}",
+            f"{geometry.beam}s of {_show(ENERGY, geometry.energy)}, {field_of_beam}",
+            f"object pixel {_show(LENGTH, *geometry.pixel)}",
+        ]
+        if self.grid is None:
+            return [*facts, f"positions over {_show(LENGTH, *self.extent)}"]
+        fast = self.grid[1]
+        neighbours = [self.positions[at] for at in (fast, 1) if at < len(self)]
+        steps = [float(np.hypot(*(one - self.positions[0]))) for one in neighbours]
+        return [*facts, f"step {_show(LENGTH, *steps)}"] if steps else facts
+
     def _repr_html_(self) -> str:
         describe: Any = plugins.target("phaseloom.data.scan", "describe")
         return describe(self)
@@ -319,6 +369,11 @@ class Scan4D:
         if self.heights is not None:
             known.update(np.asarray(self.heights, np.float64).tobytes())
         return known.hexdigest()
+
+
+def _show(dimension: Dimension, *values: float) -> str:
+    """Values with their unit and three digits."""
+    return " x ".join(dimension.show(float(f"{value:.3g}")) for value in values)
 
 
 def _require_pair(place: str, value: Any, /) -> tuple[Any, Any]:

@@ -122,6 +122,8 @@ def _guess_own(path: Path) -> str | None:
 def _find_plugin(path: Path) -> str | None:
     """The plugin that recognises a file; one that fails is logged and does not stop the others."""
     for name in plugins.names(__name__):
+        if ("formats", name) in plugins.FROM_SYSTEMS:  # of this package: see `_guess_own`
+            continue
         try:
             knows = getattr(plugins.target(__name__, name), "knows", None)
             if knows is not None and knows(path):
@@ -167,7 +169,7 @@ def read(
     """
     path = require_file_or_store(path)
     name = guess(path) if format == "auto" else format
-    if name not in spec.names(__name__):
+    if name not in __all__ and name not in spec.names(__name__):
         raise BadInput("format", name, f"is not known: {nearest(name, spec.names(__name__))}")
     knobs = dict(knobs or {})
     if name in __all__:

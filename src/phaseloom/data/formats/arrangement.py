@@ -16,6 +16,7 @@ Axes = tuple[int, ...]
 Selection = str | list[list[int | None] | None]
 
 NUMERIC_KINDS = "iufb"
+MAX_AXES_OF_SCAN = 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ def arrange(
 ) -> tuple[Counts, tuple[int, int] | None]:
     """Patterns of a stored array, and their raster (slow, fast) if four axes are left.
 
+    Of more than four axes those of length one are left out, so that the selection of one place of a time
+    series is a scan.
+
     An array in memory is not copied: it is viewed where that is possible, else its patterns are put in
     order whenever they are asked for.
 
@@ -72,6 +76,7 @@ def arrange(
         >>> counts.shape, raster
         ((6, 8, 9), (2, 3))
     """
+    has_knobs = how is not None
     how = how or Arrangement()
     shape = tuple(int(n) for n in source.shape)
     if source.dtype.kind not in NUMERIC_KINDS:
@@ -80,6 +85,15 @@ def arrange(
     axes = _resolve_permute(how.permute, len(shape), place)
     taken = [len(range(*cut[axis].indices(shape[axis]))) for axis in axes]
     final = _resolve_reshape(how.reshape, taken, place)
+    if len(final) > MAX_AXES_OF_SCAN and how.reshape is None:
+        final = _drop_single_places(final)
+    if len(final) > MAX_AXES_OF_SCAN:
+        others = axes[: len(final) - MAX_AXES_OF_SCAN]
+        choice = ", ".join("0:1" if axis in others else ":" for axis in range(len(shape)))
+        fix = f"has {len(final)} axes, more than (slow, fast, y, x): choose one place of each further axis"
+        if not has_knobs:
+            raise BadInput(place, f"shape {tuple(final)}", f"{fix} and write that to a file of its own")
+        raise BadInput(place, f"shape {tuple(final)}", f"{fix}, as selection: '{choice}' takes the first")
     if len(final) not in (3, 4):
         fix = "must have the axes (pattern, y, x) or (slow, fast, y, x)"
         raise BadInput(place, f"shape {tuple(final)}", f"{fix}: see selection, permute and reshape")
@@ -88,6 +102,14 @@ def arrange(
     stack = (math.prod(final[:-2]), final[-2], final[-1])
     counts = ArrangedCounts(source, cut, axes, _count_pattern_axes(taken, final, place), stack)
     return _view_in_memory(counts), (final[0], final[1]) if len(final) == 4 else None
+
+
+def _drop_single_places(lengths: list[int]) -> list[int]:
+    """Lengths without those of one in front of the pattern, as many as there are too many."""
+    lead = lengths[:-2]
+    while len(lead) + 2 > MAX_AXES_OF_SCAN and 1 in lead:
+        lead.remove(1)
+    return lead + lengths[-2:]
 
 
 def _parse_selection(selection: Selection | None, shape: Sequence[int], place: str) -> tuple[slice, ...]:

@@ -35,7 +35,6 @@ from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_ne
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import HC_SI, Energy, Length
 
 __all__ = ["ABOUT", "compute_sample_motion", "knows", "read", "write", "write_metadata"]
@@ -279,6 +278,8 @@ def compute_sample_motion(
 ) -> np.ndarray:
     """Motion of the sample ``(n, 3)`` in metres, of beam positions in angstrom."""
     along = np.zeros(len(positions)) if heights is None else np.asarray(heights)
+    from phaseloom.physics import tilted_planes as surface  # brings torch
+
     return 0.0 - 1e-10 * surface.restore_beam(positions, along, geometry.basis, geometry.normal)
 
 

@@ -12,7 +12,6 @@ from phaseloom.data.formats.files import CheckedGroup
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import ACROSS, LAB_BASIS, Geometry
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import HC_SI
 
 log = logging.getLogger(__name__)
@@ -219,6 +218,8 @@ def read_motion(
         raise BadInput(place, None, "is missing: store sample positions (n, 3) in metres")
     tree, name = found
     moved = -_read_translation(tree, name, count) * 1e10
+    from phaseloom.physics import tilted_planes as surface  # brings torch
+
     positions, heights = surface.project_beam(moved, geometry.basis, geometry.normal)
     return positions, heights if np.ptp(heights) > 1e-3 else None
 

@@ -127,9 +127,13 @@ def get_dataset(file: h5py.File, path: Path, name: str, /) -> Any:
 
 
 def find_stack(arrays: Mapping[str, Any], name: str, knob: str, /) -> str:
-    """The one array of three or four axes among several, for which ``knob`` need not be given."""
-    stacks = [k for k, v in arrays.items() if len(v.shape or ()) in (3, 4) and v.dtype.kind in "iufb"]
-    return require_one_stack(stacks, name, knob)
+    """The one array of three or four axes among several, for which ``knob`` need not be given.
+
+    Where there is none, one of more axes: of a series of scans a selection makes one.
+    """
+    numbers = {k: len(v.shape or ()) for k, v in arrays.items() if v.dtype.kind in "iufb"}
+    stacks = [k for k, axes in numbers.items() if axes in (3, 4)]
+    return require_one_stack(stacks or [k for k, axes in numbers.items() if axes > 4], name, knob)
 
 
 def require_one_stack(stacks: list[str], name: str, knob: str, /) -> str:

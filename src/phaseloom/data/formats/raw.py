@@ -1,5 +1,6 @@
 """Bare numbers on disk (EMPAD and home-made detectors), mapped into memory."""
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 
 from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About
+from phaseloom.data.formats.quantities.stored_type import suggest_dtype
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -21,6 +24,8 @@ ABOUT = About(
     states="nothing, not even shape and type",
     compared="numpy",
 )
+
+log = logging.getLogger(__name__)
 
 
 @accept_setup()
@@ -38,7 +43,8 @@ def read(
     """Counts of a known shape and type, after ``offset`` bytes and with ``gap`` bytes after each pattern.
 
     An EMPAD file of 130 rows, the last two of which hold no pixels, is ``shape=(slow, fast, 128, 128),
-    gap=1024``.
+    gap=1024``. A warning names another type of the same size, as in the other byte order, if only that one
+    makes plausible counts.
 
     Args:
         path: the file.
@@ -59,6 +65,10 @@ def read(
     """
     path = require_file(path)
     data = _map_file(path, shape, _parse_dtype(path, dtype), (offset, gap), order)
+    better = suggest_dtype(data)
+    if better is not None:
+        text = "%s: values are not plausible counts as %s, but are as %s: check dtype, write dtype: '%s'"
+        warn(log, text, path.name, data.dtype.str, better.str, better.str)
     return build_scan(path, data, setup)
 
 

@@ -98,7 +98,7 @@ def describe_axes(axes: Sequence[StoredAxis], energy: float | None) -> AxisValue
     if len(axes) < 3:
         return AxisValues()
     *scan, y, x = axes
-    slow, fast = (scan[-2].step, scan[-1].step) if len(scan) == 2 else (None, None)
+    slow, fast = (scan[-2].step, scan[-1].step) if len(scan) >= 2 else (None, None)
     step = (slow, fast) if slow and fast else None
     angles = [axis.angle for axis in (y, x)]
     if energy is not None:

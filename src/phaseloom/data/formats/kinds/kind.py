@@ -141,18 +141,21 @@ def find_kind(tree: Tree, kinds: tuple[Kind, ...]) -> Kind | None:
 def list_stacks(kind: Kind, tree: Tree, broken: list[str]) -> list[str]:
     """Paths of the arrays that can be the patterns of a kind, of the first of its places that has any.
 
-    Links to what is not there are added to ``broken``.
+    Links to what is not there are added to ``broken``. Arrays of more than four axes count where there are no
+    others: of a series of scans a selection makes one.
     """
-    axes = (2, 2) if kind.stack == "frames" else (3, 4)
-    for pattern in kind.data:
-        found = []
-        for path in tree.find(pattern, broken):
-            member = tree.member(path)
-            if is_array(member) and axes[0] <= len(member.shape) <= axes[1] and member.dtype.kind in "iufb":
-                found.append(path)
-        if found or broken:
-            return found
+    for axes in ((2,),) if kind.stack == "frames" else ((3, 4), (5, 6)):
+        for pattern in kind.data:
+            members = ((path, tree.member(path)) for path in tree.find(pattern, broken))
+            found = [path for path, one in members if _is_stack(one, axes)]
+            if found or broken:
+                return found
     return []
+
+
+def _is_stack(member: Any, axes: tuple[int, ...]) -> bool:
+    """Whether a member is an array of numbers with so many axes."""
+    return is_array(member) and len(member.shape) in axes and member.dtype.kind in "iufb"
 
 
 def build_header(kind: Kind, tree: Tree, layout: Layout) -> tuple[Header, tuple[int, ...] | None]:

@@ -28,6 +28,7 @@ PHOTONS = (
         near="meta/propagation~near | info/propagation~near",
         texts={"title": ("meta/label", "info/label"), "sample": ("meta/experimentID",)},
         states="everything",
+        compared="ptypy 0.9.0 (by hand): equal",
     ),
     Kind(
         name="ptylab",
@@ -42,6 +43,7 @@ PHOTONS = (
         },
         positions=("encoder [m]",),
         states="everything",
+        compared="PtyLab 0.3.7 (by hand): equal",
     ),
     Kind(
         name="nsls2_amplitudes",

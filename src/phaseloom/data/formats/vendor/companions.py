@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 
+from phaseloom.data.formats import tif
 from phaseloom.data.formats.files import HDF5_SUFFIXES, READ_ERRORS, list_datasets, open_hdf5
 from phaseloom.data.formats.vendor import empad, merlin, raw_csr
 from phaseloom.errors import BadInput
@@ -80,6 +81,8 @@ LISTERS: dict[str, Callable[[Path], list[Path]]] = {
     ".mib": merlin.list_files,
     ".raw": empad.list_files,
     ".toml": raw_csr.list_files,
+    ".tif": tif.list_files,
+    ".tiff": tif.list_files,
     **dict.fromkeys(HDF5_SUFFIXES, _list_linked),
 }
 """By ending of a file, what lists the files that its reader opens besides it."""

@@ -23,7 +23,7 @@ ABOUT = About(
     files=".ndata1, .ndata of Nion Swift",
     reading="batch by batch where the archive is not compressed, else at once",
     states="energy, step, angle, dwell time, date",
-    compared="none",
+    compared="nionswift 16.16 (by hand): equal",
 )
 
 log = logging.getLogger(__name__)

@@ -51,6 +51,15 @@ GAP = 4
 WORDS_AT_ONCE = 1 << 21
 MAX_TICKS_IN_ORDER = 1 << 33
 
+MIN_PART_OF_ROW = 0.99
+"""Time between two pulses over that of the places of a row, at least: clocks of scan and detector differ."""
+
+MAX_PART_OF_ROW = 3.0
+"""The same at most; the beam may take some time to fly back."""
+
+MAX_INTERVAL_OF_PULSES = 1.5
+"""Of the median interval; a lost pulse makes one of 2."""
+
 
 class _Events(NamedTuple):
     """Hits, or pulses (``x`` is then the edge), with times in ticks."""
@@ -130,6 +139,7 @@ def read(
     ticks = round(dwell / TICK, 6) if dwell is not None else float(np.median(np.diff(starts))) / row
     if not ticks > 0 or min(*grid, row) < 1:
         raise BadInput(f"{path.name}: dwell", dwell, "must be a positive time, and grid positive numbers")
+    _compare_with_pulses(path.name, starts, ticks, grid)
     if cluster is not None:
         hits = _join_clusters(hits, cluster / TICK)
     place = _find_places(hits.time, starts, ticks, grid, row)
@@ -143,6 +153,29 @@ def read(
         mask=_gap_mask(pixels), metadata=dict(header.metadata) | _describe(path, hits, starts, ticks)
     )
     return build_scan(path, source, setup, header=header)
+
+
+def _compare_with_pulses(name: str, starts: np.ndarray, ticks: float, grid: tuple[int, int]) -> None:
+    """Warn where the pulses of the rows contradict the raster and the dwell time."""
+    if not len(starts):
+        return
+    slow, fast = grid
+    if len(starts) != slow:
+        text = "%s: has %d pulses that begin rows, but grid has %d rows: check grid and sync"
+        warn(log, text, name, len(starts), slow)
+    intervals = np.diff(starts)
+    if not len(intervals):
+        return
+    row = float(np.median(intervals))
+    places = row / ticks
+    if not fast * MIN_PART_OF_ROW < places < fast * MAX_PART_OF_ROW:
+        text = (
+            "%s: pulses begin a row every %.4g s, the time of %.4g places, but grid has %d: check dwell, grid"
+        )
+        warn(log, text, name, row * TICK, places, fast)
+    late = int((intervals[: slow - 1] > MAX_INTERVAL_OF_PULSES * row).sum())
+    if late:
+        warn(log, "%s: %d pulses of rows come late, as if pulses before them were lost", name, late)
 
 
 def _chunks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
