@@ -53,6 +53,7 @@ HDF5_BLOCK = 1 << 20
 """Bytes by which a file in memory grows."""
 
 _numbers = itertools.count()
+_swept: set[str] = set()
 
 
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ def whole(path: str | os.PathLike[str], /) -> Iterator[Path]:
     path = Path(path)
     short = path.with_name(_temporary_name(path))
     try:
-        make_folder(path.parent)
+        _sweep_once(make_folder(path.parent))
         yield short
         with open(short, "rb") as file:
             os.fsync(file.fileno())
@@ -273,17 +274,11 @@ def _is_empty(folder: Path) -> bool:
     return all(one.name == LOCK_NAME or TEMPORARY.fullmatch(one.name) for one in folder.iterdir())
 
 
-def remove_stale_files(folder: str | os.PathLike[str], /, *, deep: bool = False) -> list[Path]:
-    """Remove temporary files of ours whose process has died on this machine; the files.
-
-    Args:
-        folder: where they are looked for.
-        deep: in the folders below it too.
-    """
+def remove_stale_files(folder: str | os.PathLike[str], /) -> list[Path]:
+    """Remove temporary files of ours whose process has died on this machine; the files."""
     removed = []
-    paths = Path(folder).rglob(".*.tmp*") if deep else Path(folder).glob(".*.tmp*")
     with contextlib.suppress(OSError):
-        for path in paths:
+        for path in Path(folder).glob(".*.tmp*"):
             match = TEMPORARY.fullmatch(path.name)
             if match is None or match["host"] != _host() or is_process_alive(int(match["pid"])):
                 continue
@@ -291,6 +286,14 @@ def remove_stale_files(folder: str | os.PathLike[str], /, *, deep: bool = False)
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def _sweep_once(folder: Path) -> None:
+    """Remove what dead processes left in a folder, when this process first writes there."""
+    name = os.path.abspath(folder)
+    if name not in _swept:
+        _swept.add(name)
+        remove_stale_files(name)
 
 
 def is_process_alive(pid: int, /) -> bool:

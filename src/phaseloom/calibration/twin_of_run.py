@@ -8,8 +8,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import map_coordinates
-from scipy.signal import fftconvolve
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.survey import DiskSurvey, survey_disk
@@ -59,6 +57,9 @@ def _get_phase(model: Ptychography) -> tuple[Float[np.ndarray, "y x"], np.ndarra
 
 def _blur_by_beam(model: Ptychography, phase: Float[np.ndarray, "y x"]) -> Float[np.ndarray, " pattern"]:
     """The mean of a phase under the beam at each position."""
+    from scipy.ndimage import map_coordinates
+    from scipy.signal import fftconvolve
+
     beam = model.probe.modes().detach().abs().square().sum(0).cpu().numpy()
     mean = fftconvolve(phase, beam[::-1, ::-1] / beam.sum(), mode="same")
     room = model.scan.canvas

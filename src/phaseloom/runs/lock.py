@@ -184,7 +184,7 @@ def _take(file: Path) -> None:
             _remove_empty(made)
             raise
         _held[file] = _Held(made=made)
-        remove_stale_files(file.parent, deep=file.name == LOCK_NAME)
+        remove_stale_files(file.parent)
     _held[file].count += 1
 
 
