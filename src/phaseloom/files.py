@@ -7,6 +7,7 @@ ends the process where a disk is full (h5py issue 914), or written through a fil
 
 import contextlib
 import errno
+import functools
 import io
 import itertools
 import os
@@ -303,9 +304,14 @@ def is_process_alive(pid: int, /) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+@functools.cache
 def _host() -> str:
-    """The name of this machine, as temporary names have it."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
+    """The name of this machine in temporary names, with the container whose processes are seen."""
+    try:
+        space = f"_{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        space = ""
+    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40] + space
 
 
 def _temporary_name(path: Path) -> str:
