@@ -107,14 +107,16 @@ class Heartbeat:
             thread.join()
 
     def take_back_trials(self, study: optuna.Study) -> None:
-        """Let the trials of dead processes wait again; those of silent ones fail, and are put back once."""
+        """Let the trials of dead processes wait again; those of silent ones fail, and are put back once.
+
+        The caller has the right to ask: a process signs a trial before it lets others ask, so that one
+        without a sign is of a process that died in between.
+        """
         clock = self.folder / "clock"
         clock.touch()
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             file = self.folder / str(trial.number)
-            if not file.exists():  # its process died before its first sign, which counts from now
-                file.touch()
-            if _is_dead(file):
+            if not file.exists() or _is_dead(file):
                 _take_back(study, trial)
                 continue
             if clock.stat().st_mtime - file.stat().st_mtime <= self.silence:
