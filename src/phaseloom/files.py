@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ __all__ = [
     "fresh",
     "is_process_alive",
     "make_folder",
+    "open_plain",
     "remove_stale_files",
     "whole",
     "whole_buffer",
@@ -49,6 +51,8 @@ MAX_STEM = 60
 
 LOCK_NAME = ".phaseloom.lock"
 """The lock of a folder, see `phaseloom.runs.lock`."""
+
+NOT_PLAIN = "is a link, a folder or a pipe, where a file of the program is wanted: remove it"
 
 HDF5_BLOCK = 1 << 20
 """Bytes by which a file in memory grows."""
@@ -229,13 +233,43 @@ def append_text(path: str | os.PathLike[str], text: str, /) -> None:
     """
     path = Path(path)
     try:
-        with open(path, "ab", buffering=0) as file:
+        with open_plain(path, "ab") as file:
             left = memoryview(text.encode())
             while left:
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
     except OSError as problem:
         raise WriteFailed(path, problem) from problem
+
+
+def open_plain(path: str | os.PathLike[str], mode: str, /) -> io.FileIO:
+    """A file of ours, open without a buffer; no link is followed, and nothing is waited for.
+
+    A folder may come from somebody else: a link in it would lead out of it, and a pipe would wait for ever.
+
+    Args:
+        path: of the file.
+        mode: of `open`, for bytes.
+
+    Raises:
+        BadInput: a link, or no plain file.
+        OSError: as `open` does.
+    """
+
+    def open_without_link(name: str, flags: int) -> int:
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        return os.open(name, flags, 0o666)
+
+    try:
+        file = open(path, mode, buffering=0, opener=open_without_link)  # noqa: SIM115 - the caller's
+    except OSError as problem:
+        if problem.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise BadInput(str(path), None, NOT_PLAIN) from problem
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise BadInput(str(path), None, NOT_PLAIN)
+    return file
 
 
 def make_folder(path: str | os.PathLike[str], /) -> Path:

@@ -1,5 +1,6 @@
 """Two processes on one folder: one does its work, the other is told who does, and nothing is mixed."""
 
+import os
 import re
 import signal
 import time
@@ -109,6 +110,38 @@ def test_the_lock_of_another_machine_stays_until_somebody_removes_it(server, inp
     assert outcome.code == 2
     assert "process 3 on elsewhere" in outcome.sentence
     assert outcome.sentence.endswith("remove " + str(tmp_path / ".o.yaml.phaseloom.lock"))
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "words", "another record"])
+def test_a_lock_that_is_none_is_refused_and_nothing_behind_it_is_touched(server, inputs, tmp_path, kind):
+    """A folder may come from somebody else: a lock in it that is a link would have its target overwritten."""
+    target = tmp_path / "target"
+    lock = tmp_path / "work" / ".o.yaml.phaseloom.lock"
+    lock.parent.mkdir()
+    make = {
+        "link": lambda: (target.write_text("precious"), lock.symlink_to(target)),
+        "dangling link": lambda: lock.symlink_to(target),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+        "words": lambda: lock.write_text("mine\n"),
+        "another record": lambda: lock.write_text('{"host": "elsewhere", "pid": 1}'),
+    }
+    make[kind]()
+    outcome = server.run(["convert", str(inputs.theirs), "--out", "o.yaml"], lock.parent, seconds=20)
+    assert outcome.code == 2, outcome.err
+    assert str(lock) in outcome.sentence
+    assert "remove it" in outcome.sentence
+    assert target.exists() == (kind == "link")
+    assert kind != "link" or target.read_text() == "precious"
+    assert not (lock.parent / "o.yaml").exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"host": "a', '{"host": "a", "pid": 3, "began'])
+def test_a_lock_that_a_crash_has_cut_is_taken_over(server, inputs, tmp_path, text):
+    (tmp_path / ".o.yaml.phaseloom.lock").write_text(text)
+    outcome = server.run(["convert", str(inputs.theirs), "--out", "o.yaml"], tmp_path)
+    assert outcome.code == 0, outcome.err
+    check_files(tmp_path)
 
 
 def test_simulations_share_a_folder_but_not_with_another_recipe(server, inputs, tmp_path):

@@ -149,3 +149,18 @@ def test_answers_are_found_by_identifier_among_epochs(folder):
     assert wait_for_answer(folder, "a") == read_answers(folder)["a"]
     assert wait_for_answer(folder, "b", seconds=0.01) is None
     assert isinstance(Command(id="a", command="pause"), Command)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_control_file_that_is_none_is_not_followed_and_ends_no_run(tmp_path, kind, caplog):
+    (tmp_path / "run.yaml").write_text("epochs: 20")
+    target = tmp_path / "target"
+    target.write_text("precious")
+    control = tmp_path / "control.jsonl"
+    control.symlink_to(target) if kind == "link" else os.mkfifo(control)
+    with pytest.raises(BadInput, match="is a link, a folder or a pipe"):
+        send_command(tmp_path, "pause")
+    assert target.read_text() == "precious"
+    reader = CommandReader(tmp_path)
+    assert [reader.read_new() for _ in range(3)] == [[], [], []]
+    assert caplog.text.count("is a link, a folder or a pipe") == 1

@@ -104,6 +104,8 @@ def identify(path: Path, /) -> KnownFile | None:
         >>> identify(Path("one.h5"))
         <KnownFile.DIRECT: 'direct'>
     """
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with h5py.File(path) as file:
             return identify_open_file(file)

@@ -118,7 +118,11 @@ def _draw_field(
 
 def _draw_spread(axes: Axes, total: np.ndarray) -> None:
     """How many patterns hold how many counts."""
-    axes.hist(total, bins=min(60, max(8, len(total) // 12)), color="tab:blue", alpha=0.8)
+    largest = float(np.abs(total).max())
+    is_one_number = np.ptp(total) < 1e-9 * largest  # no bins fit between the numbers of a machine
+    bins = 1 if is_one_number else min(60, max(8, len(total) // 12))
+    span = (0.9 * largest, 1.1 * largest) if is_one_number else None
+    axes.hist(total, bins=bins, range=span, color="tab:blue", alpha=0.8)
     axes.axvline(float(np.median(total)), color="tab:red", linewidth=1)
     title = f"Counts per pattern: median {np.median(total):.4g}"
     frame(axes, title=title, x="counts per pattern", y="patterns")

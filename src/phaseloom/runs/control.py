@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from phaseloom.documents import parse_json_lines
 from phaseloom.errors import BadInput, nearest
-from phaseloom.files import append_text
+from phaseloom.files import append_text, open_plain
 from phaseloom.findings import describe_error
 from phaseloom.fitting.distributed import team
 
@@ -253,24 +253,27 @@ class CommandReader:
         self.path = folder / "control.jsonl"
         self.offset = 0
         self._size = 0
+        self._is_refused = False
 
     def has_new(self) -> bool:
         """Whether the file has grown since it was last read."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
+            with open_plain(self.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             return False
-        try:
-            size = os.fstat(descriptor).st_size
-        finally:
-            os.close(descriptor)
+        except BadInput as problem:  # somebody's mischief or mistake: a run does not end for it
+            if not self._is_refused:
+                log.warning("%s", problem)
+            self._is_refused = True
+            return False
         return size > max(self.offset, self._size)
 
     def read_new(self) -> list[Command | BadCommand]:
         """Commands of whole lines that are new, of some at once; other lines are counted in the log."""
         if not self.has_new():
             return []
-        with open(self.path, "rb") as file:
+        with open_plain(self.path, "rb") as file:
             file.seek(self.offset)
             piece = file.read(MAX_BYTES_PER_READ)
         end = piece.rfind(b"\n") + 1

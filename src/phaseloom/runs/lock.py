@@ -21,7 +21,7 @@ from typing import Any, Self
 import psutil
 
 from phaseloom.errors import BadInput, WriteFailed
-from phaseloom.files import LOCK_NAME, make_folder, remove_stale_files
+from phaseloom.files import LOCK_NAME, make_folder, open_plain, remove_stale_files
 
 __all__ = ["Holder", "OutputLock", "make_run_folder", "release_all", "release_on_failure", "take_turns"]
 
@@ -33,6 +33,9 @@ TURN_NAME = ".phaseloom.turn"
 
 MAX_NAME = 100
 """Characters of a file's name that its lock repeats: file systems take 255 bytes."""
+
+LOCK_START = b'{"host": '
+"""How every lock begins."""
 
 MAX_LOCK_BYTES = 4096
 """Bytes of a lock that are read."""
@@ -197,7 +200,7 @@ def _let_go(file: Path, pid: int) -> None:
     if held.count:
         return
     del _held[file]
-    with contextlib.suppress(OSError), _alone(file, make=False) as stream:
+    with contextlib.suppress(OSError, BadInput), _alone(file, make=False) as stream:
         if (holder := _read_holder(stream)) is None or holder.is_this_process:
             file.unlink(missing_ok=True)
     _remove_empty(held.made)
@@ -214,7 +217,7 @@ def _write_holder(file: Path) -> None:
     text = Holder.here().to_text().encode()
     try:
         with _alone(file) as stream:
-            holder = _read_holder(stream)
+            holder = _require_holder(stream, file)
             if holder is not None and not holder.is_dead and not holder.is_this_process:
                 raise BadInput(_describe(file), None, _describe_holder(holder, file))
             try:
@@ -223,10 +226,10 @@ def _write_holder(file: Path) -> None:
             except OSError:
                 file.unlink(missing_ok=True)
                 raise
-    except WriteFailed:
+    except BadInput:
         raise
     except OSError as problem:
-        raise WriteFailed(file, problem) from problem
+        raise WriteFailed(_describe(file), problem) from problem
 
 
 def _describe(file: Path) -> str:
@@ -246,9 +249,11 @@ def _alone(file: Path, *, make: bool = True) -> Iterator[Any]:
     """A lock file, open while no other process looks at it: looking and writing are one step."""
     while True:
         try:
-            stream = open(file, "a+b" if make else "r+b", buffering=0)  # noqa: SIM115 - closed below
+            stream = open_plain(file, "a+b" if make else "r+b")
+        except BadInput:
+            raise
         except OSError as problem:
-            raise WriteFailed(file, problem) from problem
+            raise WriteFailed(_describe(file), problem) from problem
         try:
             _wait_for_turn(stream)
             if _is_same_file(stream, file):  # not removed in the meantime
@@ -273,6 +278,21 @@ def _is_same_file(stream: Any, file: Path) -> bool:
         return os.path.samestat(os.fstat(stream.fileno()), os.stat(file))
     except FileNotFoundError:
         return False
+
+
+def _require_holder(stream: Any, file: Path) -> Holder | None:
+    """Who is written in a lock; ``None`` where nobody is, or what a crash has cut.
+
+    Raises:
+        BadInput: something else is written there, which a lock of this program never held.
+    """
+    holder = _read_holder(stream)
+    stream.seek(0)
+    text = stream.read(MAX_LOCK_BYTES)
+    is_cut = text.startswith(LOCK_START[: len(text)]) and not text.endswith(b"}")
+    if holder is None and text and not is_cut:
+        raise BadInput(str(file), None, "names no process: remove it if nobody writes there")
+    return holder
 
 
 def _read_holder(stream: Any) -> Holder | None:

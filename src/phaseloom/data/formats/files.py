@@ -8,7 +8,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ __all__ = [
     "require_linked",
     "require_one_stack",
     "require_own_storage",
+    "require_plain_targets",
 ]
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -64,6 +65,12 @@ READ_ERRORS = (
     zipfile.BadZipFile,
 )
 """What libraries raise when they read a damaged file; a `MemoryError` is not among them."""
+
+MAX_VIRTUAL_DEPTH = 8
+"""Virtual data sets of virtual data sets: a summary of a scan, of the parts of its detector."""
+
+MAX_VIRTUAL_SOURCES = 64
+"""Sources of a virtual data set that are looked into."""
 
 MAX_NUMBERS = 50_000_000
 """Numbers of an array beside the patterns: more are not read, whatever a file declares."""
@@ -159,6 +166,7 @@ def require_linked(group: h5py.Group, path: str, file: str, /) -> None:
     Raises:
         BadInput: the link, and what it points to.
     """
+    require_plain_targets(group, path, file)
     parts = path.strip("/").split("/")
     for end in range(1, len(parts) + 1):
         above = "/".join(parts[:end])
@@ -171,6 +179,27 @@ def require_linked(group: h5py.Group, path: str, file: str, /) -> None:
             return
         if not there and isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):
             fix = f"is a link to {describe_link(group, above)}, which is missing here: copy that file too"
+            raise BadInput(f"{file}: {above}", None, fix)
+
+
+def require_plain_targets(group: h5py.Group, path: str, file: str, /) -> None:
+    """Refuse a link, on the way to a member, to a pipe or a device, whose end HDF5 would wait for.
+
+    Raises:
+        BadInput: the link, and what it points to.
+    """
+    parts = path.strip("/").split("/")
+    for end in range(1, len(parts) + 1):
+        above = "/".join(parts[:end])
+        try:
+            link = group.get(above, getlink=True)
+        except READ_ERRORS:
+            return
+        if not isinstance(link, h5py.ExternalLink):
+            continue
+        target = Path(group.file.filename).parent / link.filename
+        if target.exists() and not target.is_file():
+            fix = f"is a link to {link.filename}, which is no file: give the file itself"
             raise BadInput(f"{file}: {above}", None, fix)
 
 
@@ -196,6 +225,30 @@ def _require_sources(data: h5py.Dataset, place: str) -> None:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         fix = f"has patterns in {lost[0]}{more}, not there: put the files into the same folder"
         raise BadInput(place, None, fix)
+    if _is_made_of_itself(data, frozenset()):
+        raise BadInput(place, None, "is a virtual data set made of itself: write the file again")
+
+
+def _is_made_of_itself(data: h5py.Dataset, above: frozenset[tuple[str, str]]) -> bool:
+    """Whether a virtual data set leads back to itself through its sources, which HDF5 follows without end."""
+    here = (os.path.realpath(data.file.filename), str(data.name))
+    if here in above or len(above) > MAX_VIRTUAL_DEPTH:
+        return True
+    sources = sorted({(one.file_name, one.dset_name) for one in data.virtual_sources()})
+    return any(
+        _leads_back(data.file, file, name, above | {here}) for file, name in sources[:MAX_VIRTUAL_SOURCES]
+    )
+
+
+def _leads_back(above_file: h5py.File, file: str, name: str, above: frozenset[tuple[str, str]]) -> bool:
+    """The same of one source, if it is a virtual data set too."""
+    path = Path(above_file.filename).parent / file
+    is_here = file == "." or os.path.realpath(path) == os.path.realpath(above_file.filename)
+    if not is_here and not path.is_file():
+        return False
+    with nullcontext(above_file) if is_here else h5py.File(path) as opened:
+        data = opened.get(name)
+        return isinstance(data, h5py.Dataset) and data.is_virtual and _is_made_of_itself(data, above)
 
 
 def require_filters(data: h5py.Dataset, file: str, /) -> None:

@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from phaseloom.data.formats.files import MAX_NUMBERS, decode_text, require_linked, require_own_storage
+from phaseloom.data.formats.files import (
+    MAX_NUMBERS,
+    decode_text,
+    require_linked,
+    require_own_storage,
+    require_plain_targets,
+)
 from phaseloom.data.formats.quantities.unit_names import QUANTITIES, scale_of
 from phaseloom.data.remarks import warn
 from phaseloom.errors import BadInput
@@ -99,6 +105,8 @@ class Tree:
         """
         if not path:
             return self.root
+        if isinstance(self.root, h5py.Group):
+            require_plain_targets(self.root, path, self.name)
         try:
             found = self.root.get(path)
         except NOT_DATA:
