@@ -1,5 +1,6 @@
 """Patterns that may be larger than memory: read when asked for, in the file's own dtype."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "list_own_patterns",
     "load_counts",
     "map_counts",
+    "require_plausible_counts",
     "split_indices",
 ]
 
@@ -35,6 +37,13 @@ MAX_BYTES_IN_MEMORY = 1_000_000_000
 
 BYTES_PER_PIECE = 32_000_000
 """Bytes that are read or transformed at once."""
+
+MAX_COUNT = 1e15
+MIN_COUNT = 1e-12
+"""Values of the brightest pixel that single precision, and squares of it, can work with."""
+
+MIN_SATURATED = 255
+"""Smallest value that all pixels together may have only if a detector was saturated."""
 
 
 @runtime_checkable
@@ -451,3 +460,27 @@ def _find_runs(flat: np.ndarray, row: int, most: int) -> list[tuple[int, int]]:
     if not len(flat):
         return []
     return [(at, min(at + most, stop)) for start, stop in pairwise(edges) for at in range(start, stop, most)]
+
+
+def require_plausible_counts(lowest: float, highest: float, name: str, /) -> None:
+    """Refuse patterns that are no numbers, far outside of single precision, or all saturated.
+
+    Single values that are not finite are named, with their places, by the noise model.
+
+    Args:
+        lowest: of all trusted pixels.
+        highest: of them.
+        name: of the file, for the sentence.
+
+    Raises:
+        BadInput: they are.
+    """
+    if math.isnan(highest):
+        fix = "holds no number where pixels are trusted: check the data set and the mask"
+        raise BadInput(name, None, fix)
+    if math.inf > highest > MAX_COUNT or 0 < highest < MIN_COUNT:
+        fix = "cannot be computed with in single precision: give counts (prepare: normalise by: divide)"
+        raise BadInput(name, f"counts of at most {highest:.3g}", fix)
+    if lowest == highest >= MIN_SATURATED and math.log2(highest + 1).is_integer():
+        fix = "the detector was saturated, or this is not the set of patterns"
+        raise BadInput(name, None, f"holds {highest:.0f} in every pixel of every pattern: {fix}")

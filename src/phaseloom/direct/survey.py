@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from phaseloom.data.bad_pixels import BadPixels, find_bad_pixels
 from phaseloom.data.calibrate import Disk, fit_disk
+from phaseloom.data.counts import require_plausible_counts
 from phaseloom.data.descan import fit_descan, measure_deflections
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import (
@@ -87,6 +88,7 @@ def survey_disk(scan: Scan4D, /) -> DiskSurvey:
     if scan.geometry.near:
         raise BadInput("direct", None, "needs far-field patterns with a bright disk, not a near field")
     mean = scan.mean_pattern(most=len(scan))
+    require_plausible_counts(0.0, float(mean[scan.mask].max(initial=0.0)), "direct")
     bad = find_bad_pixels(scan, mean=mean)
     mask = scan.mask & bad.mask
     try:

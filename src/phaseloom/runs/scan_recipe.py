@@ -1,7 +1,6 @@
 """What recipes that work on a scan have in common: where it is, how it is read, what is done to it first."""
 
 import logging
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from phaseloom.data import formats
-from phaseloom.data.counts import PartialCounts
+from phaseloom.data.counts import PartialCounts, require_plausible_counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
@@ -192,7 +191,7 @@ def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
     surveys = [_survey_counts(scan.counts[index][:, scan.mask]) for index in parts]
     lit, lowest, highest = (np.concatenate(part) for part in zip(*surveys, strict=True))
-    _require_plausible_counts(float(lowest.min()), float(highest.max()), name)
+    require_plausible_counts(float(lowest.min()), float(highest.max()), name)
     if not lit.any():
         raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
     if lit.all():
@@ -201,32 +200,8 @@ def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:
     return scan.select(lit)
 
 
-MAX_COUNT = 1e15
-MIN_COUNT = 1e-12
-"""Values of the brightest pixel that single precision, and squares of it, can work with."""
-
-MIN_SATURATED = 255
-"""Smallest value that all pixels together may have only if a detector was saturated."""
-
-
 def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of patterns ``(n, pixel)``: which have counts, their lowest and their highest value."""
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a pattern without any number
         return np.asarray(pixels.any(1)), np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)
-
-
-def _require_plausible_counts(lowest: float, highest: float, name: str) -> None:
-    """Refuse patterns that are no numbers, far outside of single precision, or all saturated.
-
-    Single values that are not finite are named, with their places, by the noise model.
-    """
-    if math.isnan(highest):
-        fix = "holds no number where pixels are trusted: check the data set and the mask"
-        raise BadInput(name, None, fix)
-    if math.inf > highest > MAX_COUNT or 0 < highest < MIN_COUNT:
-        fix = "cannot be computed with in single precision: give counts (prepare: normalise by: divide)"
-        raise BadInput(name, f"counts of at most {highest:.3g}", fix)
-    if lowest == highest >= MIN_SATURATED and math.log2(highest + 1).is_integer():
-        fix = "the detector was saturated, or this is not the set of patterns"
-        raise BadInput(name, None, f"holds {highest:.0f} in every pixel of every pattern: {fix}")
