@@ -14,7 +14,7 @@ needs_compiler = pytest.mark.skipif(build_faults() is None, reason="needs Linux 
 def test_a_command_ends_with_its_code_and_sentence(server, tmp_path):
     outcome = server.run(["look", "missing.h5"], tmp_path)
     assert (outcome.code, outcome.has_traceback, outcome.timed_out) == (2, False, False)
-    assert outcome.sentence.startswith("phaseloom: file: missing.h5 does not exist")
+    assert outcome.sentence.startswith("phaseloom: missing.h5: does not exist")
 
 
 def test_a_traceback_a_signal_a_hang_and_a_lack_of_memory_are_told_apart(server, tmp_path):

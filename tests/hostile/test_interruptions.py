@@ -49,6 +49,27 @@ def test_a_signal_within_a_destructor_is_not_lost(server, inputs, tmp_path, numb
     assert not outcome.has_traceback
 
 
+EARLY = """
+import os
+from phaseloom.data import formats
+read = formats.read
+def read_and_signal(*given, **how):
+    os.kill(os.getpid(), {number})
+    return read(*given, **how)
+formats.read = read_and_signal
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_signal_before_the_first_epoch_is_told_too(server, inputs, tmp_path, number, code):
+    words = f"reconstruct {inputs.run} --out o -q".split()
+    outcome = server.run(words, tmp_path, before=EARLY.format(number=int(number)))
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (code, "phaseloom: interrupted")
+    assert check_files(tmp_path) == 0
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]

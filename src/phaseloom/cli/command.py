@@ -31,6 +31,9 @@ output_locks: list[Any] = []
 """The locks of what a command writes, which it holds to its end."""
 
 
+CODE_OF_CTRL_C = 130
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"phaseloom {__version__}")
@@ -57,7 +60,10 @@ def main() -> None:
 
     try:
         with interrupt_on_signals(), _sentences(), _one_voice():
-            sys.exit(app(standalone_mode=False) or 0)
+            code = app(standalone_mode=False) or 0
+            if code == CODE_OF_CTRL_C:  # what newer Typer makes of an interruption, whatever the signal
+                raise KeyboardInterrupt
+            sys.exit(code)
     finally:
         output_locks.clear()
         release_all()

@@ -22,7 +22,7 @@ from phaseloom.cli.files import (
     translated_tree,
 )
 from phaseloom.cli.runner import echo_lines, offer_resume, run_epochs
-from phaseloom.errors import BadInput
+from phaseloom.errors import BadInput, WriteFailed
 
 __all__ = ["run"]
 
@@ -275,9 +275,14 @@ def _save_first_image(job: Any) -> None:
     if job.directory is None or job.progress.epoch or not team().is_main:
         return
     image = job.first_image
-    if image is not None:
+    if image is None:
+        return
+    try:
         plot.save(plot_direct_image(image), job.directory / "direct.png")
-        typer.echo(f"direct image, before any epoch: {job.directory / 'direct.png'}")
+    except WriteFailed as problem:  # a run does not end for a picture
+        echo_lines([str(problem)], start="WARN ")
+        return
+    typer.echo(f"direct image, before any epoch: {job.directory / 'direct.png'}")
 
 
 def _run_with_advice(job: Any, *, quiet: bool) -> set[str]:

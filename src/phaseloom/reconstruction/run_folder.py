@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.errors import BadInput
+from phaseloom.errors import BadInput, WriteFailed
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress
 from phaseloom.ptycho.illumination import Probe
@@ -26,6 +27,8 @@ __all__ = [
     "save_result",
     "save_snapshot",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job.begin") -> OutputLock | None:
@@ -109,16 +112,21 @@ def save_epoch(
 def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:
     """Write ``result.h5``, and on request its figures: the one place that does.
 
-    Figures are ``report.png``, ``phase.png`` and, where sigma is known, ``sigma.png``.
+    Figures are ``report.png``, ``phase.png`` and, where sigma is known, ``sigma.png``. One that cannot be
+    written is left out with a warning: a run does not end for a picture.
     """
     result.save(folder / "result.h5")
-    if figures:
-        from phaseloom import plot
+    if not figures:
+        return
+    from phaseloom import plot
 
-        plot.save(plot.report(result), folder / "report.png")
-        plot.save(plot.object_phase(result), folder / "phase.png")
-        if result.sigma is not None:
-            plot.save(plot.object_sigma(result), folder / "sigma.png")
+    drawn = {"report.png": plot.report, "phase.png": plot.object_phase}
+    drawn |= {} if result.sigma is None else {"sigma.png": plot.object_sigma}
+    for name, draw in drawn.items():
+        try:
+            plot.save(draw(result), folder / name)
+        except WriteFailed as problem:
+            log.warning("%s", problem)
 
 
 def hash_setup(scan: Scan4D, /) -> str:
