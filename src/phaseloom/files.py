@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_text",
+    "find_process_space",
     "fresh",
     "is_process_alive",
     "make_folder",
@@ -339,13 +340,21 @@ def is_process_alive(pid: int, /) -> bool:
 
 
 @functools.cache
-def _host() -> str:
-    """The name of this machine in temporary names, with the container whose processes are seen."""
+def find_process_space() -> str:
+    """Which processes are seen from here: those of a container are others than those of its machine.
+
+    Returns:
+        a number as text; empty on systems that do not tell.
+    """
     try:
-        space = f"_{os.stat('/proc/self/ns/pid').st_ino}"
+        return str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:  # not Linux
-        space = ""
-    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40] + space
+        return ""
+
+
+def _host() -> str:
+    """The name of this machine, and of the container, as temporary names have it."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40] + "_" + find_process_space()
 
 
 def _temporary_name(path: Path) -> str:

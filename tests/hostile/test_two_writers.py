@@ -4,11 +4,13 @@ import os
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from phaseloom.files import LOCK_NAME
+from phaseloom.runs.lock import Holder
 from tests.hostile.fork_server import Case
 from tests.hostile.verbs import VERBS, check_files, read_arrays
 
@@ -109,6 +111,15 @@ def test_the_lock_of_another_machine_stays_until_somebody_removes_it(server, inp
     outcome = server.run(["convert", str(inputs.theirs), "--out", "o.yaml"], tmp_path)
     assert outcome.code == 2
     assert "process 3 on elsewhere" in outcome.sentence
+    assert outcome.sentence.endswith("remove " + str(tmp_path / ".o.yaml.phaseloom.lock"))
+
+
+def test_the_lock_of_another_container_of_this_machine_stays_too(server, inputs, tmp_path):
+    """Its processes are not seen from here, and are not dead for that."""
+    other = replace(Holder.here(), pid=2**30, space="1")
+    (tmp_path / ".o.yaml.phaseloom.lock").write_text(other.to_text())
+    outcome = server.run(["convert", str(inputs.theirs), "--out", "o.yaml"], tmp_path)
+    assert outcome.code == 2
     assert outcome.sentence.endswith("remove " + str(tmp_path / ".o.yaml.phaseloom.lock"))
 
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 import psutil
 
 from phaseloom.errors import BadInput, WriteFailed
-from phaseloom.files import LOCK_NAME, make_folder, open_plain, remove_stale_files
+from phaseloom.files import LOCK_NAME, find_process_space, make_folder, open_plain, remove_stale_files
 
 __all__ = ["Holder", "OutputLock", "make_run_folder", "release_all", "release_on_failure", "take_turns"]
 
@@ -51,6 +51,7 @@ class Holder:
         began: when the process began, in seconds of the epoch: a number is given anew after a while.
         since: when the lock was taken.
         command: what the process was started with.
+        space: see `phaseloom.files.find_process_space`; empty: not known.
     """
 
     host: str
@@ -58,13 +59,15 @@ class Holder:
     began: float
     since: str = ""
     command: str = ""
+    space: str = ""
 
     @classmethod
     def here(cls) -> "Holder":
         """The process that asks."""
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time(), now, command)
+        began = psutil.Process().create_time()
+        return cls(socket.gethostname(), os.getpid(), began, now, command, find_process_space())
 
     @classmethod
     def read(cls, file: Path, /) -> "Holder | None":
@@ -92,12 +95,18 @@ class Holder:
     @property
     def is_this_process(self) -> bool:
         """Whether it is the process that asks."""
-        return self.host == socket.gethostname() and self.pid == os.getpid() and self._has_begun_then()
+        return self.is_seen_here and self.pid == os.getpid() and self._has_begun_then()
 
     @property
     def is_dead(self) -> bool:
-        """Whether its process has ended for sure, which only its own machine can tell."""
-        return self.host == socket.gethostname() and not self._has_begun_then()
+        """Whether its process has ended for sure, which only its own machine, or container, can tell."""
+        return self.is_seen_here and not self._has_begun_then()
+
+    @property
+    def is_seen_here(self) -> bool:
+        """Whether processes have the same numbers where it runs."""
+        is_same_space = self.space in ("", find_process_space())
+        return self.host == socket.gethostname() and is_same_space
 
     def _has_begun_then(self) -> bool:
         try:
@@ -239,7 +248,7 @@ def _describe(file: Path) -> str:
 
 def _describe_holder(holder: Holder, file: Path) -> str:
     fix = "name another one, or wait for its end"
-    if holder.host != socket.gethostname():
+    if not holder.is_seen_here:
         fix += f"; if it has ended, remove {file}"
     return f"is being written by {holder}: {fix}"
 
