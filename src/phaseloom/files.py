@@ -16,7 +16,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from phaseloom.errors import BadInput, WriteFailed
 
@@ -243,7 +243,7 @@ def append_text(path: str | os.PathLike[str], text: str, /) -> None:
         raise WriteFailed(path, problem) from problem
 
 
-def open_plain(path: str | os.PathLike[str], mode: str, /) -> io.FileIO:
+def open_plain(path: str | os.PathLike[str], mode: str, /) -> IO[Any]:
     """A file of ours, open without a buffer; no link is followed, and nothing is waited for.
 
     A folder may come from somebody else: a link in it would lead out of it, and a pipe would wait for ever.
