@@ -259,8 +259,6 @@ def _alone(file: Path, *, make: bool = True) -> Iterator[Any]:
     while True:
         try:
             stream = open_plain(file, "a+b" if make else "r+b")
-        except BadInput:
-            raise
         except OSError as problem:
             raise WriteFailed(_describe(file), problem) from problem
         try:
@@ -295,9 +293,9 @@ def _require_holder(stream: Any, file: Path) -> Holder | None:
     Raises:
         BadInput: something else is written there, which a lock of this program never held.
     """
-    holder = _read_holder(stream)
     stream.seek(0)
     text = stream.read(MAX_LOCK_BYTES)
+    holder = Holder.parse(text)
     is_cut = text.startswith(LOCK_START[: len(text)]) and not text.endswith(b"}")
     if holder is None and text and not is_cut:
         raise BadInput(str(file), None, "names no process: remove it if nobody writes there")

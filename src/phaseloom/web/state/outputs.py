@@ -1,7 +1,6 @@
 """What other commands left, as the page shows it: images of our files, restored images, latents."""
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
 from itertools import chain
@@ -59,7 +58,7 @@ def _holds_latents(path: Path) -> bool:
 
 
 def list_signals(path: Path, /) -> Signals:
-    """The images of a file whose kind is ``images``, waves as their phase.
+    """The images of a file whose kind is ``images``.
 
     Raises:
         BadInput: see `phaseloom.export.files.load`.
@@ -123,8 +122,8 @@ class RestoredImages:
         found: dict[str, np.ndarray] = {}
         if (before := self._find_input(name)) is not None:
             found["before"] = read_image(before)
-        for label, key in (("restored", "restored"), ("finer", "finer")):
-            if isinstance(place := one.get(key), str):
+        for label in ("restored", "finer"):
+            if isinstance(place := one.get(label), str):
                 inside = show_inside(self._root, self._folder / place)
                 found[label] = read_image(resolve_inside(self._root, inside))
         return found
@@ -139,14 +138,6 @@ class RestoredImages:
         return None
 
 
-@dataclass(frozen=True, eq=False)
-class _Means:
-    """Mean patterns ``(k, y, x)`` for labels, and the detector's step."""
-
-    labels: np.ndarray
-    patterns: np.ndarray
-
-
 class LatentView:
     """The latents of a scan: clusters of them, and the mean pattern of each.
 
@@ -159,7 +150,7 @@ class LatentView:
         self.path = path
         self.embedding = ScanEmbedding.load(path)
         self._root = root
-        self._means: _Means | None = None
+        self._means: tuple[np.ndarray, np.ndarray] | None = None  # labels, and the patterns of each
 
     def find_clusters(self, count: int, /) -> np.ndarray:
         """Labels ``(n,)`` by k-means of latents over their standard deviations; 0 is the largest cluster."""
@@ -189,9 +180,9 @@ class LatentView:
 
     def average_patterns(self, labels: np.ndarray, /) -> np.ndarray:
         """Mean pattern ``(y, x)`` of each cluster; errors as of `scan_view`."""
-        if self._means is None or not np.array_equal(self._means.labels, labels):
-            self._means = _Means(labels, compute_mean_patterns(self.scan_view.scan, labels).patterns)
-        return self._means.patterns
+        if self._means is None or not np.array_equal(self._means[0], labels):
+            self._means = labels, compute_mean_patterns(self.scan_view.scan, labels).patterns
+        return self._means[1]
 
     def _find_scan(self, name: str) -> Path | None:
         """A file of this name beside the embedding, or not deep in the folder of the page."""
