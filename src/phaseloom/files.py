@@ -336,7 +336,10 @@ def is_process_alive(pid: int, /) -> bool:
     """Whether a process of this machine is there."""
     import psutil
 
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # also where it ends while it is asked for
+        return False
 
 
 @functools.cache
