@@ -1,5 +1,6 @@
 """Which twin a direct image shows: dark field, skewness, and what neither decides."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -98,6 +99,10 @@ def test_an_asymmetric_probe_moves_the_image_as_it_does_the_dark_field():
     assert ours > other + 3
 
 
+def drop_numbers(text: str) -> str:
+    return re.sub(r"[\d.]+", "", text)
+
+
 def test_a_film_with_holes_is_told_by_its_dark_field():
     scan = simulate_scan(film_with_holes(), 100.0)
     found = reconstruct_scan(scan, semiangle=SEMIANGLE, aberrations={"defocus": 100.0}, fit=False)
@@ -108,7 +113,10 @@ def test_a_film_with_holes_is_told_by_its_dark_field():
     assert "dark field" in evidence.describe()
     upside_down = judge_twin(scan, found.survey, found.optics.get_twin(), -phase)
     assert upside_down.sign == -1
-    assert upside_down.describe() == evidence.describe()  # of the twin that is chosen
+    # of the twin that is chosen, up to rounding
+    assert drop_numbers(upside_down.describe()) == drop_numbers(evidence.describe())
+    assert -upside_down.dark_field == pytest.approx(evidence.dark_field, rel=0.01)
+    assert -upside_down.skewness == pytest.approx(evidence.skewness, rel=0.01)
 
 
 @pytest.mark.parametrize(

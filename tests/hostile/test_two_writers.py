@@ -26,8 +26,8 @@ lock._take = take_and_wait
 """
 """The lock is held a while before the work begins, so that the other process surely meets it."""
 
-LOCKED = [verb for verb in VERBS if verb.name not in ("simulate", "side-car")]
-"""Those but `simulate`, whose folder several machines share, and `look`, which only draws."""
+LOCKED = [verb for verb in VERBS if verb.argv.split()[0] not in ("simulate", "look")]
+"""Those but `simulate`, whose folder several machines share, and `look`, which draws single files."""
 
 FEW = [verb for verb in LOCKED if verb.name in ("reconstruct", "convert", "export figures", "search")]
 

@@ -35,6 +35,9 @@ BORDER_SHARE = 0.1
 PIXELS_AT_ONCE = 64
 """Pixels whose images are transformed together: all at once would take more memory than the result."""
 
+FREQUENCIES_AT_ONCE = 256
+"""Frequencies whose power is summed together, for the same reason."""
+
 
 @dataclass(frozen=True, eq=False)
 class BrightField:
@@ -221,7 +224,8 @@ class Spectrum:
 
     def power(self) -> Float[Tensor, " frequency"]:
         """What changes at each frequency, in units of the noise of one number."""
-        return (self.values.abs().square() * self.counts).sum(-1)
+        parts = torch.view_as_real(self.values).split(FREQUENCIES_AT_ONCE)
+        return torch.cat([part.square().sum(-1) @ self.counts for part in parts])
 
 
 def measure_bright_field(
@@ -411,7 +415,8 @@ def _normalise(
     np.divide(sums, changes, out=changes, where=trusted)
     changes -= 1
     changes[~trusted] = 0.0
-    changes = changes[:, lit]
+    if not lit.all():
+        changes = changes[:, lit]
     if np.abs(changes).max(initial=0.0) < 1e-6:  # rounding
         fix = "finds nothing that changes in the bright-field disk: are all patterns copies of one?"
         raise BadInput("direct", None, fix)

@@ -224,8 +224,7 @@ def reconstruct_scan(
         BadInput: no disk, positions on one line, nothing that changes, or an option that the method cannot
             have.
     """
-    method = DirectMethod(method)
-    check_options(method, upsample, ridge, high_pass)
+    check_options(method := DirectMethod(method), upsample, ridge, high_pass)
     _require_area(scan)
     survey = _survey(scan)
     known = to_cartesian(coefficients(aberrations or {}))
@@ -243,9 +242,11 @@ def reconstruct_scan(
     optics = optics if fitted is None else fitted.optics
     if method == DirectMethod.CENTRE_OF_MASS:
         bright = replace(bright, deflection=survey.measure_centres_of_mass(scan))
-    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample)
+    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample, dtype=torch.complex64)
     grid = _find_grid(spectrum, upsample)
     notes += _describe_data(bright, spectrum, optics)
+    deflection = bright.deflection
+    del bright  # of a large scan it takes as much as what the image is made from
     make = partial(
         reconstruct_image,
         method=method,
@@ -262,10 +263,9 @@ def reconstruct_scan(
         notes.append(folded)
     if fitted is not None:
         judge = partial(judge_twin, scan, survey, optics, image.phase.double().numpy())
-        electrons = scan.geometry.beam == "electron"
-        stated = known.get("C10")
+        has_dark_field = scan.geometry.beam == "electron" and folded is None
         optics, image, note = choose_twin(
-            optics, image, stated=stated, judge=judge if electrons and folded is None else None
+            optics, image, stated=known.get("C10"), judge=judge if has_dark_field else None
         )
         notes.append(note)
     if not flip:  # without, both twins have the same image
@@ -278,7 +278,7 @@ def reconstruct_scan(
         fit=fitted,
         survey=survey,
         correlation=_correlate_halves(grid, optics, image),
-        deflection=None if bright.deflection is None else _turn_deflections(optics, bright.deflection),
+        deflection=None if deflection is None else _turn_deflections(optics, deflection),
         notes=tuple(notes),
     )
 

@@ -12,6 +12,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.steering.settings import change_settings, complete_settings, find_settings_at
 from phaseloom.runs.control import require_run_folder
 from phaseloom.runs.folder import EVENTS_NAME, list_kept_epochs, path_of_kept, save_events, save_recipe
+from phaseloom.runs.lock import OutputLock
 from phaseloom.runs.steered import SteeredCommand, list_effective
 
 __all__ = ["branch_run"]
@@ -37,21 +38,23 @@ def branch_run(
         epoch: of a snapshot that was kept; default: the last one.
 
     Raises:
-        BadInput: no snapshot, settings that cannot be changed, no epochs left, or a folder that is not empty.
+        BadInput: no snapshot, settings that cannot be changed, no epochs left, a folder that is not empty, or
+            that another process writes.
     """
     folder = require_run_folder(folder)
-    new = fresh(new, "branch")
-    snapshot = _find_snapshot(folder, epoch)
-    recorded = Reconstruct.from_path(folder / "run.yaml")
-    with whole(new / "snapshot.h5") as short:
-        shutil.copyfile(snapshot, short)  # first: a run under way may replace it
-        history = checkpoint.read_history(short, events=folder / EVENTS_NAME)
-        done = checkpoint.read_epoch(short)
-        branch = _branch_recipe(recorded, dict(settings or {}), done, with_own=epoch is None)
-    origin = {"run": str(folder.resolve()), "epoch": done}
-    branch = branch.model_copy(update={"found": {**branch.found, "branch": origin}})
-    save_events(history, new)
-    save_recipe(branch, new)  # last: a folder without it holds no run
+    with OutputLock(new):
+        new = fresh(new, "branch")
+        snapshot = _find_snapshot(folder, epoch)
+        recorded = Reconstruct.from_path(folder / "run.yaml")
+        with whole(new / "snapshot.h5") as short:
+            shutil.copyfile(snapshot, short)  # first: a run under way may replace it
+            history = checkpoint.read_history(short, events=folder / EVENTS_NAME)
+            done = checkpoint.read_epoch(short)
+            branch = _branch_recipe(recorded, dict(settings or {}), done, with_own=epoch is None)
+        origin = {"run": str(folder.resolve()), "epoch": done}
+        branch = branch.model_copy(update={"found": {**branch.found, "branch": origin}})
+        save_events(history, new)
+        save_recipe(branch, new)  # last: a folder without it holds no run
     return new
 
 
