@@ -84,6 +84,52 @@ def test_signals_of_queueing_systems_end_a_run_as_ctrl_c_does(server, inputs, tm
     check_files(tmp_path)
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("probe", {"focused": {"defocus": "61 A"}}, 'probe.focused.defocus: "6.1 nm" was "6 nm"'),
+        ("found", {"calibrate": {"rotation": 0.1}}, 'found.calibrate: {"rotation": 0.1} was null'),
+        ("object", {"pixels": {"slices": 2}}, "object.pixels.slices: 2 was 1"),
+        ("noise", "amplitude", "noise.poisson: null was"),
+        ("rates", {"object": 0.5}, ""),
+        ("epochs", 4, ""),
+    ],
+)
+def test_a_setting_that_the_snapshot_depends_on_may_not_change(server, inputs, tmp_path, name, change, said):
+    """Its state would go on with another model than it was of, and the record would tell the wrong one."""
+    assert server.run(f"reconstruct {inputs.run} --out o -q".split(), tmp_path).code == 0
+    run = tmp_path / "o" / "run.yaml"
+    tree = yaml.safe_load(run.read_text())
+    old = tree[name]
+    if name in ("probe", "object"):
+        ((kind, values),) = change.items()
+        change = {kind: {**old[kind], **values}}
+    elif name == "found":
+        change = {**old, **change}
+    run.write_text(yaml.safe_dump({**tree, name: change}))
+    other = server.run(["reconstruct", "--resume", "o", "-q"], tmp_path)
+    assert other.code == (2 if said else 0), other.err
+    if said:
+        assert other.sentence.startswith(f"phaseloom: o/run.yaml: {said}")
+        run.write_text(yaml.safe_dump(tree))
+        assert server.run(["reconstruct", "--resume", "o", "-q"], tmp_path).code == 0
+
+
+def test_a_folder_in_which_nothing_was_done_is_told_from_one_of_something_else(server, inputs, tmp_path):
+    for name in ("lock", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lock" / ".phaseloom.turn").write_text("")
+    (tmp_path / "other" / "notes").write_text("")
+    said = {
+        name: server.run(["reconstruct", "--resume", name, "-q"], tmp_path).sentence
+        for name in ("lock", "other")
+    }
+    fix = "holds no run.yaml, as nothing was done there yet: begin a run anew, or name its folder"
+    assert said["lock"] == f"phaseloom: lock: {fix}"
+    assert said["other"] == "phaseloom: other: holds no run.yaml: name the folder of a run"
+
+
 def test_a_changed_seed_and_a_lost_snapshot_are_noticed(server, inputs, tmp_path):
     assert server.run(f"reconstruct {inputs.run} --out o -q".split(), tmp_path).code == 0
     run = tmp_path / "o" / "run.yaml"

@@ -71,3 +71,18 @@ def test_a_direct_image_of_impossible_counts_is_refused() -> None:
     scan = electrons()
     with pytest.raises(BadInput, match="cannot be computed with in single precision"):
         survey_disk(replace(scan, counts=np.asarray(scan.counts, np.float64) * 1e30))
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe"])
+def test_a_sidecar_that_is_no_file_is_not_overlooked(tmp_path: Path, kind: str) -> None:
+    """What it says of the scan would be missing without a word."""
+    beside = tmp_path / "scan.npy.phaseloom.yaml"
+    np.save(tmp_path / "scan.npy", np.ones((9, 4, 4), np.float32))
+    make = {
+        "folder": beside.mkdir,
+        "dangling link": lambda: beside.symlink_to(tmp_path / "moved.yaml"),
+        "pipe": lambda: os.mkfifo(beside),
+    }
+    make[kind]()
+    with pytest.raises(BadInput, match=r"has the name of a side-car of scan.npy and is no file"):
+        formats.read(tmp_path / "scan.npy", knobs={**KNOBS, "grid": (3, 3)})

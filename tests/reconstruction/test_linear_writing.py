@@ -40,7 +40,7 @@ def test_bytes_per_epoch_do_not_grow(tmp_path):
         progress.epoch = epoch
         progress.history = events[:epoch]
         before = (tmp_path / "events.jsonl").stat().st_size if epoch > 1 else 0
-        save_epoch(progress, tmp_path, coarsening=1.0, seed=0)
+        save_epoch(progress, tmp_path, coarsening=1.0)
         line = (tmp_path / "events.jsonl").stat().st_size - before
         sizes[epoch] = (tmp_path / "snapshot.h5").stat().st_size + line
         total += sizes[epoch]
@@ -52,7 +52,7 @@ def test_the_whole_history_comes_back_from_the_lines(tmp_path):
     progress = make_progress(7)
     for epoch in range(1, 8):
         part = Progress(progress.model, progress.optimizer, epoch, progress.history[:epoch])
-        save_epoch(part, tmp_path, coarsening=1.0, seed=0)
+        save_epoch(part, tmp_path, coarsening=1.0)
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     (tmp_path / "events.jsonl").write_text("\n".join(lines[:6]) + "\n" + lines[6][:20])  # killed in its line
     again = make_progress(0)

@@ -73,8 +73,8 @@ _USAGE: Any = typer.BadParameter.__base__
 """The base class of Typer's errors about the command line."""
 
 
-_ALLOCATION = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
-"""Messages of PyTorch when there is not enough memory."""
+_ALLOCATION = re.compile("can(no|')t allocate memory|out of memory|failed to map segment", re.IGNORECASE)
+"""Messages of PyTorch, and of the loader of libraries, when there is not enough memory."""
 
 _LOST = re.compile("connection closed|connection reset|broken pipe|timed out|remote process", re.IGNORECASE)
 """Messages of the communication libraries when a connection between processes is lost."""
@@ -126,7 +126,7 @@ def _sentences() -> Iterator[None]:
         sys.exit(141)
     except Exception as problem:  # whatever it is: a user never sees a bare traceback
         if isinstance(problem, OSError) and problem.strerror:
-            sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror}\n")
+            sys.stderr.write(f"phaseloom: {problem.filename or 'output'}: {problem.strerror}\n")
             sys.exit(2)
         _end_failed(problem)
 

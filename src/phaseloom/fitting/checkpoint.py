@@ -33,7 +33,7 @@ __all__ = [
     "read_level",
     "read_model",
     "read_parts",
-    "read_seed",
+    "read_settings",
     "save",
 ]
 
@@ -44,7 +44,7 @@ def save(
     /,
     *,
     level: int = 0,
-    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     events: Path | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -54,7 +54,7 @@ def save(
         progress: to go on from.
         path: of the file.
         level: which of several models it is.
-        seed: of the run.
+        settings: of the run that must be the same when it is resumed, as a JSON tree.
         events: a file of lines that has, or gets next, the epochs of the history: the snapshot then holds
             the last one only, for the whole of it in each snapshot would grow with the square of the epochs.
         facts: numbers and words for those who look at the file.
@@ -66,7 +66,7 @@ def save(
         "epoch": progress.epoch,
         "history": progress.history if events is None else progress.history[-1:],
         "events": None if events is None else len(progress.history),
-        "seed": seed,
+        "settings": json.dumps(dict(settings or {})),
         "stopped": progress.stopped,
         "stop": asdict(progress.stop),
         "shown": progress.result_epoch,
@@ -165,10 +165,22 @@ def _read_epochs(path: Path) -> list[dict[str, Any]]:
     return epochs
 
 
-def read_seed(path: Path, /) -> int | None:
-    """The seed of the run; ``None`` of old files, which do not say it. Its tensors are not read."""
+def read_settings(path: Path, /) -> dict[str, Any]:
+    """The settings that a file was saved with; old files know the seed alone, or nothing.
+
+    Its tensors are not read.
+
+    Raises:
+        BadInput: not a snapshot.
+    """
     with _open(path) as (_, parts):
-        return parts.get("seed")
+        if "settings" not in parts:
+            return {} if parts.get("seed") is None else {"seed": parts["seed"]}
+        try:
+            return dict(json.loads(parts["settings"]))
+        except (ValueError, TypeError, RecursionError):
+            fix = "holds settings that cannot be read: it is damaged"
+            raise BadInput("snapshot", str(path), fix) from None
 
 
 def read_level(path: Path, /) -> int:
@@ -227,6 +239,7 @@ class _State(TypedDict):
     since: NotRequired[NonNegativeInt]
     level: NotRequired[NonNegativeInt]
     seed: NotRequired[int | None]
+    settings: NotRequired[str]
     events: NotRequired[NonNegativeInt | None]
     facts: NotRequired[dict[str, Any]]
 

@@ -14,7 +14,7 @@ from phaseloom.fitting import checkpoint, device, optimizers
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress, fit, stop_on_request
 from phaseloom.fitting.outcome import StopReason
-from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome
+from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome, require_run_folder
 from phaseloom.runs.folder import (
     EVENTS_NAME,
     SNAPSHOT_NAME,
@@ -138,14 +138,13 @@ class NetworkTraining:
             BadInput: no training of this kind there, or one that has lost its snapshot.
         """
         folder = Path(directory)
-        if not (folder / "run.yaml").is_file():
-            raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
+        require_run_folder(folder, what="a training")
         if set(load_yaml(folder / "run.yaml")) - {"version", *cls.kind.model_fields}:
             raise BadInput(str(folder), None, "is not a run of this kind of training: name the folder of one")
         lock = lock_run(folder)
         with release_on_failure(lock):
             recipe = cls.kind.from_path(folder / "run.yaml")
-            snapshot = find_snapshot(folder, recipe.seed)
+            snapshot = find_snapshot(folder, {"seed": recipe.seed})
             training = cls(recipe, folder if team().is_main else None)
             training._lock = lock or nullcontext()
             if snapshot is not None:
@@ -191,7 +190,7 @@ class NetworkTraining:
     def save_snapshot(self) -> None:
         """Write the state of the fit into the folder of the training."""
         if (folder := self.directory) is not None:
-            of = {"seed": self.recipe.seed, "events": folder / EVENTS_NAME}
+            of = {"settings": {"seed": self.recipe.seed}, "events": folder / EVENTS_NAME}
             checkpoint.save(self.progress, folder / SNAPSHOT_NAME, **of)
 
     def network(self) -> nn.Module:

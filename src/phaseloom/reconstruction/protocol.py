@@ -54,6 +54,7 @@ from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Reconstruct
 from phaseloom.reconstruction.run_folder import (
     check_arguments,
     hash_setup,
+    list_fixed_settings,
     save_epoch,
     save_result,
     save_snapshot,
@@ -220,8 +221,8 @@ class Job:
         A run that began with a ``scan`` in memory needs that again.
 
         Raises:
-            BadInput: no run there, one that has lost its snapshot, or whose data or seed have changed, or one
-                that another process works on.
+            BadInput: no run there, one that has lost its snapshot, or whose data or settings have changed, or
+                one that another process works on.
         """
         folder = Path(directory)
         lock = lock_run(folder)
@@ -245,7 +246,7 @@ class Job:
     def _open_folder(cls, folder: Path, scan: Scan4D | None, lock: OutputLock | None) -> "Job":
         """The run of a folder as its last snapshot has it."""
         recipe = Reconstruct.from_path(folder / "run.yaml")
-        snapshot = find_snapshot(folder, recipe.seed)
+        snapshot = find_snapshot(folder, list_fixed_settings(recipe))
         if scan is None and recipe.file == IN_MEMORY:
             fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
             raise BadInput(str(folder), None, fix)
@@ -404,7 +405,7 @@ class Job:
     def save_snapshot(self) -> None:
         """Write the state of the fit into the folder of the run."""
         if self.directory is not None:
-            of = {"coarsening": self._coarsening, "seed": self.recipe.seed}
+            of = {"coarsening": self._coarsening, "settings": list_fixed_settings(self.recorded)}
             save_snapshot(self.progress, self.directory, **of)
 
     def is_over(self) -> bool:
@@ -500,7 +501,7 @@ class Job:
         if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
-            of = {"coarsening": self._coarsening, "seed": self.recipe.seed}
+            of = {"coarsening": self._coarsening, "settings": list_fixed_settings(self.recorded)}
             save_epoch(self.progress, self.directory, **of, keep_every=self.recipe.snapshots)
         if any(result_builder.is_due(call, epoch.number) for call in self.recipe.outputs):
             result = self.result()

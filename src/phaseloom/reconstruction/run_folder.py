@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from phaseloom.runs.lock import OutputLock
 __all__ = [
     "check_arguments",
     "hash_setup",
+    "list_fixed_settings",
     "save_epoch",
     "save_result",
     "save_snapshot",
@@ -60,16 +62,32 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
     return lock
 
 
-def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float, seed: int) -> None:
+FREE_SETTINGS = frozenset(
+    {"file", "read", "epochs", "patience", "rates", "changes", "steered", "shape", "snapshots", "outputs"}
+    | {"device", "title"}
+)
+"""Settings that may be others when a run is resumed; the model and what is known of the scan stay."""
+
+
+def list_fixed_settings(recipe: Reconstruct, /) -> dict[str, Any]:
+    """The settings that a snapshot depends on, as a JSON tree."""
+    tree = {key: value for key, value in recipe.to_full_tree().items() if key not in FREE_SETTINGS}
+    tree["found"] = {key: value for key, value in tree["found"].items() if key != "branch"}
+    return json.loads(json.dumps(tree, default=str))
+
+
+def save_snapshot(
+    progress: Progress, folder: Path, /, *, coarsening: float, settings: Mapping[str, Any] | None = None
+) -> None:
     """Write the state of a fit.
 
     Args:
         progress: to go on from.
         folder: of the run.
         coarsening: pixel of the level under way over that of the finest one.
-        seed: of the run.
+        settings: see `list_fixed_settings`.
     """
-    of = {"level": round(math.log2(coarsening)), "seed": seed, "events": folder / EVENTS_NAME}
+    of = {"level": round(math.log2(coarsening)), "settings": settings, "events": folder / EVENTS_NAME}
     checkpoint.save(progress, folder / SNAPSHOT_NAME, **of, facts=_describe_model(progress.model))
 
 
@@ -92,7 +110,13 @@ def _measure_pixel(model: Any) -> tuple[float, float]:
 
 
 def save_epoch(
-    progress: Progress, folder: Path, /, *, coarsening: float, seed: int, keep_every: int = 0
+    progress: Progress,
+    folder: Path,
+    /,
+    *,
+    coarsening: float,
+    settings: Mapping[str, Any] | None = None,
+    keep_every: int = 0,
 ) -> None:
     """Write the snapshot of an epoch, and its line of ``events.jsonl``.
 
@@ -100,10 +124,10 @@ def save_epoch(
         progress: whose history ends with the epoch.
         folder: of the run.
         coarsening: see `save_snapshot`.
-        seed: of the run.
+        settings: see `list_fixed_settings`.
         keep_every: epochs after which the snapshot is kept; 0: never.
     """
-    save_snapshot(progress, folder, coarsening=coarsening, seed=seed)
+    save_snapshot(progress, folder, coarsening=coarsening, settings=settings)
     if keep_every and progress.epoch % keep_every == 0:
         keep_snapshot(folder, progress.epoch)
     append_event(progress.history[-1], folder)

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -416,15 +416,28 @@ class CommandLoop:
         return Outcome()
 
 
-def require_run_folder(folder: Path | str, /) -> Path:
+def require_run_folder(
+    folder: Path | str, /, *, what: str = "a run", files: Sequence[str] = ("run.yaml",)
+) -> Path:
     """The folder of a run, by its ``run.yaml``.
+
+    Args:
+        folder: that may be one.
+        what: it should be the folder of.
+        files: that tell it.
 
     Raises:
         BadInput: none there.
     """
-    if not (Path(folder) / "run.yaml").is_file():
-        raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a run")
-    return Path(folder)
+    folder = Path(folder)
+    if not all((folder / name).is_file() for name in files):
+        names = " and ".join(files)
+        fix = f"holds no {names}: name the folder of {what}"
+        inside = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+        if inside and all(name.startswith(".") for name in inside):  # the lock of a command that was killed
+            fix = f"holds no {names}, as nothing was done there yet: begin {what} anew, or name its folder"
+        raise BadInput(str(folder), None, fix)
+    return folder
 
 
 def _parse_line(line: bytes) -> Command | BadCommand:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.files import append_text, whole, write_text
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.distributed import team
-from phaseloom.runs.control import Answer
+from phaseloom.runs.control import Answer, require_run_folder
 from phaseloom.runs.lock import OutputLock
 from phaseloom.spec import Recipe
 
@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 EVENTS_NAME, SNAPSHOT_NAME = "events.jsonl", "snapshot.h5"
+
+MAX_SHOWN = 80
+"""Characters of a setting that a sentence repeats."""
 
 
 def save_recipe(recipe: Recipe, folder: Path, /, *, name: str = "run.yaml") -> Path:
@@ -68,16 +71,19 @@ def lock_run(folder: Path, /) -> OutputLock | None:
     Raises:
         BadInput: no run there, or one that another process works on.
     """
-    if not (folder / "run.yaml").is_file():
-        raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a run")
+    require_run_folder(folder)
     return OutputLock(folder) if team().is_main else None
 
 
-def find_snapshot(folder: Path, seed: int, /) -> Path | None:
+def find_snapshot(folder: Path, settings: Mapping[str, Any], /) -> Path | None:
     """The snapshot to go on from; ``None`` of a run that ended in its first epoch.
 
+    Args:
+        folder: of the run.
+        settings: of its parameter file, as a JSON tree; those that the snapshot holds too must be the same.
+
     Raises:
-        BadInput: a snapshot that is lost, or of a run with another seed.
+        BadInput: a snapshot that is lost, or of a run with other settings.
     """
     snapshot = folder / SNAPSHOT_NAME
     events = folder / EVENTS_NAME
@@ -86,11 +92,28 @@ def find_snapshot(folder: Path, seed: int, /) -> Path | None:
             fix = f"has lost its {SNAPSHOT_NAME}: put it back, or begin anew in another folder"
             raise BadInput(str(folder), None, fix)
         return None
-    begun = checkpoint.read_seed(snapshot)
-    if begun not in (None, seed):
-        fix = f"was {begun} when the run began: write that again, or begin anew in another folder"
-        raise BadInput(f"{folder / 'run.yaml'}: seed", seed, fix)
+    begun = checkpoint.read_settings(snapshot)
+    both = sorted(begun.keys() & settings.keys())
+    if changed := _find_change({key: begun[key] for key in both}, {key: settings[key] for key in both}):
+        place, was, now = changed
+        fix = f"was {was} when the run began: write that again, or begin anew in another folder"
+        raise BadInput(f"{folder / 'run.yaml'}: {place}", now, fix)
     return snapshot
+
+
+def _find_change(was: Any, now: Any, place: str = "") -> tuple[str, str, str] | None:
+    """Where two trees first differ, and the words there; a file may have moved, so that paths may differ."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in {**was, **now}:
+            inside = f"{place}.{key}" if place else str(key)
+            if changed := _find_change(was.get(key), now.get(key), inside):
+                return changed
+        return None
+    if was == now or all(isinstance(one, str) and set(one) & {"/", os.sep} for one in (was, now)):
+        return None
+    short = [json.dumps(one, ensure_ascii=False) for one in (was, now)]
+    was, now = (one if len(one) <= MAX_SHOWN else f"{one[:MAX_SHOWN]}..." for one in short)
+    return place, was, now
 
 
 def keep_snapshot(folder: Path, epoch: int, /) -> Path:

@@ -17,6 +17,7 @@ from pydantic import Field
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import make_folder, write_text
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.runs.control import require_run_folder
 from phaseloom.runs.folder import save_recipe
 from phaseloom.runs.parameter_paths import set_parameters
 from phaseloom.runs.scan_recipe import MAX_EPOCHS, ScanRecipe
@@ -151,11 +152,9 @@ class Plan:
             BadInput: no search there, or another one in the data base.
         """
         load_engine()
-        folder = Path(folder).resolve()
-        if not (folder / "search.yaml").is_file() or not (folder / "base.yaml").is_file():
-            raise BadInput(
-                str(folder), None, "holds no search.yaml and base.yaml: name the folder of a search"
-            )
+        folder = require_run_folder(
+            Path(folder).resolve(), what="a search", files=("search.yaml", "base.yaml")
+        )
         search = Search.from_path(folder / "search.yaml")
         changed = search.model_copy(
             update={key: value for key, value in changes.items() if value is not None}

@@ -1,6 +1,7 @@
 """The side-car: a small YAML file beside the data with what the data file does not say."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,15 @@ def load(path: Path, /) -> tuple[Path, dict[str, Any]]:
     first that exists.
 
     Raises:
-        BadInput: no YAML, not lines of ``name: value``, or a name that stands twice.
+        BadInput: no file, no YAML, not lines of ``name: value``, or a name that stands twice.
     """
     endings = (".phaseloom.yaml", ".yaml")
     names = [name for end in endings for name in (path.with_name(path.name + end), path.with_suffix(end))]
-    found = [name for name in dict.fromkeys(names) if name.is_file() and name != path]
+    found = [name for name in dict.fromkeys(names) if os.path.lexists(name) and name != path]
+    for name in found:
+        if not name.is_file():  # a folder, a pipe, or a link to nothing
+            fix = f"has the name of a side-car of {path.name} and is no file: mend or rename it"
+            raise BadInput(str(name), None, fix)
     beside = found[0] if found else None
     if beside is None or all(line.strip()[:1] in (b"", b"#") for line in beside.read_bytes().splitlines()):
         return name_of(path), {}
