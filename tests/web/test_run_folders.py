@@ -72,6 +72,21 @@ class TestEvents:
         log.read()
         assert (len(log.events), len(log.epochs)) == (2, 1)
 
+    def test_epochs_share_what_is_the_same(self, tmp_path):
+        """A page watches a run for thousands of epochs."""
+        rates = {"object": 0.2, "probe": 0.4, "positions": 1.0}
+        said = [
+            {"number": n, "loss": 1 / n, "rates": rates, "state": {"mode powers": [n]}} for n in range(1, 1001)
+        ]
+        (tmp_path / "events.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in said))
+        log = EventLog(tmp_path)
+        log.read()
+        assert [one["loss"] for one in log.epochs] == [1 / n for n in range(1, 1001)]
+        assert all(one["rates"] is log.last["rates"] for one in log.epochs)
+        assert log.last == said[-1]
+        assert log.epochs[0] == {key: value for key, value in said[0].items() if key != "state"}
+        assert len({id(key) for one in log.epochs for key in one}) == 4
+
     def test_no_file_is_no_news(self, tmp_path):
         assert not EventLog(tmp_path).read()
 

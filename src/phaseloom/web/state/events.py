@@ -1,6 +1,7 @@
 """The events of a run, read as they are appended."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,9 +90,23 @@ class EventLog:
 
     def _add(self, line: bytes) -> None:
         for event in parse_json_lines(line):
+            event = _share(event, self.last)
             self.events.append(event)
             if isinstance(event.get("number"), int) and isinstance(event.get("loss"), int | float):
+                self.last.pop("state", None)  # of the model, which only the last one tells
                 self.epochs.append(event)
+
+
+def _share(event: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    """An event with the same strings, and the same rates as the last one: thousands of them are kept."""
+    return {
+        sys.intern(key): last[key] if isinstance(value, dict) and last.get(key) == value else _intern(value)
+        for key, value in event.items()
+    }
+
+
+def _intern(value: Any) -> Any:
+    return {sys.intern(key): one for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def thin_history(epochs: list[dict[str, Any]], /, most: int = MAX_POINTS) -> list[dict[str, Any]]:
