@@ -76,7 +76,8 @@ class TestEvents:
         """A page watches a run for thousands of epochs."""
         rates = {"object": 0.2, "probe": 0.4, "positions": 1.0}
         said = [
-            {"number": n, "loss": 1 / n, "rates": rates, "state": {"mode powers": [n]}} for n in range(1, 1001)
+            {"number": n, "loss": 1 / n, "rates": rates, "state": {"mode powers": [n]}}
+            for n in range(1, 1001)
         ]
         (tmp_path / "events.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in said))
         log = EventLog(tmp_path)

@@ -199,6 +199,12 @@ def _open_storage(url: str | None, journal: Path) -> BaseStorage:
 class _Journal(JournalFileBackend):
     """Optuna's journal, whose file is named where a disk refuses it."""
 
+    def __init__(self, path: str, lock: NamedFileLock):
+        try:
+            super().__init__(path, lock)
+        except OSError as problem:
+            raise WriteFailed(path, problem) from problem
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add lines; errors as of `phaseloom.files.whole`."""
         try:

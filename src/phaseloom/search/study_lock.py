@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optuna.storages.journal import JournalFileOpenLock
 
+from phaseloom.errors import WriteFailed
 from phaseloom.runs.lock import Holder
 
 __all__ = ["NamedFileLock"]
@@ -24,17 +25,37 @@ class NamedFileLock(JournalFileOpenLock):
     """
 
     def acquire(self) -> bool:
-        """Wait for the lock, and take it."""
+        """Wait for the lock, and take it.
+
+        Raises:
+            WriteFailed: of a disk that is full, or fails.
+        """
         own = Path(f"{self._lock_file}.{os.getpid()}-{threading.get_ident()}")
-        own.write_bytes(_name_process(os.getpid()))
         try:
-            return self._link(own)
-        except FileExistsError:
-            raise
-        except OSError:  # no hard links here
+            own.write_bytes(_name_process(os.getpid()))
+            with contextlib.suppress(OSError):  # no hard links here
+                return self._link(own)
             return super().acquire()
+        except OSError as problem:
+            raise WriteFailed(self._lock_file, problem) from problem
         finally:
-            own.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                own.unlink()
+
+    def release(self) -> None:
+        """Let go of the lock.
+
+        Raises:
+            WriteFailed: of a disk that fails.
+            RuntimeError: it was taken away, as this process was silent for too long.
+        """
+        try:
+            super().release()
+        except RuntimeError as problem:
+            reason = problem.__context__
+            if isinstance(reason, OSError) and not isinstance(reason, FileNotFoundError):
+                raise WriteFailed(self._lock_file, reason) from reason
+            raise
 
     def _link(self, own: Path) -> bool:
         began = time.monotonic()
