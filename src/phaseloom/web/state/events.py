@@ -89,8 +89,8 @@ class EventLog:
         self.epochs.clear()
 
     def _add(self, line: bytes) -> None:
-        for event in parse_json_lines(line):
-            event = _share(event, self.last)
+        for read in parse_json_lines(line):
+            event = _share(read, self.last)
             self.events.append(event)
             if isinstance(event.get("number"), int) and isinstance(event.get("loss"), int | float):
                 self.last.pop("state", None)  # of the model, which only the last one tells
