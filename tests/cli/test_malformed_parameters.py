@@ -210,7 +210,7 @@ def test_a_setting_inside_a_list_is_refused_rather_than_losing_the_others(fails,
         (["reconstruct", "scan.h5", "--out", "run"], "--out: run exists already: name a new folder"),
         (["reconstruct", "scan.h5", "--out", "damaged.h5"], "--out: damaged.h5 exists already"),
         (["reconstruct", "-s", "start=none", "scan.h5", "--out", "damaged.h5/x"], "damaged.h5/x"),
-        (["reconstruct", "folder", "--resume"], "folder: holds no run.yaml: name the folder of a run"),
+        (["reconstruct", "folder", "--resume"], "folder: holds no run.yaml, as nothing was done there yet"),
         (["reconstruct", "gone", "--resume"], "gone: holds no run.yaml"),
         (["reconstruct", "scan.h5", "--resume"], "scan.h5: holds no run.yaml"),
         (
@@ -249,7 +249,8 @@ def test_a_damaged_snapshot_is_refused(fails, room):
 def test_a_snapshot_of_another_model_is_refused(fails, room):
     path = room / "run" / "run.yaml"
     path.write_text(path.read_text().replace("modes: 1", "modes: 2"))
-    assert "belongs to a run with other data or other settings" in fails("reconstruct", "run", "--resume")
+    said = fails("reconstruct", "run", "--resume")
+    assert "run.yaml: object.pixels.modes: 2 was 1 when the run began: write that again" in said
 
 
 def test_a_damaged_run_file_is_refused(fails, room):

@@ -52,10 +52,12 @@ class NamedFileLock(JournalFileOpenLock):
         try:
             super().release()
         except RuntimeError as problem:
-            reason = problem.__context__
-            if isinstance(reason, OSError) and not isinstance(reason, FileNotFoundError):
+            if isinstance(problem.__context__, FileNotFoundError):
+                raise
+            try:  # left there, it would be waited for
+                os.unlink(self._lock_file)
+            except OSError as reason:
                 raise WriteFailed(self._lock_file, reason) from reason
-            raise
 
     def _link(self, own: Path) -> bool:
         began = time.monotonic()
