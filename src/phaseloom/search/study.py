@@ -113,7 +113,10 @@ class Heartbeat:
         without a sign is of a process that died in between.
         """
         clock = self.folder / "clock"
-        clock.touch()
+        try:
+            clock.touch()
+        except OSError as problem:
+            raise WriteFailed(clock, problem) from problem
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             file = self.folder / str(trial.number)
             if not file.exists() or _is_dead(file):
