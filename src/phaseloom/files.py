@@ -29,6 +29,7 @@ __all__ = [
     "fresh",
     "is_process_alive",
     "make_folder",
+    "name_failures",
     "open_plain",
     "remove_stale_files",
     "whole",
@@ -232,13 +233,22 @@ def append_text(path: str | os.PathLike[str], text: str, /) -> None:
 
     What a kill or a full disk leaves is whole lines, and at most one that is cut.
     """
-    path = Path(path)
+    with name_failures(path), open_plain(path, "ab") as file:
+        left = memoryview(text.encode())
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def name_failures(path: str | os.PathLike[str], /) -> Iterator[None]:
+    """Errors of the system within are of writing one file, or folder.
+
+    Raises:
+        WriteFailed: such an error; names ``path``.
+    """
     try:
-        with open_plain(path, "ab") as file:
-            left = memoryview(text.encode())
-            while left:
-                left = left[file.write(left) :]
-            os.fsync(file.fileno())
+        yield
     except OSError as problem:
         raise WriteFailed(path, problem) from problem
 
@@ -282,10 +292,8 @@ def make_folder(path: str | os.PathLike[str], /) -> Path:
     path = Path(path)
     if path.is_dir():
         return path
-    try:
+    with name_failures(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise WriteFailed(path, problem) from problem
     return path
 
 

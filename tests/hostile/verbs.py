@@ -37,7 +37,6 @@ class Verb:
         begun: the file that must be there for ``again``.
         short: few calls write, so that the loop over all of them is quick.
         copies: an input that is copied into the working folder first, for verbs that write beside it.
-        heals: it may end well where a call fails: a lock that cannot be renamed is removed, say.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Verb:
     begun: str = ""
     short: bool = False
     copies: str = ""
-    heals: bool = False
 
     def words(self, inputs: "Inputs", folder: Path) -> list[str]:
         """The command, to begin or to go on."""
@@ -110,7 +108,7 @@ VERBS = [
         "train autoencoder --resume o -q",
         "o/run.yaml",
     ),
-    Verb("search", "search {run} {search} --out o -q", "search --resume o -q", "o/search.yaml", heals=True),
+    Verb("search", "search {run} {search} --out o -q", "search --resume o -q", "o/search.yaml"),
     Verb("patches", PATCHES, "train patches --resume o -q", "o/run.yaml"),
     Verb("linear", LINEAR, short=True),
     Verb("restorer", RESTORER, "train restorer --resume o -q", "o/run.yaml"),

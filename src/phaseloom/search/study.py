@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from phaseloom.errors import BadInput, WriteFailed
-from phaseloom.files import make_folder, write_text
+from phaseloom.files import make_folder, name_failures, write_text
 from phaseloom.runs.lock import Holder
 from phaseloom.search.samplers import without_warnings
 from phaseloom.search.space import Space
@@ -113,10 +113,8 @@ class Heartbeat:
         without a sign is of a process that died in between.
         """
         clock = self.folder / "clock"
-        try:
+        with name_failures(clock):
             clock.touch()
-        except OSError as problem:
-            raise WriteFailed(clock, problem) from problem
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             file = self.folder / str(trial.number)
             if not file.exists() or _is_dead(file):
@@ -203,17 +201,13 @@ class _Journal(JournalFileBackend):
     """Optuna's journal, whose file is named where a disk refuses it."""
 
     def __init__(self, path: str, lock: NamedFileLock):
-        try:
+        with name_failures(path):
             super().__init__(path, lock)
-        except OSError as problem:
-            raise WriteFailed(path, problem) from problem
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add lines; errors as of `phaseloom.files.whole`."""
-        try:
+        with name_failures(self._file_path):
             super().append_logs(logs)
-        except OSError as problem:
-            raise WriteFailed(self._file_path, problem) from problem
 
 
 def _drop_half_line(journal: Path, lock: NamedFileLock) -> None:

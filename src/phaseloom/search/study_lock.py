@@ -9,7 +9,7 @@ from pathlib import Path
 
 from optuna.storages.journal import JournalFileOpenLock
 
-from phaseloom.errors import WriteFailed
+from phaseloom.files import name_failures
 from phaseloom.runs.lock import Holder
 
 __all__ = ["NamedFileLock"]
@@ -32,32 +32,27 @@ class NamedFileLock(JournalFileOpenLock):
         """
         own = Path(f"{self._lock_file}.{os.getpid()}-{threading.get_ident()}")
         try:
-            own.write_bytes(_name_process(os.getpid()))
-            with contextlib.suppress(OSError):  # no hard links here
-                return self._link(own)
-            return super().acquire()
-        except OSError as problem:
-            raise WriteFailed(self._lock_file, problem) from problem
+            with name_failures(self._lock_file):
+                own.write_bytes(_name_process(os.getpid()))
+                with contextlib.suppress(OSError):  # no hard links here
+                    return self._link(own)
+                return super().acquire()
         finally:
             with contextlib.suppress(OSError):
                 own.unlink()
 
     def release(self) -> None:
-        """Let go of the lock.
+        """Let go of the lock: by one removal, which succeeds for one process alone.
 
         Raises:
             WriteFailed: of a disk that fails.
             RuntimeError: it was taken away, as this process was silent for too long.
         """
-        try:
-            super().release()
-        except RuntimeError as problem:
-            if isinstance(problem.__context__, FileNotFoundError):
-                raise
-            try:  # left there, it would be waited for
+        with name_failures(self._lock_file):
+            try:
                 os.unlink(self._lock_file)
-            except OSError as reason:
-                raise WriteFailed(self._lock_file, reason) from reason
+            except FileNotFoundError as problem:
+                raise RuntimeError("the lock was taken away") from problem
 
     def _link(self, own: Path) -> bool:
         began = time.monotonic()
