@@ -66,7 +66,7 @@ def save(
         "epoch": progress.epoch,
         "history": progress.history if events is None else progress.history[-1:],
         "events": None if events is None else len(progress.history),
-        "settings": json.dumps(dict(settings or {})),
+        "settings": dict(settings or {}),
         "stopped": progress.stopped,
         "stop": asdict(progress.stop),
         "shown": progress.result_epoch,
@@ -176,11 +176,7 @@ def read_settings(path: Path, /) -> dict[str, Any]:
     with _open(path) as (_, parts):
         if "settings" not in parts:
             return {} if parts.get("seed") is None else {"seed": parts["seed"]}
-        try:
-            return dict(json.loads(parts["settings"]))
-        except (ValueError, TypeError, RecursionError):
-            fix = "holds settings that cannot be read: it is damaged"
-            raise BadInput("snapshot", str(path), fix) from None
+        return _unpack(parts["settings"], [])
 
 
 def read_level(path: Path, /) -> int:
@@ -239,7 +235,7 @@ class _State(TypedDict):
     since: NotRequired[NonNegativeInt]
     level: NotRequired[NonNegativeInt]
     seed: NotRequired[int | None]
-    settings: NotRequired[str]
+    settings: NotRequired[dict[str, Any]]
     events: NotRequired[NonNegativeInt | None]
     facts: NotRequired[dict[str, Any]]
 

@@ -137,8 +137,7 @@ class NetworkTraining:
         Raises:
             BadInput: no training of this kind there, or one that has lost its snapshot.
         """
-        folder = Path(directory)
-        require_run_folder(folder, what="a training")
+        folder = require_run_folder(directory, what="a training")
         if set(load_yaml(folder / "run.yaml")) - {"version", *cls.kind.model_fields}:
             raise BadInput(str(folder), None, "is not a run of this kind of training: name the folder of one")
         lock = lock_run(folder)

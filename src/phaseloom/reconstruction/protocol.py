@@ -405,8 +405,13 @@ class Job:
     def save_snapshot(self) -> None:
         """Write the state of the fit into the folder of the run."""
         if self.directory is not None:
-            of = {"coarsening": self._coarsening, "settings": list_fixed_settings(self.recorded)}
+            of = {"coarsening": self._coarsening, "settings": self._fixed_settings}
             save_snapshot(self.progress, self.directory, **of)
+
+    @cached_property
+    def _fixed_settings(self) -> dict[str, Any]:
+        """What no command changes: it is the same in each snapshot."""
+        return list_fixed_settings(self.recorded)
 
     def is_over(self) -> bool:
         """Whether no epoch follows: all are done, the hold-out loss has ended the run, or a command has."""
@@ -501,7 +506,7 @@ class Job:
         if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
-            of = {"coarsening": self._coarsening, "settings": list_fixed_settings(self.recorded)}
+            of = {"coarsening": self._coarsening, "settings": self._fixed_settings}
             save_epoch(self.progress, self.directory, **of, keep_every=self.recipe.snapshots)
         if any(result_builder.is_due(call, epoch.number) for call in self.recipe.outputs):
             result = self.result()
