@@ -91,6 +91,10 @@ def test_a_branch_needs_no_run_under_way(phaseloom, run, tmp_path):
     said = phaseloom("steer", run, "branch", tmp_path / "started", "--start").out
     assert "verdict:" in said
     assert (tmp_path / "started" / "result.h5").is_file()
+    (tmp_path / "file").write_text("precious")
+    for taken in ("new", "file"):
+        said = phaseloom("steer", run, "branch", tmp_path / taken, "--set", "epochs=6").err
+        assert said == f"phaseloom: branch: {tmp_path / taken} is not empty: name a new folder\n"
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def branch_run(
             that another process writes.
     """
     folder = require_run_folder(folder)
-    with OutputLock(new):
-        new = fresh(new, "branch")
+    with OutputLock(fresh(new, "branch")):
+        new = fresh(new, "branch")  # another process may have been quicker
         snapshot = _find_snapshot(folder, epoch)
         recorded = Reconstruct.from_path(folder / "run.yaml")
         with whole(new / "snapshot.h5") as short:
