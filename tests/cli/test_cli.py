@@ -111,7 +111,7 @@ def test_the_module_is_a_command():
 def test_the_console_command_is_installed():
     command = Path(sys.executable).with_name("phaseloom")
     if not command.exists():
-        pytest.skip("not installed")
+        pytest.skip("needs the package installed with its command beside this Python")
     done = subprocess.run([command, "describe", "noise"], capture_output=True, text=True, check=True)
     assert "poisson" in done.stdout
 

@@ -84,5 +84,5 @@ def test_a_sidecar_that_is_no_file_is_not_overlooked(tmp_path: Path, kind: str) 
         "pipe": lambda: os.mkfifo(beside),
     }
     make[kind]()
-    with pytest.raises(BadInput, match=r"has the name of a side-car of scan.npy and is no file"):
+    with pytest.raises(BadInput, match=r"has the name of a side-car of scan.npy but is not a file"):
         formats.read(tmp_path / "scan.npy", knobs={**KNOBS, "grid": (3, 3)})

@@ -224,7 +224,8 @@ def reconstruct_scan(
         BadInput: no disk, positions on one line, nothing that changes, or an option that the method cannot
             have.
     """
-    check_options(method := DirectMethod(method), upsample, ridge, high_pass)
+    method = DirectMethod(method)
+    check_options(method, upsample, ridge, high_pass)
     _require_area(scan)
     survey = _survey(scan)
     known = to_cartesian(coefficients(aberrations or {}))
@@ -240,12 +241,11 @@ def reconstruct_scan(
     fitted, bright, overruled = _fit_and_measure(scan, survey, optics, pixels=pixels, fit=fit)
     notes += overruled
     optics = optics if fitted is None else fitted.optics
-    if method == DirectMethod.CENTRE_OF_MASS:
-        bright = replace(bright, deflection=survey.measure_centres_of_mass(scan))
+    deflection = survey.measure_centres_of_mass(scan) if method == DirectMethod.CENTRE_OF_MASS else None
+    bright = replace(bright, deflection=deflection)
     spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample, dtype=torch.complex64)
     grid = _find_grid(spectrum, upsample)
     notes += _describe_data(bright, spectrum, optics)
-    deflection = bright.deflection
     del bright  # of a large scan it takes as much as what the image is made from
     make = partial(
         reconstruct_image,

@@ -47,7 +47,7 @@ def load(path: Path, /) -> tuple[Path, dict[str, Any]]:
     found = [name for name in dict.fromkeys(names) if os.path.lexists(name) and name != path]
     for name in found:
         if not name.is_file():  # a folder, a pipe, or a link to nothing
-            fix = f"has the name of a side-car of {path.name} and is no file: mend or rename it"
+            fix = f"has the name of a side-car of {path.name} but is not a file: mend or rename it"
             raise BadInput(str(name), None, fix)
     beside = found[0] if found else None
     if beside is None or all(line.strip()[:1] in (b"", b"#") for line in beside.read_bytes().splitlines()):
