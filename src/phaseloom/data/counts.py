@@ -38,6 +38,9 @@ MAX_BYTES_IN_MEMORY = 1_000_000_000
 BYTES_PER_PIECE = 32_000_000
 """Bytes that are read or transformed at once."""
 
+MIN_BYTES_READ = 4096
+"""Of a piece of a mapped file that lies together: shorter ones are left to the map."""
+
 MAX_COUNT = 1e15
 MIN_COUNT = 1e-12
 """Values of the brightest pixel that single precision, and squares of it, can work with."""
@@ -251,6 +254,8 @@ class ArrangedCounts:
         ]
         if isinstance(self.source, HDF5Source):
             blocks = self.source.blocks(wanted)
+        elif isinstance(self.source, np.memmap):
+            blocks = _read_mapped(self.source, wanted)
         else:
             blocks = (self.source[block] for block in wanted)
         if len(runs) == 1 and np.ndim(index) and not isinstance(self.source, np.ndarray):
@@ -451,6 +456,43 @@ def split_indices(counts: Counts, index: np.ndarray | None = None, /) -> Iterato
     index = np.arange(counts.shape[0]) if index is None else index
     for start in range(0, len(index), step):
         yield index[start : start + step]
+
+
+def _read_mapped(source: np.memmap, wanted: Iterable[Any], /) -> Iterator[np.ndarray]:
+    """Blocks of a mapped file, read from it one after the other where they lie in large pieces.
+
+    Pages of a map are fetched with many that nobody asked for (7.6 s instead of 0.02 for 500 patterns of a sparse
+    file), count as memory of the process, and kill it where the file has become shorter.
+    """
+    root: Any = source
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if not isinstance(root, np.memmap) or root.filename is None:
+        yield from (source[block] for block in wanted)
+        return
+    start = root.offset - root.ctypes.data
+    with open(root.filename, "rb", buffering=0) as file:
+        for block in wanted:
+            view = source[block]
+            lead = next(k for k in range(view.ndim + 1) if view[(0,) * k].flags.c_contiguous)
+            if view[(0,) * lead].nbytes < MIN_BYTES_READ:
+                yield view
+                continue
+            out = np.empty(view.shape, view.dtype)
+            for place in np.ndindex(view.shape[:lead]):
+                file.seek(start + view[place].ctypes.data)
+                _fill(out[place], file)
+            yield out
+
+
+def _fill(out: np.ndarray, file: Any) -> None:
+    """Read an array that is contiguous."""
+    room = memoryview(out.reshape(-1).view(np.uint8))
+    while room:
+        count = file.readinto(room)
+        if not count:
+            raise BadInput(Path(file.name).name, None, "has become shorter since it was opened: copy it again")
+        room = room[count:]
 
 
 def _find_runs(flat: np.ndarray, row: int, most: int) -> list[tuple[int, int]]:

@@ -4,14 +4,13 @@ A scan has `PROPERTIES`; `RULES` tell which values of them are a problem and wha
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from scipy.fft import rfft2
 from scipy.spatial import KDTree
 
 from phaseloom.data.bad_pixels import BadPixels, ClippingSearch, find_bad_pixels
@@ -31,6 +30,9 @@ MAX_VALUES_READ = MAX_PATTERNS_READ * 128 * 128
 """Of larger patterns fewer are read, so that a scan of any size is told within a second."""
 
 MIN_PATTERNS_READ = 32
+
+MAX_VALUES_AT_ONCE = 500_000
+"""Of patterns that are worked on together: 4 MB in double precision."""
 
 MIN_MASKED_PART_TO_WARN = 0.5
 """Of a detector; gaps and dead pixels are a few percent."""
@@ -139,18 +141,25 @@ class _ScanSurvey:
         self.not_finite = 0
         self.finite = np.ones(scan.geometry.shape, bool)
         self.light = np.zeros(scan.geometry.shape)
-        for some in split_indices(scan.counts, index):
-            self._add(self._clean(scan.counts[some].astype(np.float64), count=True))
+        for some in self._read_pieces(index):
+            self._add(self._clean(some.astype(np.float64), count=True))
         self.mean /= self.read
         search = ClippingSearch(scan.geometry.shape)
-        for some in split_indices(scan.counts, index):
-            stack = self._clean(scan.counts[some])
+        for some in self._read_pieces(index):
+            stack = self._clean(some)
             search.add(stack * self.bad_pixels.mask)
             change = stack - self.mean * scan.mask
-            waves = np.asarray(rfft2(change.astype(np.float32), norm="ortho"))
+            waves = np.fft.rfft2(change.astype(np.float32), norm="ortho")
             power += (np.abs(waves) ** 2).sum(0)
         self.clipping = search.finish()
         self.speckle = np.fft.fftshift(_complete_power(power, width) / self.read)
+
+    def _read_pieces(self, index: np.ndarray) -> Iterator[np.ndarray]:
+        """Patterns as stored, fewer at a time than are read: arithmetic takes several times their memory."""
+        step = max(1, MAX_VALUES_AT_ONCE // math.prod(self.geometry.shape))
+        for some in split_indices(self.scan.counts, index):
+            stack = self.scan.counts[some]
+            yield from (stack[start : start + step] for start in range(0, len(stack), step))
 
     def _clean(self, stack: np.ndarray, *, count: bool = False) -> np.ndarray:
         """Patterns without masked pixels and values that are not finite, which are counted first."""
@@ -351,7 +360,7 @@ class _ScanSurvey:
 
 
 def _complete_power(half: np.ndarray, width: int) -> np.ndarray:
-    """The power of all frequencies of a real image from that of the half that `scipy.fft.rfft2` gives."""
+    """The power of all frequencies of a real image from that of the half that `numpy.fft.rfft2` gives."""
     height = len(half)
     other = half[-np.arange(height) % height][:, width - np.arange(half.shape[1], width)]
     return np.concatenate([half, other], 1)
