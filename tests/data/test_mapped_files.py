@@ -90,7 +90,11 @@ def test_look_at_ten_gigabytes_takes_200_megabytes_in_all(name: str, tmp_path: P
     Path(f"{path}.phaseloom.yaml").write_text("energy: 200 keV\nangle: 0.5 mrad\nstep: 0.4 A\n")
     code = "from phaseloom.cli import app\ntry: app()\nfinally: print(open('/proc/self/status').read())"
     done = subprocess.run(
-        [sys.executable, "-c", code, "look", path.name], capture_output=True, text=True, cwd=tmp_path, check=True
+        [sys.executable, "-c", code, "look", path.name],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
     )
     assert "picture:" in done.stdout
     peak = next(line for line in done.stdout.splitlines() if line.startswith("VmHWM"))

@@ -461,8 +461,8 @@ def split_indices(counts: Counts, index: np.ndarray | None = None, /) -> Iterato
 def _read_mapped(source: np.memmap, wanted: Iterable[Any], /) -> Iterator[np.ndarray]:
     """Blocks of a mapped file, read from it one after the other where they lie in large pieces.
 
-    Pages of a map are fetched with many that nobody asked for (7.6 s instead of 0.02 for 500 patterns of a sparse
-    file), count as memory of the process, and kill it where the file has become shorter.
+    Pages of a map are fetched with many that nobody asked for (7.6 s instead of 0.02 for 500 patterns of a
+    sparse file), count as memory of the process, and kill it where the file has become shorter.
     """
     root: Any = source
     while isinstance(root.base, np.ndarray):
@@ -491,7 +491,9 @@ def _fill(out: np.ndarray, file: Any) -> None:
     while room:
         count = file.readinto(room)
         if not count:
-            raise BadInput(Path(file.name).name, None, "has become shorter since it was opened: copy it again")
+            raise BadInput(
+                Path(file.name).name, None, "has become shorter since it was opened: copy it again"
+            )
         room = room[count:]
 
 

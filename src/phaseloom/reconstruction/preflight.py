@@ -125,6 +125,17 @@ class RunAhead:
         return _radius_holding(power, np.hypot(y[:, None], x[None]), 0.95)
 
     @cached_property
+    def bright_disk(self) -> Disk | None:
+        """The bright-field disk, where there clearly is one."""
+        if self.scan.geometry.near or np.ptp(self.scan.geometry.angle) > 1e-3 * max(self.scan.geometry.angle):
+            return None
+        try:
+            disk = fit_disk(self.mean, mask=self.scan.mask)
+        except BadInput:
+            return None
+        return disk if disk.clear else None
+
+    @cached_property
     def mean(self) -> np.ndarray:
         """Mean pattern, untrusted pixels zero, without background."""
         mean = self.scan.mean_pattern(most=500)
@@ -184,7 +195,7 @@ def _check_overlap(run: RunAhead) -> str:
 def _check_semiangle(run: RunAhead) -> str:
     """The semiangle that was stated, against the bright-field disk."""
     stated = run.job.recipe.probe.values.get("semiangle")
-    disk = _fit_bright_disk(run)
+    disk = run.bright_disk
     if stated is None or disk is None:
         return ""
     angle = float(np.mean(run.scan.geometry.angle))
@@ -199,7 +210,7 @@ def _check_semiangle(run: RunAhead) -> str:
 
 def _check_disk_offset(run: RunAhead) -> str:
     """The middle of the bright disk, which a probe made by a lens has at pixel ``[N // 2, N // 2]``."""
-    disk = _fit_bright_disk(run)
+    disk = run.bright_disk
     if disk is None or "semiangle" not in run.job.recipe.probe.values:
         return ""
     off = disk.off(run.mean.shape)
@@ -404,17 +415,6 @@ def _median_step(scan: Scan4D) -> float:
     if len(places) < 2:
         return 0.0
     return float(np.median(KDTree(places).query(places, k=2)[0][:, 1]))
-
-
-def _fit_bright_disk(run: RunAhead) -> Disk | None:
-    """The bright-field disk, where there clearly is one."""
-    if run.scan.geometry.near or np.ptp(run.scan.geometry.angle) > 1e-3 * max(run.scan.geometry.angle):
-        return None
-    try:
-        disk = fit_disk(run.mean, mask=run.scan.mask)
-    except BadInput:
-        return None
-    return disk if disk.clear else None
 
 
 def _power_at_border(wave: torch.Tensor) -> float:

@@ -6,7 +6,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from scipy.io import loadmat
 
 from phaseloom.compat.ptyrad.project import Project
 from phaseloom.errors import BadInput
@@ -236,6 +235,8 @@ def _read_tilts(path: Path, key: str | None) -> list[list[float]]:
             with h5py.File(path) as file:
                 table = np.asarray(file[(key or "").replace(".", "/") or next(iter(file))])
         elif path.suffix.lower() == ".mat":
+            from scipy.io import loadmat
+
             found = loadmat(path)
             table = found[key] if key else next(v for k, v in found.items() if not k.startswith("__"))
         else:
