@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: audit faults fuzz demo web test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
+.PHONY: audit fuzz demo web test test-all checks fast medium slow rest hours wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -46,8 +46,11 @@ medium: .venv/developer    ## tests of seconds each
 slow: .venv/developer      ## tests of minutes each
 	$(PYTEST) -m "slow and not hours" --durations=25
 
-faults: .venv/developer    ## every call of every verb fails, or is killed at it (hours)
-	$(PYTEST) -m hours -s tests/hostile
+rest: .venv/developer      ## tests of seconds and of minutes, in one run
+	$(PYTEST) -m "(medium or slow) and not hours" --durations=25
+
+hours: .venv/developer     ## every call of every verb fails, or is killed at it; networks at size (hours)
+	$(PYTEST) -m hours -s
 
 fuzz: .venv/developer      ## damaged files, junk knobs and command lines for hours; counts into docs/damaged.md
 	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m tests.hostile.campaign --seconds $(FUZZ_SECONDS) \

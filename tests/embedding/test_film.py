@@ -29,6 +29,7 @@ def test_four_latents_say_more_than_four_components():
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 @pytest.mark.parametrize("count", BEYOND)
 def test_a_network_says_no_less_than_components_and_with_few_latents_more(count):
     gains = [judged(polar_film(pixels=32, seed=seed), count, seed, 8)[0] for seed in range(2)]

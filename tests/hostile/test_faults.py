@@ -1,7 +1,7 @@
 """The n-th write, fsync, rename, mkdir or creation fails, for n = 1, 2, ... until a run passes clean.
 
 After each the command has ended with one sentence, and every file is whole. All calls of all verbs take hours
-(`make faults`); shorter forms take some. Numbers are printed for docs/reliability.md.
+(`make hours`); shorter forms take some. Numbers are printed for docs/reliability.md.
 """
 
 import errno

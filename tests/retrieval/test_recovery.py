@@ -314,6 +314,7 @@ print(f"{used:.2f} GiB, {time.process_time() - start:.0f} CPU-s")
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 def test_the_seed_learns_from_a_whole_window_in_less_than_12_gigabytes():
     run = subprocess.run([sys.executable, "-c", SEED], capture_output=True, text=True, check=True)
     print(run.stdout)
