@@ -1,5 +1,6 @@
 """The panes without a server: what their widgets hold after they were used."""
 
+import gc
 import json
 import re
 import shutil
@@ -9,6 +10,8 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from bokeh.model import Model as BokehModel
+from param.parameterized import Watcher
 from PIL import Image
 
 pytest.importorskip("panel", reason="needs the extra 'web'")
@@ -254,6 +257,38 @@ class TestWatch:
         pane.open(run)
         assert "ended: epoch 4 of 4" in pane.status.object
         assert "all 4 epochs done" in pane.status.object
+
+    def test_looking_at_a_run_that_moves_leaves_nothing_behind(self, desk, run):
+        pane = WatchPane(desk)
+        pane.open(run)
+        images = pane._images
+
+        def look(epochs):
+            for epoch in epochs:
+                pane._show(replace(images, epoch=epoch))
+            gc.collect()
+            return sum(isinstance(one, Watcher | BokehModel) for one in gc.get_objects())
+
+        before = look(range(10, 50))  # as many images as are kept
+        assert look(range(50, 150)) < before + 20
+        assert pane.epoch.slider.name == "History: now"
+
+    def test_an_epoch_that_was_chosen_stays_while_others_come_and_go(self, desk, run):
+        pane = WatchPane(desk)
+        pane.open(run)
+        images = pane._images
+        for epoch in (10, 11, 12):
+            pane._show(replace(images, epoch=epoch))
+        assert pane.epoch.value is None
+        pane.epoch.slider.value = pane.epoch._epochs.index(11)
+        assert pane.epoch.slider.name == "History: epoch 11"
+        assert "epoch 11" in pane._title("phase")
+        for epoch in range(13, 20):
+            pane._show(replace(images, epoch=epoch))
+        assert pane.epoch.value == 11
+        pane.epoch.slider.value = pane.epoch.slider.end
+        assert pane.epoch.value is None
+        assert "epoch 19" in pane._title("phase")
 
 
 class TestRuns:

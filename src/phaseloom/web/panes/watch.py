@@ -14,6 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.plot.style import show_length
 from phaseloom.runs.folder import list_kept_epochs, path_of_kept
 from phaseloom.web.panes.desk import Desk, card, flow
+from phaseloom.web.panes.epoch_slider import EpochSlider
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
 from phaseloom.web.panes.patterns import PatternsPart
 from phaseloom.web.panes.steer import SteerPart
@@ -31,7 +32,6 @@ COLOURS = {"phase": "viridis", "amplitude": "gray", "sigma": "magma"}
 UNITS = {"phase": "rad", "amplitude": "1", "sigma": "rad"}
 
 MAX_PROBE_MODES = 8
-NOW = "now"
 CHOOSE = "choose a run"
 LOOKS_BETWEEN_LISTS = 10
 """After so many looks, each after a second, the folder is searched for new runs."""
@@ -85,9 +85,7 @@ class WatchPane:
         self.slice = pn.widgets.IntSlider(
             name="Slice (0: all)", start=0, end=1, value=0, disabled=True, width=150
         )
-        self.epoch = pn.widgets.DiscreteSlider(
-            name="History: epoch", options=[NOW], value=NOW, disabled=True, width=170
-        )
+        self.epoch = EpochSlider()
         self.contrast = pn.widgets.RangeSlider(
             name="Contrast", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01, width=190
         )
@@ -111,7 +109,7 @@ class WatchPane:
         self.auto.on_click(guard(lambda event: self._reset_contrast()))
         self.kind.param.watch(guard(lambda event: self._show_object(anew=True)), "value")
         self.slice.param.watch(guard(lambda event: self._show_object(anew=True)), "value")
-        self.epoch.param.watch(guard(lambda event: self._look_back()), "value")
+        self.epoch.on_choose(guard(self._look_back))
         self.contrast.param.watch(guard(self._change_contrast), "value")
         self.places.on_tap(guard(self._choose_place))
         for one in self.object.values():
@@ -119,7 +117,7 @@ class WatchPane:
             one.on_tap(guard(self._choose_place))
 
     def _lay_out(self) -> Any:
-        controls = flow(self.kind, self.slice, self.epoch, self.contrast, self.auto, align_items="end")
+        controls = flow(self.kind, self.slice, self.epoch.slider, self.contrast, self.auto, align_items="end")
         losses = card(
             "Losses, and the verdict as it would be now",
             pn.pane.Bokeh(self.losses.figure, sizing_mode="stretch_width"),
@@ -266,15 +264,11 @@ class WatchPane:
     def _list_history(self) -> None:
         """The epochs that can be looked back to: images seen, and snapshots that were kept."""
         kept = [] if self.folder is None else list_kept_epochs(self.folder)
-        known = sorted({*self._history.epochs[:-1], *kept})
-        options = [*map(str, known), NOW]
-        if options != self.epoch.options:
-            value = self.epoch.value if self.epoch.value in options else NOW
-            self.epoch.param.update(options=options, value=value, disabled=len(options) < 2)
+        self.epoch.offer(sorted({*self._history.epochs[:-1], *kept}))
 
     def _look_back(self) -> None:
         """Show an earlier epoch, from a kept snapshot where its image was not seen."""
-        epoch = None if self.epoch.value == NOW else int(self.epoch.value)
+        epoch = self.epoch.value
         if self.folder is None or epoch is None or self._history.find(epoch):
             self._show_object()
             return
@@ -318,9 +312,9 @@ class WatchPane:
 
     def _earlier(self, kind: str) -> Field | None:
         """The summed phase of the epoch that the slider says; ``None``: the present one is shown."""
-        if kind != "phase" or self.slice.value or self.epoch.value == NOW:
+        if kind != "phase" or self.slice.value or self.epoch.value is None:
             return None
-        return self._history.find(int(self.epoch.value))
+        return self._history.find(self.epoch.value)
 
     def _title(self, kind: str) -> str:
         assert self._images is not None
