@@ -248,7 +248,10 @@ def measure_picture(folder: Path, side: int = 2048) -> dict[str, float]:
 
 
 def measure_memory(folder: Path, epochs: int) -> dict[str, Any]:
-    """Resident memory of page and browser over a long run of short epochs, in MB."""
+    """Resident memory of page and browser over a long run of short epochs, in MB.
+
+    The browser collects its garbage before each reading; ``heap MB`` and ``nodes`` are those of the page.
+    """
     recipe = write_inputs(folder / "data", window=24, side=5, epochs=epochs)
     out = recipe.parent / "runs" / "long"
     rows: list[dict[str, float]] = []
@@ -258,9 +261,15 @@ def measure_memory(folder: Path, epochs: int) -> dict[str, Any]:
             time.sleep(0.1)
         with browse(address) as page:
             watch(page, "runs/long")
+            tools = page.context.new_cdp_session(page)
+            for domain in ("HeapProfiler", "Performance"):
+                tools.send(f"{domain}.enable")
             began = time.monotonic()
             while run.poll() is None:
                 page.wait_for_timeout(5000)
+                tools.send("HeapProfiler.collectGarbage")
+                told = tools.send("Performance.getMetrics")["metrics"]
+                metrics = {one["name"]: one["value"] for one in told}
                 family = psutil.Process().children(recursive=True)
                 chrome = [one for one in family if "chrom" in one.name()]
                 row = {
@@ -268,6 +277,8 @@ def measure_memory(folder: Path, epochs: int) -> dict[str, Any]:
                     "epoch": count_epochs(out),
                     "page MB": round(psutil.Process(server.pid).memory_info().rss / 1e6, 1),
                     "browser MB": round(sum(one.memory_full_info().pss for one in chrome) / 1e6, 1),
+                    "heap MB": round(metrics["JSHeapUsedSize"] / 1e6, 1),
+                    "nodes": metrics["Nodes"],
                 }
                 if not rows or row["seconds"] - rows[-1]["seconds"] >= 30:
                     rows.append(row)

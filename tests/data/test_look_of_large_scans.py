@@ -68,3 +68,25 @@ def test_of_large_patterns_few_are_read_and_few_at_once() -> None:
     assert counts.read == 64  # every fourth row and column of 30
     titles = [axes.get_title(loc=side) for axes in figure.axes for side in ("left", "center")]
     assert any("64 of 900 read" in title for title in titles)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.03, 0.3])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        ((1.0, 0.0), (0.0, 1.0)),
+        ((2.0, 0.3), (-0.1, 0.7)),
+        ((1.0, 0.0), (0.9, 0.3)),
+        ((0.6, 0.8), (3.0, -2.0)),
+    ],
+)
+def test_the_step_of_a_raster_is_that_of_its_neighbours_in_space(jitter: float, axes: tuple) -> None:
+    rng = np.random.default_rng(0)
+    shorter = min(np.linalg.norm(axis) for axis in axes)
+    places = np.indices((9, 14)).reshape(2, -1).T @ np.array(axes)
+    places = places + rng.uniform(-1, 1, places.shape) * jitter * shorter
+    scan = electrons()
+    counts = np.ones((len(places), *scan.geometry.shape))
+    raster = Scan4D(counts=counts, positions=places, geometry=scan.geometry, grid=(9, 14))
+    free = replace(raster, grid=None)
+    assert _ScanSurvey(raster).step == pytest.approx(_ScanSurvey(free).step, rel=1e-9)
