@@ -17,6 +17,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.bright_field import measure_bright_field
 from phaseloom.direct.fit import compute_explained_share
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix
+from phaseloom.direct.twin import TwinEvidence
 from phaseloom.errors import BadInput
 from phaseloom.physics.optics import to_cartesian
 from phaseloom.reconstruction import protocol
@@ -139,6 +140,20 @@ def test_of_twins_atoms_tell_where_no_defocus_is_stated(true):
     step = estimators.resolve_twin(turned, knowing(defocus=-DEFOCUS))
     assert (step.state.orientation, step.state.defocus) == (TWIN_OF["as given"], DEFOCUS)
     assert "dark field" in step.estimates[0].note
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_guess"),
+    [(TwinEvidence(6.9, -0.4), True), (TwinEvidence(8.3, -3.9), True), (TwinEvidence(4.0, 3.5), False)],
+)
+def test_a_twin_that_peaks_alone_decide_is_a_guess(true, monkeypatch, evidence, is_guess):
+    monkeypatch.setattr(estimators, "_judge_by_direct_image", lambda scan, state: evidence)
+    (twin,) = estimators.resolve_twin(true, knowing(defocus=DEFOCUS)).estimates
+    assert twin.decided
+    assert twin.is_guess == is_guess
+    assert ("a guess" in twin.line()) == is_guess
+    (twin,) = estimators.resolve_twin(true, knowing(stated=50.0, defocus=DEFOCUS)).estimates
+    assert not twin.is_guess
 
 
 def test_a_twin_has_the_opposite_astigmatism_and_the_same_coma(true):

@@ -141,6 +141,24 @@ def test_both_kinds_of_evidence_are_weighed(skewness, dark_field, sign):
     assert evidence.describe().startswith("nothing") == (sign == 0)
 
 
+@pytest.mark.parametrize(
+    ("skewness", "dark_field", "is_safe"),
+    [
+        (50.0, None, False),
+        (14.0, -1.3, False),
+        (8.3, -3.9, False),
+        (0.5, 3.5, True),
+        (-0.5, 3.5, False),
+        (-4.0, 20.0, True),
+        (-9.0, 7.0, False),
+        (-9.0, -3.5, True),
+    ],
+)
+def test_peaks_alone_are_a_guess(skewness, dark_field, is_safe):
+    assert TwinEvidence(skewness, dark_field).is_safe == is_safe
+    assert TwinEvidence(-skewness, dark_field and -dark_field).is_safe == is_safe
+
+
 def test_a_detector_that_ends_with_the_disk_has_no_dark_field(of_atoms):
     scan, _, _ = of_atoms
     survey = survey_disk(scan)

@@ -151,6 +151,9 @@ def test_doubts_about_a_run_have_an_order():
         (None, [Verdict.DOUBTFUL]),
         (TwinEvidence(0.5, 1.0), [Verdict.DOUBTFUL]),
         (TwinEvidence(-2.0, -4.0), [Verdict.DOUBTFUL]),
+        (TwinEvidence(14.4, -1.3), [Verdict.DOUBTFUL]),  # holes of a lattice taken for pits
+        (TwinEvidence(9.0, None), [Verdict.DOUBTFUL]),
+        (TwinEvidence(4.0, 3.5), []),
         (TwinEvidence(0.0, 6.0), []),  # the phase of the run decides, though that of the start did not
         (TwinEvidence(0.0, -9.0), [Verdict.WRONG_START]),
     ],

@@ -112,7 +112,7 @@ def run_estimators(
         tried[getattr(estimator, "__name__", type(estimator).__name__)] = found.tried
     complete = state.recipe(scan)
     done = Calibration(complete, state, tuple(estimates), tried)
-    undecided = [one.name for one in estimates if not one.decided]
+    undecided = [one.name for one in estimates if one.is_guess or not one.decided]
     kept = {**complete.found, "calibrate": done.summary(), "undecided": undecided}
     if state.suggested_step is not None:
         kept["suggested_step"] = float(f"{state.suggested_step / state.step:.4g}")

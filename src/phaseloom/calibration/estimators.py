@@ -286,7 +286,9 @@ def resolve_twin(scan: Scan4D, state: CalibrationState, /) -> EstimatorResult:
         agrees = asked == evidence.sign
         note += f"; {evidence.describe()}, which says {'the same' if agrees else against}"
     twin = f"{kept.orientation}, {_side_of_focus(kept.defocus)}"
-    found = Estimate("twin", twin, _side_of_focus(stated), 1.0, bool(asked or evidence.sign), note=note)
+    decided = bool(asked or evidence.sign)
+    is_guess = decided and not asked and not evidence.is_safe
+    found = Estimate("twin", twin, _side_of_focus(stated), 1.0, decided, note=note, is_guess=is_guess)
     return EstimatorResult(kept, (found,), [asdict(evidence)])
 
 

@@ -206,6 +206,7 @@ class Estimate:
         decided: whether the data, or a prior that the note names, told; else what was given is kept.
         error: of the value, in words: what fits of half of the patterns differ by.
         note: what was used, what disagrees.
+        is_guess: whether it was decided by a prior that is wrong now and then.
     """
 
     name: str
@@ -215,11 +216,12 @@ class Estimate:
     decided: bool
     error: str = ""
     note: str = ""
+    is_guess: bool = False
 
     def line(self) -> str:
         """The finding in a line."""
         off = f" +- {self.error}" if self.error else ""
-        kept = "" if self.decided else ", undecided: as given"
+        kept = ", a guess" if self.is_guess else "" if self.decided else ", undecided: as given"
         note = f"; {self.note}" if self.note else ""
         margin = f"margin {self.margin:.3g}" if math.isfinite(self.margin) else "no rival"
         return f"{self.name:12s} {self.value}{off} (given {self.given}; {margin}{kept}){note}"

@@ -150,7 +150,7 @@ class Evidence:
         direct: the run beside its direct image.
         twin: what its phase says of its sign.
         null: whether places matter.
-        is_twin_open: whether neither a stated defocus nor the calibration decided between the twins.
+        is_twin_open: whether neither a stated defocus nor a clear dark field decided between the twins.
         suggested_step: factor on the step of the run with which a weak object explains more.
     """
 
@@ -267,7 +267,7 @@ def doubt_open_twin(found: TwinEvidence | None, /) -> tuple[Doubt, ...]:
     Args:
         found: of its phase and the dark field; ``None``: neither was looked at.
     """
-    if found is not None and (found.sign > 0 or doubt_twin(found)):
+    if found is not None and (doubt_twin(found) or (found.is_safe and found.sign > 0)):
         return ()
     text = (
         "nothing tells this image from its twin, with the opposite phase, turned by 180 degrees, at the "
