@@ -2,13 +2,17 @@
 
 import importlib
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 import yaml
 
 import phaseloom as pl
+from phaseloom import cli
 from phaseloom.data.formats import cxi
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.train import Restore
@@ -63,21 +67,83 @@ def test_parameter_files_are_understood(text: str) -> None:
         assert len(pl.read("scan.npy")) == 64 * 64
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LINKED = [*PAGES, *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
+LINKED += [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
+
+
+def find_anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as code hosts and the site make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = [
+        re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    ]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", re.sub(r"`[^`\n]*`", "", text)):
+        if target.startswith("http"):
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in find_anchors(there), f"{target}#{anchor}"
 
 
-def test_every_command_of_the_documents_exists() -> None:
-    from phaseloom.cli import app
+def list_command_lines(page: Path) -> list[str]:
+    """What calls the program in code blocks, continued lines as one, and in the middle of a text."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    fences = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for language, block in fences if language in ("", "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(phaseloom [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    lines = [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for line in lines]
+    lines = [re.sub(r"^(?:torchrun|python)\b.* -m phaseloom\.cli ", "phaseloom ", line) for line in lines]
+    return [
+        " ".join(line.replace(" ...", "").split()) for line in lines if re.match(r"phaseloom [a-z-]", line)
+    ]
 
-    known = {command.callback.__name__ for command in app.registered_commands}
-    known |= {group.name for group in app.registered_groups}
-    for page in PAGES:
-        for verb in re.findall(r"^phaseloom (\w+)", page.read_text(), re.M):
-            assert verb in known, f"{page.name}: {verb}"
+
+def parse_command(line: str) -> None:
+    """Parse a line by the options of its verb, without running it.
+
+    Raises:
+        Exception: no such verb or option, or too many arguments.
+    """
+    command: Any = typer.main.get_command(cli.app)
+    words = shlex.split(line, comments=True)[1:]
+    context = command.context_class(command, info_name="phaseloom")
+    while hasattr(command, "commands") and words:
+        name = words.pop(0)
+        assert name in command.commands, f"{line}: {name} is not a verb"
+        command = command.commands[name]
+        context = command.context_class(command, info_name=name, parent=context)
+    _, left, _ = command.make_parser(context).parse_args(args=list(words))
+    assert not left, f"{line}: {left} too many"
+
+
+COMMAND_LINES = [
+    pytest.param(line, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, line in enumerate(list_command_lines(page))
+]
+
+
+def test_command_lines_are_found() -> None:
+    assert len(COMMAND_LINES) > 150
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_command_line_is_understood(line: str) -> None:
+    parse_command(line)
+
+
+@pytest.mark.parametrize("line", ["phaseloom lok a", "phaseloom look a --no-such", "phaseloom compare a b c"])
+def test_a_wrong_line_is_detected(line: str) -> None:
+    with pytest.raises(Exception, match=r"not a verb|no such option|No such option|too many"):
+        parse_command(line)
 
 
 STUBS = sorted((ROOT / "src").rglob("__init__.pyi"))
