@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: audit fuzz demo web test test-all checks fast medium slow rest hours wheel-demo coverage mutants fix lint types imports bench peers clean
+.PHONY: audit docs fuzz demo web test test-all checks fast medium slow rest hours wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,9 @@ web: .venv/user            ## open the page on the output of the demo
 	$(INSTALL) -e ".[web]"
 	test -f runs/demo/electron/result.h5 || $(BIN)/phaseloom demo
 	$(BIN)/phaseloom web runs
+
+docs: .venv/developer      ## the site, docs/_build/index.html, with the examples run (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
 
 test: .venv/developer      ## lint, types, import contracts and the fast tests: a few minutes
 	$(MAKE) -j 2 checks fast
@@ -95,4 +98,4 @@ bench: .venv/developer     ## race them on unseen objects, with the settings tha
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race run --environments .bench
 
 clean:
-	rm -rf .venv .wheel runs build dist
+	rm -rf .venv .wheel runs build dist docs/_build docs/api docs/gallery

@@ -1,7 +1,7 @@
 """Electrons through a thick sample, by depth
 ==========================================
 
-Where the sample is thicker than the depth of focus, one slice is not enough. Four slices, 25 Å apart, tell
+Where the sample is thicker than the depth of focus, one slice is not enough. Three slices, 40 Å apart, tell
 where along the beam the atoms are.
 """
 
