@@ -37,6 +37,7 @@ def test_a_network_says_no_less_than_components_and_with_few_latents_more(count)
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 def test_latents_of_small_patterns_are_as_many_numbers_as_they_are():
     gain, latents = judged(polar_film(pixels=64, seed=0), 32, 0, 2)
     assert gain > -0.002
@@ -44,6 +45,7 @@ def test_latents_of_small_patterns_are_as_many_numbers_as_they_are():
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 def test_memory_does_not_grow_with_the_scan():
     small, large = (memory(gigabytes) for gigabytes in (0.1, 0.8))
     assert large["patterns"] > 6 * small["patterns"]
