@@ -167,7 +167,7 @@ class HostWindows(TransmissionWindows):
             self.flat = leaves[0].detach().reshape(-1)
             self.region = self.object_layout
             return
-        boxes, member = self._groups
+        boxes, member = self.groups
         if len(boxes) == 1:
             wave, around = cache.get_box(leaves, boxes[0])
             self.rectangles = [around]
@@ -177,7 +177,7 @@ class HostWindows(TransmissionWindows):
             self.rectangles = boxes
             cut = [[leaf.detach()[..., a:b, c:d].reshape(-1) for a, b, c, d in boxes] for leaf in leaves]
             self.flat = transmission(tuple(torch.cat(parts) for parts in cut))
-            self.region = _layout_in_boxes(self.places, np.array(boxes), np.array(member), self.slices)
+            self.region = layout_in_boxes(self.places, np.array(boxes), np.array(member), self.slices)
 
     @cached_property
     def object_layout(self) -> WindowLayout:
@@ -185,12 +185,12 @@ class HostWindows(TransmissionWindows):
         return _layout_in_box(self.places, (0, self.leaves[0].shape[-2], 0, self.leaves[0].shape[-1]))
 
     @cached_property
-    def _groups(self) -> tuple[list[Box], list[int]]:
+    def groups(self) -> tuple[list[Box], list[int]]:
         return group_windows(self.places, self.window)
 
     def boxes(self) -> list[Box]:
         """Rectangles that hold all windows."""
-        return self._groups[0]
+        return self.groups[0]
 
     def transmit(self, wave: Tensor, slice_: int, out: Tensor, /) -> Tensor:
         """Waves behind one slice, written to ``out``."""
@@ -352,7 +352,7 @@ def _layout_in_box(places: np.ndarray, box: Box) -> WindowLayout:
     return WindowLayout(start, np.full(len(places), width), np.full(len(places), area))
 
 
-def _layout_in_boxes(places: np.ndarray, boxes: np.ndarray, member: np.ndarray, slices: int) -> WindowLayout:
+def layout_in_boxes(places: np.ndarray, boxes: np.ndarray, member: np.ndarray, slices: int) -> WindowLayout:
     """Windows in rectangles ``(slice, y, x)`` that lie one after the other."""
     width = boxes[:, 3] - boxes[:, 2]
     area = (boxes[:, 1] - boxes[:, 0]) * width

@@ -176,25 +176,30 @@ class CountingDetector(nn.Module):
         occupancy: Float[Tensor, " state"] | None = None,
     ) -> Float[Tensor, ""]:
         """Sum of a divergence over the trusted pixels of a batch, the same as by way of `forward`."""
-        if (
-            self.response is not None
-            or self.area
-            or self.ewald is not None
-            or not math.isinf(self.saturation)
-            or type(self).forward is not CountingDetector.forward
-            or wave.shape[1:-3] not in ((), (1,))
-        ):
+        if not self.counts_plainly() or wave.shape[1:-3] not in ((), (1,)):
             return (divergence(self(wave, index, occupancy), counts) * self.mask).sum()
-        flat, mask = self._fields_cache.get(self._make_optional_fields, self.flat, self.mask)
         return misfit(
             wave if wave.ndim == 4 else wave[:, 0],
             counts,
             self.weights[index],
             noise.with_slope(divergence),
-            background=self._optional_background(),
-            flat=flat,
-            mask=mask,
+            **self.fields(),
         )
+
+    def counts_plainly(self) -> bool:
+        """Whether a pixel counts the intensity in its middle, however strong that is."""
+        return (
+            self.response is None
+            and not self.area
+            and self.ewald is None
+            and math.isinf(self.saturation)
+            and type(self).forward is CountingDetector.forward
+        )
+
+    def fields(self) -> dict[str, Tensor | None]:
+        """Background, flat field and mask; ``None`` where they are zero, one and one everywhere."""
+        flat, mask = self._fields_cache.get(self._make_optional_fields, self.flat, self.mask)
+        return {"background": self._optional_background(), "flat": flat, "mask": mask}
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""

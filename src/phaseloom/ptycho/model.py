@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
+from phaseloom.physics.engine.misfit import compiled_misfit
 from phaseloom.physics.propagate import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
-from phaseloom.ptycho.noise import Divergence
+from phaseloom.ptycho.noise import Divergence, find_compiled_form
 from phaseloom.ptycho.scans import Heights, heights_matter, measure_height_sensitivity, project_to_heights
 
 __all__ = ["Ptychography"]
@@ -150,7 +151,31 @@ class Ptychography(nn.Module):
         self, index: Int[Tensor, " b"], counts: Float[Tensor, "b y x"], divergence: Divergence
     ) -> Float[Tensor, ""]:
         """Divergence between expected and measured counts, summed over the trusted pixels of a batch."""
+        found = self._compiled_misfit(index, counts, divergence)
+        if found is not None:
+            return found
         return self.detector.misfit(self.wave(index), counts, index, divergence, self.object.occupancy)
+
+    def _compiled_misfit(
+        self, index: Int[Tensor, " b"], counts: Float[Tensor, "b y x"], divergence: Divergence
+    ) -> Float[Tensor, ""] | None:
+        """`misfit` in one compiled call, where the experiment is a plain one and the kernels are there."""
+        noise = find_compiled_form(divergence)
+        if noise is None or self.illumination_sum is not None or not self.detector.counts_plainly():
+            return None
+        if not self.supports_fast_path() or counts.device.type != "cpu":
+            return None
+        place, rest = self.scan(index)
+        return compiled_misfit(
+            self.probe.modes(),
+            rest,
+            self.object.cut_windows(place),
+            self.propagator.gap_kernels(index),
+            counts,
+            self.detector.weights[index],
+            noise,
+            **self.detector.fields(),
+        )
 
     def supports_fast_path(self) -> bool:
         """Whether the fast path serves: one state of the object, a far field, flights that are not refined.

@@ -23,6 +23,7 @@ from phaseloom.physics.adjoint import (
     DivergenceWithSlope,
     differentiate_divergence,
 )
+from phaseloom.physics.engine.misfit import PixelNoise
 
 __all__ = ["amplitude", "gaussian", "none", "poisson"]
 
@@ -239,6 +240,31 @@ def find_floor(divergence: Divergence, /) -> float | None:
         return None
     knobs = divergence.keywords if isinstance(divergence, partial) else {}
     return float(knobs.get("floor", inspect.signature(function).parameters["floor"].default))
+
+
+def find_compiled_form(divergence: Divergence, /) -> PixelNoise | None:
+    """What `phaseloom.physics.engine` takes for a noise model; ``None`` of those that it does not know.
+
+    Example:
+        >>> find_compiled_form(partial(poisson, limit=5.0))
+        PixelNoise(kind='poisson', floor=0.01, limit=5.0)
+    """
+    function: Any = divergence
+    knobs: dict[str, float] = {}
+    if isinstance(divergence, partial) and not divergence.args:
+        function = divergence.func
+        knobs = divergence.keywords
+    if function not in (amplitude, poisson):
+        return None
+    kind = "amplitude" if function is amplitude else "poisson"
+    return PixelNoise(kind, **{"limit": math.inf, **_list_knobs(function), **knobs})
+
+
+@lru_cache(maxsize=8)
+def _list_knobs(function: Divergence) -> dict[str, float]:
+    """Keyword arguments of a divergence and their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def is_amplitude(divergence: Divergence, /) -> bool:

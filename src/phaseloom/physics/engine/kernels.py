@@ -1,0 +1,455 @@
+"""The experiment and its adjoint for a batch of patterns in one compiled call, wave by wave.
+
+A wave lies in a plane: real and imaginary parts, each a few columns wider than the window where rows an
+even number of cache lines apart would meet in few places of the cache. In real space its rows are those of
+the window; in reciprocal space, where it is transposed and out of order, its rows are columns of the
+pattern (`phaseloom.physics.engine.transforms`). Ramps, kernels of flights and patterns are brought into
+that order instead of the waves. Between two transforms a strip of a wave goes through all that is done to
+it while it lies in the first cache, so a slice costs two walks over its waves.
+
+Waves are divided by the side of their window, and the adjoint is that of `phaseloom.physics.adjoint`: with
+the conjugate of the gradient every step is transposed and nothing is conjugated.
+"""
+
+import math
+from typing import no_type_check
+
+from phaseloom.physics.engine.lanes import (
+    add_pair,
+    add_up,
+    address,
+    advance,
+    fill,
+    fill_like,
+    get_lane,
+    lane_count,
+    load,
+    load_imag,
+    load_real,
+    logarithm,
+    maximum,
+    peak,
+    pick,
+    put,
+    root,
+    set_lane,
+    store,
+    store_pair,
+)
+from phaseloom.physics.engine.transforms import (
+    compile_kernel,
+    locate_axis,
+    transform,
+    transform_back,
+    transpose_strip,
+)
+
+__all__ = ["AMPLITUDE", "COMPLEX", "NOTHING", "POISSON", "REAL", "model_batch"]
+
+KERNELS_VERSION = 1
+"""The cache of numba looks at this file alone: raise the number when another file of this package changes."""
+
+AMPLITUDE, POISSON = 0, 1
+NOTHING, COMPLEX, REAL = 0, 1, 2
+"""What is wanted of the derivative of the transmission: none, all, or minus its imaginary part times it."""
+
+MAX_LOG_RATIO = 60.0
+"""As in `phaseloom.ptycho.noise`."""
+
+
+@compile_kernel
+@no_type_check
+def _transform_modes(modes, n_modes, work, beam, layout, down, right):
+    """Spectra of the modes over ``pixels^1.5``."""
+    height, width, lanes, step, back = layout
+    factor = fill_like(beam, (height * width) ** -1.5)
+    re, im = work, advance(work, height * step)
+    for k in range(n_modes):
+        to_re = advance(beam, 2 * k * width * back)
+        to_im = advance(to_re, width * back)
+        for x in range(0, width, lanes):
+            for y in range(height):
+                pixel = 2 * ((k * height + y) * width + x)
+                store(re, y * step + x, load_real(modes, pixel))
+                store(im, y * step + x, load_imag(modes, pixel))
+            transform(re, im, x, step, down)
+            transpose_strip(re, im, x, step, to_re, to_im, x * back, back, height, lanes)
+        for y in range(0, height, lanes):
+            transform(to_re, to_im, y, back, right)
+            for x in range(width):
+                at = x * back + y
+                store(to_re, at, factor * load(to_re, at))
+                store(to_im, at, factor * load(to_im, at))
+
+
+@compile_kernel
+@no_type_check
+def _gather_modes(slope, n_modes, work, modes, layout, down, right):
+    """Gradient of the modes from that of their spectra."""
+    height, width, lanes, step, back = layout
+    factor = fill_like(slope, (height * width) ** -1.5)
+    opposite = fill_like(slope, -((height * width) ** -1.5))
+    re, im = work, advance(work, height * step)
+    for k in range(n_modes):
+        _leave_detector(advance(slope, 2 * k * width * back), work, layout, right)
+        for x in range(0, width, lanes):
+            transform_back(re, im, x, step, down)
+            for y in range(height):
+                at = y * step + x
+                pixel = 2 * ((k * height + y) * width + x)
+                store_pair(modes, pixel, factor * load(re, at), opposite * load(im, at))
+
+
+@compile_kernel
+@no_type_check
+def _illuminate(mode, rows, columns, wave, layout, right):
+    """Spectrum of a mode where the beam stands."""
+    height, width, lanes, _, back = layout
+    plane = width * back
+    for x in range(width):
+        cr, ci = fill(pick(columns[0], x)), fill(pick(columns[1], x))
+        for y in range(0, height, lanes):
+            at = x * back + y
+            rr, ri = load(rows[0], y), load(rows[1], y)
+            tr, ti = rr * cr - ri * ci, rr * ci + ri * cr
+            mr, mi = load(mode, at), load(mode, plane + at)
+            store(wave, at, mr * tr - mi * ti)
+            store(wave, plane + at, mr * ti + mi * tr)
+
+
+@compile_kernel
+@no_type_check
+def _return_to_space(wave, here, layout, right):
+    """First half of an inverse transform, from the spectrum to a plane in real space."""
+    height, width, lanes, step, back = layout
+    re, im = wave, advance(wave, width * back)
+    to_re, to_im = here, advance(here, height * step)
+    for y in range(0, height, lanes):
+        transform_back(im, re, y, back, right)
+        transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
+
+
+@compile_kernel
+@no_type_check
+def _pass_slice(here, window, row, strip, wave, layout, down):
+    """Second half of the inverse transform, transmission, and first half of the next transform."""
+    height, width, lanes, step, back = layout
+    re, im = here, advance(here, height * step)
+    strip_im = advance(strip, height * lanes)
+    to_re, to_im = wave, advance(wave, width * back)
+    for x in range(0, width, lanes):
+        transform_back(im, re, x, step, down)
+        for y in range(height):
+            at = y * step + x
+            wr, wi = load(re, at), load(im, at)
+            tr, ti = load_real(window, y * row + 2 * x), load_imag(window, y * row + 2 * x)
+            store(strip, y * lanes, wr * tr - wi * ti)
+            store(strip_im, y * lanes, wr * ti + wi * tr)
+        transform(strip, strip_im, 0, lanes, down)
+        transpose_strip(strip, strip_im, 0, lanes, to_re, to_im, x * back, back, height, lanes)
+
+
+@compile_kernel
+@no_type_check
+def _fly(wave, flight, there, layout, right):
+    """Second half of a transform, free flight, and first half of an inverse transform."""
+    height, width, lanes, step, back = layout
+    re, im = wave, advance(wave, width * back)
+    to_re, to_im = there, advance(there, height * step)
+    for y in range(0, height, lanes):
+        transform(re, im, y, back, right)
+        _multiply_strip(re, im, flight, y, width, back)
+        transform_back(im, re, y, back, right)
+        transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
+
+
+@compile_kernel
+@no_type_check
+def _fly_back(wave, flight, there, layout, right):
+    """Transpose of `_fly`."""
+    height, width, lanes, step, back = layout
+    re, im = wave, advance(wave, width * back)
+    to_re, to_im = there, advance(there, height * step)
+    for y in range(0, height, lanes):
+        transform(im, re, y, back, right)
+        _multiply_strip(re, im, flight, y, width, back)
+        transform_back(re, im, y, back, right)
+        transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
+
+
+@compile_kernel
+@no_type_check
+def _multiply_strip(re, im, flight, y, width, back):
+    """A strip of a wave times that of a kernel."""
+    for x in range(width):
+        at = x * back + y
+        wr, wi = load(re, at), load(im, at)
+        fr, fi = load(flight[0], at), load(flight[1], at)
+        store(re, at, wr * fr - wi * fi)
+        store(im, at, wr * fi + wi * fr)
+
+
+@compile_kernel
+@no_type_check
+def _leave_detector(wave, there, layout, right):
+    """First half of the transpose of a transform, back to a plane in real space."""
+    height, width, lanes, step, back = layout
+    re, im = wave, advance(wave, width * back)
+    to_re, to_im = there, advance(there, height * step)
+    for y in range(0, height, lanes):
+        transform_back(re, im, y, back, right)
+        transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
+
+
+@compile_kernel
+@no_type_check
+def _leave_slice(work, here, window, row, sink, kind, wave, layout, down):
+    """Transpose of `_pass_slice`; the derivative of the transmission is added to the sink."""
+    height, width, lanes, step, back = layout
+    re, im = work, advance(work, height * step)
+    in_re, in_im = here, advance(here, height * step)
+    to_re, to_im = wave, advance(wave, width * back)
+    field, first, next_, sign = sink
+    signs = fill(sign)
+    for x in range(0, width, lanes):
+        transform_back(re, im, x, step, down)
+        for y in range(height):
+            at = y * step + x
+            gr, gi = load(re, at), load(im, at)
+            tr, ti = load_real(window, y * row + 2 * x), load_imag(window, y * row + 2 * x)
+            hr, hi = gr * tr - gi * ti, gr * ti + gi * tr
+            store(re, at, hr)
+            store(im, at, hi)
+            if kind:
+                pr, pi = load(in_re, at), load(in_im, at)
+                to = first + y * next_ + x
+                if kind == COMPLEX:
+                    add_pair(field, 2 * to, gr * pr - gi * pi, signs * (gr * pi + gi * pr))
+                else:
+                    store(field, to, load(field, to) - (hr * pi + hi * pr))
+        transform(im, re, x, step, down)
+        transpose_strip(re, im, x, step, to_re, to_im, x * back, back, height, lanes)
+
+
+@compile_kernel
+@no_type_check
+def _leave_beam(wave, mode, rows, columns, slope, turn, layout, right):
+    """Transpose of `_illuminate`: adds to the gradient of a spectrum, and returns that of the shift."""
+    height, width, lanes, _, back = layout
+    plane = width * back
+    re, im = wave, advance(wave, plane)
+    for y in range(0, height, lanes):
+        transform(im, re, y, back, right)
+    along_y = 0.0
+    along_x = 0.0
+    for x in range(width):
+        cr, ci = fill(pick(columns[0], x)), fill(pick(columns[1], x))
+        sum_y = fill_like(wave, 0.0)
+        sum_x = fill_like(wave, 0.0)
+        for y in range(0, height, lanes):
+            at = x * back + y
+            rr, ri = load(rows[0], y), load(rows[1], y)
+            tr, ti = rr * cr - ri * ci, rr * ci + ri * cr
+            wr, wi = load(re, at), load(im, at)
+            gr, gi = wr * tr - wi * ti, wr * ti + wi * tr
+            store(slope, at, load(slope, at) + gr)
+            store(slope, plane + at, load(slope, plane + at) + gi)
+            pull = gr * load(mode, plane + at) + gi * load(mode, at)
+            sum_x = sum_x + pull
+            sum_y = sum_y + pull * load(turn[0], y)
+        along_y += add_up(sum_y)
+        along_x += add_up(sum_x) * pick(turn[1], x)
+    return along_y, along_x
+
+
+@compile_kernel
+@no_type_check
+def _compare(far, seen, n_modes, weight, flat, dark, mask, noise, layout, gradients, i, wanted):
+    """Misfit of a pattern; far waves become the conjugates of their gradients.
+
+    Slopes with respect to expected counts go to the gradients of weights and background at once.
+    """
+    height, width, lanes, _, back = layout
+    kind, floor, limit = noise
+    plane = width * back
+    floors = fill_like(far, floor)
+    least = fill_like(far, 1e-30)
+    one = fill_like(far, 1.0)
+    factor = fill(weight)
+    flat_at, dark_at, mask_at = address(flat), address(dark), address(mask)
+    of_dark = address(gradients[3])
+    total = 0.0
+    of_weight = 0.0
+    for x in range(width):
+        left = fill_like(far, 0.0)
+        pulled = fill_like(far, 0.0)
+        for y in range(0, height, lanes):
+            at = x * back + y
+            light = fill_like(far, 0.0)
+            for k in range(n_modes):
+                wr, wi = load(far, 2 * k * plane + at), load(far, (2 * k + 1) * plane + at)
+                light = light + wr * wr + wi * wi
+            by = factor
+            if len(flat):
+                by = factor * load(flat_at, at)
+                light_seen = light * load(flat_at, at)
+            else:
+                light_seen = light
+            model = by * light
+            if len(dark):
+                model = model + load(dark_at, at)
+            count = load(seen, at) + floors
+            if kind == POISSON:
+                rate = maximum(model + floors, least)
+                ratio = count / rate
+                log_ratio = logarithm(maximum(ratio, least))
+                each = log_ratio * count + rate - count
+                slope = one - ratio
+                if limit < math.inf and peak(each) > 0.5 * limit * limit:
+                    each, slope = _limit_lanes(count, rate, log_ratio, each, slope, limit)
+            else:
+                amplitude = root(model + floors)
+                gap = amplitude - root(count)
+                each = gap * gap
+                slope = gap / amplitude
+            if len(mask):
+                each = each * load(mask_at, at)
+                slope = slope * load(mask_at, at)
+            left = left + each
+            if wanted[2]:
+                pulled = pulled + slope * light_seen
+                if len(gradients[3]):
+                    store(of_dark, at, load(of_dark, at) + slope)
+            pull = slope * (by + by)
+            for k in range(n_modes):
+                re, im = 2 * k * plane + at, (2 * k + 1) * plane + at
+                store(far, re, pull * load(far, re))
+                store(far, im, fill_like(far, 0.0) - pull * load(far, im))
+        total += add_up(left)
+        of_weight += add_up(pulled)
+    gradients[2][i] = of_weight
+    return total
+
+
+@compile_kernel
+@no_type_check
+def _limit_lanes(count, rate, log_ratio, each, slope, limit):
+    """Deviances that go on as differences of amplitudes beyond the limit, number by number."""
+    for lane in range(lane_count(count)):
+        n = get_lane(count, lane)
+        edge = min(0.5 * limit * limit / n + math.sqrt(limit * limit / n), MAX_LOG_RATIO)
+        if get_lane(log_ratio, lane) > edge:
+            amplitude = math.exp(0.5 * (edge + get_lane(log_ratio, lane)))
+            value = get_lane(rate, lane) * (1 - 2 * amplitude) + n * (1 + edge)
+            each = set_lane(each, lane, value)
+            slope = set_lane(slope, lane, 1 - amplitude)
+    return each, slope
+
+
+@compile_kernel
+@no_type_check
+def model_batch(
+    axes,
+    layout,
+    room,
+    modes,
+    ramps,
+    frequencies,
+    glass,
+    windows,
+    flights,
+    data,
+    noise,
+    sink,
+    gradients,
+    wanted,
+):
+    """Misfit of a batch, and its gradients where they are wanted.
+
+    Args:
+        axes: a `TransformAxis` without its order, for rows and for columns.
+        layout: height and width of windows, lanes, numbers from row to row of a plane in real and in
+            reciprocal space.
+        room: incident waves ``(slice, mode)``, far waves, modes, gradients of modes, one wave in real space,
+            a strip, counts of a pattern.
+        modes: ``(mode, y, x)``; real and imaginary parts of complex numbers are in turn, here and below.
+        ramps: real and imaginary parts along rows ``(pattern, y)`` and along columns ``(pattern, x)``.
+        frequencies: of rows and of columns, ``2 pi`` times cycles per pixel.
+        glass: transmission.
+        windows: in it, the first pixel ``(slice, pattern)`` and pixels to the next row ``(pattern,)``.
+        flights: real and imaginary parts of kernels ``(gap, plane)`` over the number of pixels.
+        data: counts ``(pattern, pixel)``, the pixel at each place of a plane, weights; flat field, background
+            and mask in the order of a plane, without any numbers where they are one, zero and one.
+        noise: kind, floor and limit.
+        sink: field, windows in it and sign of the imaginary part of the derivative of the transmission.
+        gradients: of modes, shifts, weights and background (in the order of a plane).
+        wanted: of the transmission; of modes or shifts; of weights or background.
+    """
+    height, width, lanes, step, back = layout
+    down = locate_axis(*axes[0])
+    right = locate_axis(*axes[1])
+    of_object = wanted[0]
+    of_beam = wanted[1]
+    counts, place, weight, flat, dark, mask = data
+    n_slices = windows[0].shape[0]
+    n_modes = modes.shape[0]
+    space = height * step
+    plane = width * back
+    incident = address(room)
+    far = advance(incident, 2 * n_slices * n_modes * space)
+    beam = advance(far, 2 * n_modes * plane)
+    slope = advance(beam, 2 * n_modes * plane)
+    work = advance(slope, 2 * n_modes * plane)
+    strip = advance(work, 2 * space)
+    seen = advance(strip, 2 * height * lanes)
+    _transform_modes(address(modes), n_modes, work, beam, layout, down, right)
+    for at in range(0, 2 * n_modes * plane, lanes):
+        store(slope, at, fill_like(slope, 0.0))
+    total = 0.0
+    for i in range(counts.shape[0]):
+        rows = advance(address(ramps[0]), i * height), advance(address(ramps[1]), i * height)
+        columns = advance(address(ramps[2]), i * width), advance(address(ramps[3]), i * width)
+        for k in range(n_modes):
+            wave = advance(far, 2 * k * plane)
+            _illuminate(advance(beam, 2 * k * plane), rows, columns, wave, layout, right)
+            _return_to_space(wave, advance(incident, 2 * k * space), layout, right)
+            for s in range(n_slices):
+                here = advance(incident, 2 * (s * n_modes + k) * space)
+                window = advance(address(glass), 2 * windows[0][s, i])
+                _pass_slice(here, window, 2 * windows[1][i], strip, wave, layout, down)
+                if s < n_slices - 1:
+                    flight = address(flights[0][s]), address(flights[1][s])
+                    _fly(wave, flight, advance(here, 2 * n_modes * space), layout, right)
+                else:
+                    for y in range(0, height, lanes):
+                        transform(wave, advance(wave, plane), y, back, right)
+        for x in range(width):
+            for y in range(height):
+                seen_at = x * back + y
+                put(seen, seen_at, counts[i, place[seen_at]])
+        total += _compare(
+            far, seen, n_modes, weight[i], flat, dark, mask, noise, layout, gradients, i, wanted
+        )
+        if of_object or of_beam:
+            for k in range(n_modes):
+                wave = advance(far, 2 * k * plane)
+                _leave_detector(wave, work, layout, right)
+                for s in range(n_slices - 1, -1, -1):
+                    here = advance(incident, 2 * (s * n_modes + k) * space)
+                    window = advance(address(glass), 2 * windows[0][s, i])
+                    into = address(sink[0]), sink[1][s, i], sink[2][i], sink[3]
+                    _leave_slice(work, here, window, 2 * windows[1][i], into, of_object, wave, layout, down)
+                    if s:
+                        flight = address(flights[0][s - 1]), address(flights[1][s - 1])
+                        _fly_back(wave, flight, work, layout, right)
+                if of_beam:
+                    turn = address(frequencies[0]), address(frequencies[1])
+                    mode = advance(beam, 2 * k * plane)
+                    tilt = _leave_beam(
+                        wave, mode, rows, columns, advance(slope, 2 * k * plane), turn, layout, right
+                    )
+                    gradients[1][i, 0] += tilt[0]
+                    gradients[1][i, 1] += tilt[1]
+    if of_beam:
+        _gather_modes(slope, n_modes, work, address(gradients[0]), layout, down, right)
+    return total
