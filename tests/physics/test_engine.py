@@ -255,3 +255,25 @@ def test_without_numba_nothing_is_compiled():
     code = "import sys; sys.modules['numba'] = None; sys.modules['llvmlite'] = None\n"
     code += "from phaseloom.physics.engine.misfit import _load_kernels\nassert _load_kernels() is None"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_engine_that_does_not_compile_is_left_out(monkeypatch, caplog):
+    from numba.core.errors import TypingError
+
+    from phaseloom.physics.engine import misfit as module
+
+    def fail(*given):
+        raise TypingError("no such type")
+
+    given = make_inputs(1, 1, (32, 32), torch.float32, fields=False)
+    leaves = make_leaves("complex", 1, (60, 60), torch.float32)
+    mosaic = cut_windows(leaves, CORNER, (32, 32))
+    form = PixelNoise("poisson", 0.01, 20.0)
+    words = (given["modes"], given["rest"], mosaic, [], given["counts"], given["weight"], form)
+    assert compiled_misfit(*words) is not None
+    monkeypatch.setattr(module, "_BROKEN", set())
+    with monkeypatch.context() as patch:
+        patch.setattr(module._CompiledMisfit, "apply", fail)
+        assert compiled_misfit(*words) is None
+    assert "left out" in caplog.text
+    assert compiled_misfit(*words) is None  # it is not tried again

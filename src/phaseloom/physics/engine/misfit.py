@@ -1,5 +1,6 @@
 """`phaseloom.physics.adjoint.far_waves` and `misfit` in one compiled call, for autograd."""
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,6 +18,12 @@ from phaseloom.physics.patches import gradient_target
 from phaseloom.physics.windowed_transmission import GradientSink, HostWindows, layout_in_boxes
 
 __all__ = ["PixelNoise", "compiled_misfit"]
+
+
+log = logging.getLogger(__name__)
+
+_BROKEN: set[torch.dtype] = set()
+"""Types of waves for which the kernels could not be compiled."""
 
 
 class PixelNoise(NamedTuple):
@@ -37,6 +44,13 @@ def _load_kernels() -> ModuleType | None:
     except ImportError:
         return None
     return kernels
+
+
+def _compile_errors() -> tuple[type[Exception], ...]:
+    """What numba raises where it cannot compile; nothing is compiled before it is called."""
+    from numba.core.errors import NumbaError
+
+    return (NumbaError,)
 
 
 class WaveLayout(NamedTuple):
@@ -263,14 +277,19 @@ def compiled_misfit(
     kernels = _arrange_flights(layout, flights, modes)
     fields = (layout.arrange(flat), layout.arrange(mask))
     batch = _Batch(layout, mosaic, kernels, counts, fields, noise)
-    return _CompiledMisfit.apply(modes, rest, weight, background, batch, *mosaic.leaves)
+    try:
+        return _CompiledMisfit.apply(modes, rest, weight, background, batch, *mosaic.leaves)
+    except _compile_errors() as problem:
+        log.warning("the compiled engine is left out, as it does not compile here: %s", str(problem)[:300])
+        _BROKEN.add(modes.dtype)
+        return None
 
 
 def _find_layout(
     modes: Tensor, mosaic: Any, flights: Sequence[Tensor], others: Sequence[Tensor]
 ) -> WaveLayout | None:
     """How waves lie in planes, if the kernels can take them."""
-    if not isinstance(mosaic, HostWindows) or _load_kernels() is None:
+    if not isinstance(mosaic, HostWindows) or modes.dtype in _BROKEN or _load_kernels() is None:
         return None
     real = modes.real.dtype
     if mosaic.flat.dtype != modes.dtype or any(
