@@ -36,7 +36,7 @@ def measure_case(name: str, folder: Path, seed: int) -> dict:
     path = folder / f"{name}-{seed}.npz"
     np.savez(path, **{key: value for key, value in case.items() if key not in HIDDEN})
     settings = {"off": CASES[name].defocus_start, "epochs": EPOCHS[name], "seed": 0, "tree": {"levels": 0}}
-    plain = mock.patch.object(Ptychography, "_compiled_misfit", lambda *batch: None)
+    plain = mock.patch.object(Ptychography, "_compiled_misfit", return_value=None)
     jobs = {way: iter(Job.begin(Reconstruct.of(tree(path, case, settings)))) for way in ("plain", "compiled")}
     seconds: dict[str, list[float]] = {way: [] for way in jobs}
     losses = {}

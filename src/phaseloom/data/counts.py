@@ -487,7 +487,7 @@ def _read_mapped(source: np.memmap, wanted: Iterable[Any], /) -> Iterator[np.nda
 
 def _fill(out: np.ndarray, file: Any) -> None:
     """Read an array that is contiguous."""
-    room = memoryview(out.reshape(-1).view(np.uint8))
+    room = out.reshape(-1).view(np.uint8).data
     while room:
         count = file.readinto(room)
         if not count:
