@@ -52,6 +52,7 @@ for panel, (dose, result) in zip(axes, results.items(), strict=True):
 # %%
 
 ranked = [errors[dose].nrmse for dose in (3e4, 3e3, 3e2)]
+print("error at 3e4, 3e3 and 3e2 electrons:", *(f"{one:.2f}" for one in ranked))
 assert ranked == sorted(ranked)
 assert errors[3e4].pearson > 0.97
 assert errors[3e3].pearson > 0.8
