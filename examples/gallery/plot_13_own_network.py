@@ -84,7 +84,7 @@ for _ in range(40):
 # Beside pixels
 # -------------
 # The usual reconstruction of the same counts, with the same known probe. It has nearly no prior, and is
-# still the better one here: such a network is a place to begin, and 40 epochs of Adam are few.
+# still the better one here: such a network is a place to begin.
 
 probe = {"focused": {"semiangle": "35 mrad", "defocus": "60 A", "modes": 1}}
 rates = {"probe": 0, "positions": 0, "affine": 0}

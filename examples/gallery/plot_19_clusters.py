@@ -2,7 +2,8 @@
 ================================
 
 A polar film has four domains and vacuum beside it. An autoencoder turns each pattern into four numbers, and
-clusters of these are a map of the film.
+clusters of these are a map of the film. Its first numbers are principal components, which so short a training
+hardly improves.
 """
 
 # %%
