@@ -303,7 +303,8 @@ class _Server:
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)
         end = time.monotonic() + asked["seconds"]
-        began = {"began": time.monotonic(), "end": end, "resident": _read_status("VmRSS")}
+        # pages of files, such as libraries, are no child's before it touches them
+        began = {"began": time.monotonic(), "end": end, "resident": _read_status("RssAnon")}
         self.children[pid] = {"files": files, **began}
         return {"pid": pid}
 

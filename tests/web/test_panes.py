@@ -267,7 +267,7 @@ class TestWatch:
             for epoch in epochs:
                 pane._show(replace(images, epoch=epoch))
             gc.collect()
-            return sum(isinstance(one, Watcher | BokehModel) for one in gc.get_objects())
+            return sum(issubclass(type(one), Watcher | BokehModel) for one in gc.get_objects())
 
         before = look(range(10, 50))  # as many images as are kept
         assert look(range(50, 150)) < before + 20
