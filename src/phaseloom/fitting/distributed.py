@@ -4,6 +4,7 @@ Started by ``torchrun`` or ``accelerate launch``; without either a team is one p
 does anything.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -175,6 +176,8 @@ def team() -> Team:
     except ImportError:
         raise MissingExtra("several processes", "accelerate", "cluster") from None
     state = PartialState(cpu=not torch.cuda.is_available())
+    # else threads of the group are still there when Python ends, which aborts the process now and then
+    atexit.register(state.destroy_process_group)
     return Team(state.process_index, state.num_processes, str(state.device))
 
 
