@@ -8,7 +8,7 @@ probe relaxation (OPR) gives each pattern its own mixture of a few common modes.
 # %%
 # Simulate an unsteady beam
 # -------------------------
-# Between two probes, of no and of 40 Å of astigmatism, the beam of each pattern is a mixture. The patterns are
+# Between two probes, of no and of 40 Å of astigmatism, the beam of each pattern is a mixture. Patterns are
 # made by the package's own model, so that nothing else is wrong with them.
 
 from dataclasses import replace
