@@ -11,6 +11,7 @@ import torch
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics.adjoint import far_waves, misfit
 from phaseloom.physics.engine.misfit import PixelNoise, compiled_misfit
+from phaseloom.physics.fused_kernels import compile_kernel
 from phaseloom.physics.windowed_transmission import cut_windows
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.likelihood import Likelihood
@@ -117,7 +118,7 @@ class TestTransforms:
         assert transforms.make_axis(count, np.dtype(np.float32)) is None
 
 
-@transforms.compile_kernel
+@compile_kernel
 def transform_flat(re, im, step, stages, cosine, sine, back):
     axis = transforms.locate_axis(stages, cosine, sine)
     if back:

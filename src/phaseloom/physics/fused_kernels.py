@@ -48,20 +48,33 @@ def get_compiled_kernels(*tensors: Tensor) -> SimpleNamespace | None:
 @lru_cache(maxsize=1)
 def _compile_kernels() -> SimpleNamespace | None:
     """``None`` without numba (the extra ``fast``), or if ``PHASELOOM_NUMBA`` is 0."""
+    if not has_numba():
+        return None
+    return SimpleNamespace(
+        **{kernel.__name__[1:]: compile_kernel(kernel, fastmath=FAST_MATH) for kernel in KERNELS}
+    )
+
+
+def has_numba() -> bool:
+    """Whether numba is there (the extra ``fast``) and wanted: not if ``PHASELOOM_NUMBA`` is 0."""
     if os.environ.get("PHASELOOM_NUMBA") == "0":
-        return None
+        return False
     try:
-        import numba
+        import numba  # noqa: F401
     except ImportError:
-        return None
+        return False
+    return True
 
-    def compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return numba.njit(cache=True, fastmath=FAST_MATH, error_model="numpy", nogil=True)(kernel)
-        except RuntimeError:  # no folder where the cache could be written
-            return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True)(kernel)
 
-    return SimpleNamespace(**{kernel.__name__[1:]: compile_kernel(kernel) for kernel in KERNELS})
+def compile_kernel(kernel: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile with numba on the first call, and keep what was compiled on disk if there is a place for it."""
+    import numba
+
+    options = {"error_model": "numpy", "nogil": True, **options}
+    try:
+        return numba.njit(cache=True, **options)(kernel)
+    except RuntimeError:  # no folder where the cache could be written
+        return numba.njit(**options)(kernel)
 
 
 def shift_spectra(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.engine.misfit import compiled_misfit
+from phaseloom.physics.engine.misfit import can_compile, compiled_misfit
 from phaseloom.physics.propagate import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
 from phaseloom.ptycho.noise import Divergence, find_compiled_form
@@ -164,6 +164,8 @@ class Ptychography(nn.Module):
         if noise is None or self.illumination_sum is not None or not self.detector.counts_plainly():
             return None
         if not self.supports_fast_path() or counts.device.type != "cpu":
+            return None
+        if not can_compile((counts.shape[-2], counts.shape[-1]), counts.dtype):
             return None
         place, rest = self.scan(index)
         return compiled_misfit(

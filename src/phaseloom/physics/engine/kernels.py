@@ -37,16 +37,16 @@ from phaseloom.physics.engine.lanes import (
     store_pair,
 )
 from phaseloom.physics.engine.transforms import (
-    compile_kernel,
     locate_axis,
     transform,
     transform_back,
     transpose_strip,
 )
+from phaseloom.physics.fused_kernels import compile_kernel
 
 __all__ = ["AMPLITUDE", "COMPLEX", "NOTHING", "POISSON", "REAL", "model_batch"]
 
-KERNELS_VERSION = 1
+KERNELS_VERSION = 2
 """The cache of numba looks at this file alone: raise the number when another file of this package changes."""
 
 AMPLITUDE, POISSON = 0, 1
@@ -91,7 +91,7 @@ def _gather_modes(slope, n_modes, work, modes, layout, down, right):
     opposite = fill_like(slope, -((height * width) ** -1.5))
     re, im = work, advance(work, height * step)
     for k in range(n_modes):
-        _leave_detector(advance(slope, 2 * k * width * back), work, layout, right)
+        _return_to_space(advance(slope, 2 * k * width * back), work, layout, right, False)
         for x in range(0, width, lanes):
             transform_back(re, im, x, step, down)
             for y in range(height):
@@ -102,7 +102,7 @@ def _gather_modes(slope, n_modes, work, modes, layout, down, right):
 
 @compile_kernel
 @no_type_check
-def _illuminate(mode, rows, columns, wave, layout, right):
+def _illuminate(mode, rows, columns, wave, layout):
     """Spectrum of a mode where the beam stands."""
     height, width, lanes, _, back = layout
     plane = width * back
@@ -119,13 +119,14 @@ def _illuminate(mode, rows, columns, wave, layout, right):
 
 @compile_kernel
 @no_type_check
-def _return_to_space(wave, here, layout, right):
-    """First half of an inverse transform, from the spectrum to a plane in real space."""
+def _return_to_space(wave, there, layout, right, inverse):
+    """First half of an inverse transform, or of the transpose of a transform, to a plane in real space."""
     height, width, lanes, step, back = layout
     re, im = wave, advance(wave, width * back)
-    to_re, to_im = here, advance(here, height * step)
+    to_re, to_im = there, advance(there, height * step)
+    first, second = (im, re) if inverse else (re, im)
     for y in range(0, height, lanes):
-        transform_back(im, re, y, back, right)
+        transform_back(first, second, y, back, right)
         transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
 
 
@@ -151,29 +152,16 @@ def _pass_slice(here, window, row, strip, wave, layout, down):
 
 @compile_kernel
 @no_type_check
-def _fly(wave, flight, there, layout, right):
-    """Second half of a transform, free flight, and first half of an inverse transform."""
+def _fly(wave, flight, there, layout, right, forth):
+    """Second half of a transform, free flight, and first half of an inverse transform; or their transpose."""
     height, width, lanes, step, back = layout
     re, im = wave, advance(wave, width * back)
     to_re, to_im = there, advance(there, height * step)
+    first, second = (re, im) if forth else (im, re)
     for y in range(0, height, lanes):
-        transform(re, im, y, back, right)
+        transform(first, second, y, back, right)
         _multiply_strip(re, im, flight, y, width, back)
-        transform_back(im, re, y, back, right)
-        transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
-
-
-@compile_kernel
-@no_type_check
-def _fly_back(wave, flight, there, layout, right):
-    """Transpose of `_fly`."""
-    height, width, lanes, step, back = layout
-    re, im = wave, advance(wave, width * back)
-    to_re, to_im = there, advance(there, height * step)
-    for y in range(0, height, lanes):
-        transform(im, re, y, back, right)
-        _multiply_strip(re, im, flight, y, width, back)
-        transform_back(re, im, y, back, right)
+        transform_back(second, first, y, back, right)
         transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
 
 
@@ -187,18 +175,6 @@ def _multiply_strip(re, im, flight, y, width, back):
         fr, fi = load(flight[0], at), load(flight[1], at)
         store(re, at, wr * fr - wi * fi)
         store(im, at, wr * fi + wi * fr)
-
-
-@compile_kernel
-@no_type_check
-def _leave_detector(wave, there, layout, right):
-    """First half of the transpose of a transform, back to a plane in real space."""
-    height, width, lanes, step, back = layout
-    re, im = wave, advance(wave, width * back)
-    to_re, to_im = there, advance(there, height * step)
-    for y in range(0, height, lanes):
-        transform_back(re, im, y, back, right)
-        transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
 
 
 @compile_kernel
@@ -351,11 +327,11 @@ def _limit_lanes(count, rate, log_ratio, each, slope, limit):
 def model_batch(
     axes,
     layout,
-    room,
+    workspace,
     modes,
     ramps,
     frequencies,
-    glass,
+    transmission,
     windows,
     flights,
     data,
@@ -370,12 +346,12 @@ def model_batch(
         axes: a `TransformAxis` without its order, for rows and for columns.
         layout: height and width of windows, lanes, numbers from row to row of a plane in real and in
             reciprocal space.
-        room: incident waves ``(slice, mode)``, far waves, modes, gradients of modes, one wave in real space,
-            a strip, counts of a pattern.
+        workspace: incident waves ``(slice, mode)``, far waves, modes, gradients of modes, one wave in real
+            space, a strip, counts of a pattern.
         modes: ``(mode, y, x)``; real and imaginary parts of complex numbers are in turn, here and below.
         ramps: real and imaginary parts along rows ``(pattern, y)`` and along columns ``(pattern, x)``.
         frequencies: of rows and of columns, ``2 pi`` times cycles per pixel.
-        glass: transmission.
+        transmission: of the object.
         windows: in it, the first pixel ``(slice, pattern)`` and pixels to the next row ``(pattern,)``.
         flights: real and imaginary parts of kernels ``(gap, plane)`` over the number of pixels.
         data: counts ``(pattern, pixel)``, the pixel at each place of a plane, weights; flat field, background
@@ -395,7 +371,7 @@ def model_batch(
     n_modes = modes.shape[0]
     space = height * step
     plane = width * back
-    incident = address(room)
+    incident = address(workspace)
     far = advance(incident, 2 * n_slices * n_modes * space)
     beam = advance(far, 2 * n_modes * plane)
     slope = advance(beam, 2 * n_modes * plane)
@@ -411,15 +387,15 @@ def model_batch(
         columns = advance(address(ramps[2]), i * width), advance(address(ramps[3]), i * width)
         for k in range(n_modes):
             wave = advance(far, 2 * k * plane)
-            _illuminate(advance(beam, 2 * k * plane), rows, columns, wave, layout, right)
-            _return_to_space(wave, advance(incident, 2 * k * space), layout, right)
+            _illuminate(advance(beam, 2 * k * plane), rows, columns, wave, layout)
+            _return_to_space(wave, advance(incident, 2 * k * space), layout, right, True)
             for s in range(n_slices):
                 here = advance(incident, 2 * (s * n_modes + k) * space)
-                window = advance(address(glass), 2 * windows[0][s, i])
+                window = advance(address(transmission), 2 * windows[0][s, i])
                 _pass_slice(here, window, 2 * windows[1][i], strip, wave, layout, down)
                 if s < n_slices - 1:
                     flight = address(flights[0][s]), address(flights[1][s])
-                    _fly(wave, flight, advance(here, 2 * n_modes * space), layout, right)
+                    _fly(wave, flight, advance(here, 2 * n_modes * space), layout, right, True)
                 else:
                     for y in range(0, height, lanes):
                         transform(wave, advance(wave, plane), y, back, right)
@@ -433,15 +409,15 @@ def model_batch(
         if of_object or of_beam:
             for k in range(n_modes):
                 wave = advance(far, 2 * k * plane)
-                _leave_detector(wave, work, layout, right)
+                _return_to_space(wave, work, layout, right, False)
                 for s in range(n_slices - 1, -1, -1):
                     here = advance(incident, 2 * (s * n_modes + k) * space)
-                    window = advance(address(glass), 2 * windows[0][s, i])
+                    window = advance(address(transmission), 2 * windows[0][s, i])
                     into = address(sink[0]), sink[1][s, i], sink[2][i], sink[3]
                     _leave_slice(work, here, window, 2 * windows[1][i], into, of_object, wave, layout, down)
                     if s:
                         flight = address(flights[0][s - 1]), address(flights[1][s - 1])
-                        _fly_back(wave, flight, work, layout, right)
+                        _fly(wave, flight, work, layout, right, False)
                 if of_beam:
                     turn = address(frequencies[0]), address(frequencies[1])
                     mode = advance(beam, 2 * k * plane)

@@ -251,37 +251,35 @@ def fill_like(typingctx: Any, array: Any, number: Any) -> Any:
     return lanes(array, types.float64), make
 
 
-@intrinsic
-def add_up(typingctx: Any, value: Any) -> Any:
-    """Sum over the lanes, by halves."""
+def _reduce(value: Lanes, combine: Callable[[Any, Any, Any], Any]) -> Any:
+    """One number of all lanes, combined by halves."""
 
     def make(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        (total,) = args
+        (found,) = args
         half = value.count // 2
         while half:
             folded = [i + half if i < half else i for i in range(value.count)]
-            total = builder.fadd(total, _shuffle(builder, total, total, folded), flags=FLAGS)
+            found = combine(builder, found, _shuffle(builder, found, found, folded))
             half //= 2
-        return builder.extract_element(total, ir.Constant(INDEX, 0))
+        return builder.extract_element(found, ir.Constant(INDEX, 0))
 
     return value.dtype(value), make
+
+
+@intrinsic
+def add_up(typingctx: Any, value: Any) -> Any:
+    """Sum over the lanes."""
+    return _reduce(value, lambda builder, a, b: builder.fadd(a, b, flags=FLAGS))
+
+
+def _larger(builder: Any, one: Any, other: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", one, other), other, one)
 
 
 @intrinsic
 def peak(typingctx: Any, value: Any) -> Any:
     """The largest number of all lanes."""
-
-    def make(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        (most,) = args
-        half = value.count // 2
-        while half:
-            folded = [i + half if i < half else i for i in range(value.count)]
-            other = _shuffle(builder, most, most, folded)
-            most = builder.select(builder.fcmp_ordered("<", most, other), other, most)
-            half //= 2
-        return builder.extract_element(most, ir.Constant(INDEX, 0))
-
-    return value.dtype(value), make
+    return _reduce(value, _larger)
 
 
 @intrinsic
@@ -320,7 +318,7 @@ def maximum(typingctx: Any, one: Any, other: Any) -> Any:
     """The larger number of each lane; that of ``one`` where either is NaN."""
 
     def make(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+        return _larger(builder, *args)
 
     return one(one, other), make
 

@@ -1,7 +1,6 @@
 """`phaseloom.physics.adjoint.far_waves` and `misfit` in one compiled call, for autograd."""
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -13,17 +12,17 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phaseloom.physics.fused_kernels import WindowLayout
+from phaseloom.physics.fused_kernels import WindowLayout, has_numba
 from phaseloom.physics.patches import gradient_target
 from phaseloom.physics.windowed_transmission import GradientSink, HostWindows, layout_in_boxes
 
-__all__ = ["PixelNoise", "compiled_misfit"]
+__all__ = ["PixelNoise", "can_compile", "compiled_misfit"]
 
 
 log = logging.getLogger(__name__)
 
 _BROKEN: set[torch.dtype] = set()
-"""Types of waves for which the kernels could not be compiled."""
+"""Real types for which the kernels could not be compiled."""
 
 
 class PixelNoise(NamedTuple):
@@ -36,8 +35,8 @@ class PixelNoise(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _load_kernels() -> ModuleType | None:
-    """``None`` without numba (the extra ``fast``), or if ``PHASELOOM_NUMBA`` is 0."""
-    if os.environ.get("PHASELOOM_NUMBA") == "0":
+    """``None`` without numba; its inner parts, which the engine needs, may be others one day."""
+    if not has_numba():
         return None
     try:
         from phaseloom.physics.engine import kernels
@@ -73,7 +72,7 @@ class WaveLayout(NamedTuple):
     orders: tuple[Tensor, Tensor]
 
     def arrange(self, field: Tensor | None) -> np.ndarray:
-        """A field ``(..., y, x)`` in reciprocal space in the order of planes; none is no numbers."""
+        """A field ``(..., y, x)`` in reciprocal space in the order of planes; empty for ``None``."""
         if field is None:
             return np.zeros(0, self.frequencies[0].dtype)
         return field.detach().to(self.orders[0].dtype).flatten(-2)[..., torch.from_numpy(self.place)].numpy()
@@ -175,7 +174,7 @@ class _Batch:
         space, plane = height * step, width * back
         numbers = 2 * len(modes) * (slices * space + 3 * plane) + 2 * space + 2 * height * lanes + plane
         real = modes.real.dtype
-        room = torch.empty(numbers, dtype=real).numpy()
+        workspace = torch.empty(numbers, dtype=real).numpy()
         sink, start, row, sign, kind = self.make_sink(kernels, real, wanted[0])
         region = self.mosaic.region
         assert region is not None
@@ -184,11 +183,11 @@ class _Batch:
         of_weight = torch.zeros_like(weight)
         of_dark = rest.new_zeros(plane if wanted[2] and background is not None else 0)
         gradients = (_real_view(of_modes), of_rest.numpy(), of_weight.numpy(), of_dark.numpy())
-        dtype = room.dtype.type
+        dtype = workspace.dtype.type
         total = kernels.model_batch(
             layout.axes,
             layout.sizes,
-            room,
+            workspace,
             _real_view(modes.detach()),
             _ramps(layout, rest.detach()),
             layout.frequencies,
@@ -251,6 +250,18 @@ class _Batch:
         return [None if own else into]
 
 
+def can_compile(shape: tuple[int, int], dtype: torch.dtype, /) -> bool:
+    """Whether there are kernels for waves of a shape and real type: see `compiled_misfit`.
+
+    Example:
+        >>> can_compile((31, 32), torch.float32)
+        False
+    """
+    if _load_kernels() is None or dtype not in (torch.float32, torch.float64) or dtype in _BROKEN:
+        return False
+    return _lay_out(shape, dtype) is not None
+
+
 def compiled_misfit(
     modes: Complex[Tensor, "mode y x"],
     rest: Float[Tensor, "b 2"],
@@ -281,7 +292,7 @@ def compiled_misfit(
         return _CompiledMisfit.apply(modes, rest, weight, background, batch, *mosaic.leaves)
     except _compile_errors() as problem:
         log.warning("the compiled engine is left out, as it does not compile here: %s", str(problem)[:300])
-        _BROKEN.add(modes.dtype)
+        _BROKEN.add(modes.real.dtype)
         return None
 
 
@@ -289,9 +300,10 @@ def _find_layout(
     modes: Tensor, mosaic: Any, flights: Sequence[Tensor], others: Sequence[Tensor]
 ) -> WaveLayout | None:
     """How waves lie in planes, if the kernels can take them."""
-    if not isinstance(mosaic, HostWindows) or modes.dtype in _BROKEN or _load_kernels() is None:
-        return None
     real = modes.real.dtype
+    shape = modes.shape[-2], modes.shape[-1]
+    if not isinstance(mosaic, HostWindows) or not can_compile(shape, real):
+        return None
     if mosaic.flat.dtype != modes.dtype or any(
         one.dtype != real or not one.is_contiguous() for one in others
     ):
@@ -300,7 +312,7 @@ def _find_layout(
         return None
     if not modes.is_contiguous() or modes.is_conj() or not modes.is_complex() or mosaic.flat.is_conj():
         return None
-    return _lay_out((modes.shape[-2], modes.shape[-1]), real)
+    return _lay_out(shape, real)
 
 
 def _arrange_flights(

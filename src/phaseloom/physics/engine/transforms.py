@@ -12,11 +12,9 @@ blocks of ``m`` results are transforms of their own. Factors 5 and 3 come first,
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
-import numba
 import numpy as np
 
 from phaseloom.physics.engine.lanes import (
@@ -29,25 +27,16 @@ from phaseloom.physics.engine.lanes import (
     store,
     transpose_tile,
 )
+from phaseloom.physics.fused_kernels import compile_kernel
 
 __all__ = [
     "TransformAxis",
-    "compile_kernel",
     "locate_axis",
     "make_axis",
     "transform",
     "transform_back",
     "transpose_strip",
 ]
-
-
-def compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba on the first call, and keep what was compiled on disk if there is a place for it."""
-    options = {"error_model": "numpy", "nogil": True}
-    try:
-        return numba.njit(cache=True, **options)(kernel)
-    except RuntimeError:  # no folder where the cache could be written
-        return numba.njit(**options)(kernel)
 
 
 class TransformAxis(NamedTuple):
@@ -129,171 +118,155 @@ def _spread(cosine, sine, t):
     return fill(pick(cosine, t)), fill(pick(sine, t))
 
 
-def _make_combine_2(*, first: bool) -> Callable[..., Any]:
+@compile_kernel
+@no_type_check
+def _combine_2(re, im, at, step, n, m, cosine, sine, turn, first):
     """A stage of factor 2; results are turned where ``first``, else what goes in."""
-
-    @compile_kernel
-    @no_type_check
-    def combine(re, im, at, step, n, m, cosine, sine, turn):
-        q = m // 2
-        for p in range(q):
-            t = turn + p
-            b_turn = _spread(cosine, sine, t)
-            for block in range(0, n, m):
-                a = at + (block + p) * step
-                b = a + q * step
-                ar, ai = _take(re, im, a)
-                br, bi = _take(re, im, b)
-                if not first:
-                    br, bi = _turn(br, bi, b_turn)
-                _put(re, im, a, ar + br, ai + bi)
-                br, bi = ar - br, ai - bi
-                if first:
-                    br, bi = _turn(br, bi, b_turn)
-                _put(re, im, b, br, bi)
-
-    return combine
+    q = m // 2
+    for p in range(q):
+        t = turn + p
+        b_turn = _spread(cosine, sine, t)
+        for block in range(0, n, m):
+            a = at + (block + p) * step
+            b = a + q * step
+            ar, ai = _take(re, im, a)
+            br, bi = _take(re, im, b)
+            if not first:
+                br, bi = _turn(br, bi, b_turn)
+            _put(re, im, a, ar + br, ai + bi)
+            br, bi = ar - br, ai - bi
+            if first:
+                br, bi = _turn(br, bi, b_turn)
+            _put(re, im, b, br, bi)
 
 
-def _make_combine_3(*, first: bool) -> Callable[..., Any]:
+@compile_kernel
+@no_type_check
+def _combine_3(re, im, at, step, n, m, cosine, sine, turn, first):
     """A stage of factor 3."""
-
-    @compile_kernel
-    @no_type_check
-    def combine(re, im, at, step, n, m, cosine, sine, turn):
-        half = fill_like(cosine, 0.5)
-        height = fill_like(cosine, math.sqrt(0.75))
-        q = m // 3
-        for p in range(q):
-            t = turn + 2 * p
-            b_turn = _spread(cosine, sine, t)
-            c_turn = _spread(cosine, sine, t + 1)
-            for block in range(0, n, m):
-                a = at + (block + p) * step
-                b = a + q * step
-                c = b + q * step
-                ar, ai = _take(re, im, a)
-                br, bi = _take(re, im, b)
-                cr, ci = _take(re, im, c)
-                if not first:
-                    br, bi = _turn(br, bi, b_turn)
-                    cr, ci = _turn(cr, ci, c_turn)
-                er, ei = br + cr, bi + ci
-                fr, fi = height * (bi - ci), height * (cr - br)
-                _put(re, im, a, ar + er, ai + ei)
-                er, ei = ar - half * er, ai - half * ei
-                br, bi = er + fr, ei + fi
-                cr, ci = er - fr, ei - fi
-                if first:
-                    br, bi = _turn(br, bi, b_turn)
-                    cr, ci = _turn(cr, ci, c_turn)
-                _put(re, im, b, br, bi)
-                _put(re, im, c, cr, ci)
-
-    return combine
+    half = fill_like(cosine, 0.5)
+    height = fill_like(cosine, math.sqrt(0.75))
+    q = m // 3
+    for p in range(q):
+        t = turn + 2 * p
+        b_turn = _spread(cosine, sine, t)
+        c_turn = _spread(cosine, sine, t + 1)
+        for block in range(0, n, m):
+            a = at + (block + p) * step
+            b = a + q * step
+            c = b + q * step
+            ar, ai = _take(re, im, a)
+            br, bi = _take(re, im, b)
+            cr, ci = _take(re, im, c)
+            if not first:
+                br, bi = _turn(br, bi, b_turn)
+                cr, ci = _turn(cr, ci, c_turn)
+            er, ei = br + cr, bi + ci
+            fr, fi = height * (bi - ci), height * (cr - br)
+            _put(re, im, a, ar + er, ai + ei)
+            er, ei = ar - half * er, ai - half * ei
+            br, bi = er + fr, ei + fi
+            cr, ci = er - fr, ei - fi
+            if first:
+                br, bi = _turn(br, bi, b_turn)
+                cr, ci = _turn(cr, ci, c_turn)
+            _put(re, im, b, br, bi)
+            _put(re, im, c, cr, ci)
 
 
-def _make_combine_4(*, first: bool) -> Callable[..., Any]:
+@compile_kernel
+@no_type_check
+def _combine_4(re, im, at, step, n, m, cosine, sine, turn, first):
     """A stage of factor 4; a block of 4 has nothing to turn."""
-
-    @compile_kernel
-    @no_type_check
-    def combine(re, im, at, step, n, m, cosine, sine, turn):
-        q = m // 4
-        for p in range(q):
-            t = turn + 3 * p
-            b_turn = _spread(cosine, sine, t)
-            c_turn = _spread(cosine, sine, t + 1)
-            d_turn = _spread(cosine, sine, t + 2)
-            for block in range(0, n, m):
-                a = at + (block + p) * step
-                b = a + q * step
-                c = b + q * step
-                d = c + q * step
-                ar, ai = _take(re, im, a)
-                br, bi = _take(re, im, b)
-                cr, ci = _take(re, im, c)
-                dr, di = _take(re, im, d)
-                if not first:
-                    br, bi = _turn(br, bi, b_turn)
-                    cr, ci = _turn(cr, ci, c_turn)
-                    dr, di = _turn(dr, di, d_turn)
-                er, ei = ar + cr, ai + ci
-                fr, fi = ar - cr, ai - ci
-                gr, gi = br + dr, bi + di
-                hr, hi = bi - di, dr - br
-                _put(re, im, a, er + gr, ei + gi)
-                br, bi = fr + hr, fi + hi
-                cr, ci = er - gr, ei - gi
-                dr, di = fr - hr, fi - hi
-                if first:
-                    br, bi = _turn(br, bi, b_turn)
-                    cr, ci = _turn(cr, ci, c_turn)
-                    dr, di = _turn(dr, di, d_turn)
-                _put(re, im, b, br, bi)
-                _put(re, im, c, cr, ci)
-                _put(re, im, d, dr, di)
-
-    return combine
+    q = m // 4
+    for p in range(q):
+        t = turn + 3 * p
+        b_turn = _spread(cosine, sine, t)
+        c_turn = _spread(cosine, sine, t + 1)
+        d_turn = _spread(cosine, sine, t + 2)
+        for block in range(0, n, m):
+            a = at + (block + p) * step
+            b = a + q * step
+            c = b + q * step
+            d = c + q * step
+            ar, ai = _take(re, im, a)
+            br, bi = _take(re, im, b)
+            cr, ci = _take(re, im, c)
+            dr, di = _take(re, im, d)
+            if not first:
+                br, bi = _turn(br, bi, b_turn)
+                cr, ci = _turn(cr, ci, c_turn)
+                dr, di = _turn(dr, di, d_turn)
+            er, ei = ar + cr, ai + ci
+            fr, fi = ar - cr, ai - ci
+            gr, gi = br + dr, bi + di
+            hr, hi = bi - di, dr - br
+            _put(re, im, a, er + gr, ei + gi)
+            br, bi = fr + hr, fi + hi
+            cr, ci = er - gr, ei - gi
+            dr, di = fr - hr, fi - hi
+            if first:
+                br, bi = _turn(br, bi, b_turn)
+                cr, ci = _turn(cr, ci, c_turn)
+                dr, di = _turn(dr, di, d_turn)
+            _put(re, im, b, br, bi)
+            _put(re, im, c, cr, ci)
+            _put(re, im, d, dr, di)
 
 
-def _make_combine_5(*, first: bool) -> Callable[..., Any]:
+@compile_kernel
+@no_type_check
+def _combine_5(re, im, at, step, n, m, cosine, sine, turn, first):
     """A stage of factor 5."""
-
-    @compile_kernel
-    @no_type_check
-    def combine(re, im, at, step, n, m, cosine, sine, turn):
-        c1 = fill_like(cosine, math.cos(2 * math.pi / 5))
-        s1 = fill_like(cosine, math.sin(2 * math.pi / 5))
-        c2 = fill_like(cosine, math.cos(4 * math.pi / 5))
-        s2 = fill_like(cosine, math.sin(4 * math.pi / 5))
-        q = m // 5
-        for p in range(q):
-            t = turn + 4 * p
-            b_turn = _spread(cosine, sine, t)
-            c_turn = _spread(cosine, sine, t + 1)
-            d_turn = _spread(cosine, sine, t + 2)
-            e_turn = _spread(cosine, sine, t + 3)
-            for block in range(0, n, m):
-                a = at + (block + p) * step
-                b = a + q * step
-                c = b + q * step
-                d = c + q * step
-                e = d + q * step
-                ar, ai = _take(re, im, a)
-                br, bi = _take(re, im, b)
-                cr, ci = _take(re, im, c)
-                dr, di = _take(re, im, d)
-                er, ei = _take(re, im, e)
-                if not first:
-                    br, bi = _turn(br, bi, b_turn)
-                    cr, ci = _turn(cr, ci, c_turn)
-                    dr, di = _turn(dr, di, d_turn)
-                    er, ei = _turn(er, ei, e_turn)
-                fr, fi = br + er, bi + ei
-                gr, gi = cr + dr, ci + di
-                hr, hi = bi - ei, er - br
-                kr, ki = ci - di, dr - cr
-                _put(re, im, a, ar + fr + gr, ai + fi + gi)
-                ur, ui = ar + c1 * fr + c2 * gr, ai + c1 * fi + c2 * gi
-                vr, vi = s1 * hr + s2 * kr, s1 * hi + s2 * ki
-                br, bi = ur + vr, ui + vi
-                er, ei = ur - vr, ui - vi
-                ur, ui = ar + c2 * fr + c1 * gr, ai + c2 * fi + c1 * gi
-                vr, vi = s2 * hr - s1 * kr, s2 * hi - s1 * ki
-                cr, ci = ur + vr, ui + vi
-                dr, di = ur - vr, ui - vi
-                if first:
-                    br, bi = _turn(br, bi, b_turn)
-                    cr, ci = _turn(cr, ci, c_turn)
-                    dr, di = _turn(dr, di, d_turn)
-                    er, ei = _turn(er, ei, e_turn)
-                _put(re, im, b, br, bi)
-                _put(re, im, c, cr, ci)
-                _put(re, im, d, dr, di)
-                _put(re, im, e, er, ei)
-
-    return combine
+    c1 = fill_like(cosine, math.cos(2 * math.pi / 5))
+    s1 = fill_like(cosine, math.sin(2 * math.pi / 5))
+    c2 = fill_like(cosine, math.cos(4 * math.pi / 5))
+    s2 = fill_like(cosine, math.sin(4 * math.pi / 5))
+    q = m // 5
+    for p in range(q):
+        t = turn + 4 * p
+        b_turn = _spread(cosine, sine, t)
+        c_turn = _spread(cosine, sine, t + 1)
+        d_turn = _spread(cosine, sine, t + 2)
+        e_turn = _spread(cosine, sine, t + 3)
+        for block in range(0, n, m):
+            a = at + (block + p) * step
+            b = a + q * step
+            c = b + q * step
+            d = c + q * step
+            e = d + q * step
+            ar, ai = _take(re, im, a)
+            br, bi = _take(re, im, b)
+            cr, ci = _take(re, im, c)
+            dr, di = _take(re, im, d)
+            er, ei = _take(re, im, e)
+            if not first:
+                br, bi = _turn(br, bi, b_turn)
+                cr, ci = _turn(cr, ci, c_turn)
+                dr, di = _turn(dr, di, d_turn)
+                er, ei = _turn(er, ei, e_turn)
+            fr, fi = br + er, bi + ei
+            gr, gi = cr + dr, ci + di
+            hr, hi = bi - ei, er - br
+            kr, ki = ci - di, dr - cr
+            _put(re, im, a, ar + fr + gr, ai + fi + gi)
+            ur, ui = ar + c1 * fr + c2 * gr, ai + c1 * fi + c2 * gi
+            vr, vi = s1 * hr + s2 * kr, s1 * hi + s2 * ki
+            br, bi = ur + vr, ui + vi
+            er, ei = ur - vr, ui - vi
+            ur, ui = ar + c2 * fr + c1 * gr, ai + c2 * fi + c1 * gi
+            vr, vi = s2 * hr - s1 * kr, s2 * hi - s1 * ki
+            cr, ci = ur + vr, ui + vi
+            dr, di = ur - vr, ui - vi
+            if first:
+                br, bi = _turn(br, bi, b_turn)
+                cr, ci = _turn(cr, ci, c_turn)
+                dr, di = _turn(dr, di, d_turn)
+                er, ei = _turn(er, ei, e_turn)
+            _put(re, im, b, br, bi)
+            _put(re, im, c, cr, ci)
+            _put(re, im, d, dr, di)
+            _put(re, im, e, er, ei)
 
 
 @compile_kernel
@@ -319,21 +292,10 @@ def _combine_last_4(re, im, at, step, n):
         _put(re, im, d, fr - hr, fi - hi)
 
 
-# the cache of numba cannot keep a closure over compiled functions
-_combine_2_forth = _make_combine_2(first=True)
-_combine_3_forth = _make_combine_3(first=True)
-_combine_4_forth = _make_combine_4(first=True)
-_combine_5_forth = _make_combine_5(first=True)
-_combine_2_back = _make_combine_2(first=False)
-_combine_3_back = _make_combine_3(first=False)
-_combine_4_back = _make_combine_4(first=False)
-_combine_5_back = _make_combine_5(first=False)
-
-
 @compile_kernel
 @no_type_check
-def _combine_forth(re, im, at, step, stages, cosine, sine, stage):
-    """One stage of any factor, its results turned."""
+def _combine(re, im, at, step, stages, cosine, sine, stage, first):
+    """One stage of any factor; its results are turned where ``first``, else what goes in."""
     n = pick(stages, 1)
     factor = pick(stages, 3 * stage)
     m = pick(stages, 3 * stage + 1)
@@ -341,33 +303,13 @@ def _combine_forth(re, im, at, step, stages, cosine, sine, stage):
     if m == 4 and factor == 4:
         _combine_last_4(re, im, at, step, n)
     elif factor == 4:
-        _combine_4_forth(re, im, at, step, n, m, cosine, sine, turn)
+        _combine_4(re, im, at, step, n, m, cosine, sine, turn, first)
     elif factor == 2:
-        _combine_2_forth(re, im, at, step, n, m, cosine, sine, turn)
+        _combine_2(re, im, at, step, n, m, cosine, sine, turn, first)
     elif factor == 3:
-        _combine_3_forth(re, im, at, step, n, m, cosine, sine, turn)
+        _combine_3(re, im, at, step, n, m, cosine, sine, turn, first)
     else:
-        _combine_5_forth(re, im, at, step, n, m, cosine, sine, turn)
-
-
-@compile_kernel
-@no_type_check
-def _combine_back(re, im, at, step, stages, cosine, sine, stage):
-    """One stage of any factor, what goes in turned."""
-    n = pick(stages, 1)
-    factor = pick(stages, 3 * stage)
-    m = pick(stages, 3 * stage + 1)
-    turn = pick(stages, 3 * stage + 2)
-    if m == 4 and factor == 4:
-        _combine_last_4(re, im, at, step, n)
-    elif factor == 4:
-        _combine_4_back(re, im, at, step, n, m, cosine, sine, turn)
-    elif factor == 2:
-        _combine_2_back(re, im, at, step, n, m, cosine, sine, turn)
-    elif factor == 3:
-        _combine_3_back(re, im, at, step, n, m, cosine, sine, turn)
-    else:
-        _combine_5_back(re, im, at, step, n, m, cosine, sine, turn)
+        _combine_5(re, im, at, step, n, m, cosine, sine, turn, first)
 
 
 @compile_kernel
@@ -383,7 +325,7 @@ def transform(re, im, at, step, axis):
     """Transform the columns ``at`` to ``at + lanes`` of a plane in place, frequencies out of order."""
     stages, count, cosine, sine = axis
     for stage in range(count):
-        _combine_forth(re, im, at, step, stages, cosine, sine, stage)
+        _combine(re, im, at, step, stages, cosine, sine, stage, True)
 
 
 @compile_kernel
@@ -392,7 +334,7 @@ def transform_back(re, im, at, step, axis):
     """The transpose of `transform`: rows in its order in, natural order out, and the same sign."""
     stages, count, cosine, sine = axis
     for stage in range(count - 1, -1, -1):
-        _combine_back(re, im, at, step, stages, cosine, sine, stage)
+        _combine(re, im, at, step, stages, cosine, sine, stage, False)
 
 
 @compile_kernel
