@@ -10,13 +10,13 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from bokeh.model import Model as BokehModel
-from param.parameterized import Watcher
 from PIL import Image
 
 pytest.importorskip("panel", reason="needs the extra 'web'")
 
 import panel as pn
+from bokeh.model import Model as BokehModel
+from param.parameterized import Watcher
 
 from phaseloom.data.formats import native
 from phaseloom.embedding.embeddings import ScanEmbedding

@@ -383,7 +383,7 @@ def _find_nearest_on_raster(positions: np.ndarray, grid: tuple[int, int]) -> np.
             nearest[side] = np.minimum(nearest[side], gaps)
     shorter = min(step @ step for step in steps)
     is_reduced = 2 * abs(steps[0] @ steps[1]) <= shorter
-    return nearest.ravel() if is_reduced and 0 <= spread < 0.1 * math.sqrt(shorter) else None
+    return nearest.ravel() if is_reduced and spread < 0.1 * math.sqrt(shorter) else None
 
 
 def _complete_power(half: np.ndarray, width: int) -> np.ndarray:

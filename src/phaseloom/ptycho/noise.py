@@ -235,11 +235,8 @@ def find_floor(divergence: Divergence, /) -> float | None:
         >>> find_floor(partial(amplitude, floor=0.375)), find_floor(poisson), find_floor(gaussian)
         (0.375, 0.01, None)
     """
-    function = divergence.func if isinstance(divergence, partial) else divergence
-    if function not in (amplitude, poisson):
-        return None
-    knobs = divergence.keywords if isinstance(divergence, partial) else {}
-    return float(knobs.get("floor", inspect.signature(function).parameters["floor"].default))
+    form = find_compiled_form(divergence)
+    return None if form is None else float(form.floor)
 
 
 def find_compiled_form(divergence: Divergence, /) -> PixelNoise | None:
