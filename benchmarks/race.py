@@ -1,7 +1,7 @@
 """Time to a good image, ours against the others: sweep, race, table.
 
     python -m benchmarks.race sweep --runs 16 --cases S thick --programs ptyrad "ptychi lsqml"
-    python -m benchmarks.race run --objects 3 --draws 3
+    python -m benchmarks.race run --objects 3 --draws 3 --first 301
     python -m benchmarks.race table
 
 ``sweep`` tries rates of the peers on one tuning object (object 0, noise 0) and freezes the best: the
@@ -191,7 +191,7 @@ def run(given):
         race, rows = RACES[name], []
         for number in range(given.objects * given.draws):
             seeds = {
-                "object_seed": 101 + number // given.draws,
+                "object_seed": given.first + number // given.draws,
                 "noise_seed": 201 + number % given.draws + 10 * (number // given.draws),
             }
             case = cases.written(given.into, race["case"], dose=race["dose"], **seeds)
@@ -311,6 +311,9 @@ def main():
     parser.add_argument("--skip-own", action="store_true", help="sweep without the program's defaults")
     parser.add_argument("--objects", type=int, default=3)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument(
+        "--first", type=int, default=101, help="seed of the first object: new ones at each race"
+    )
     parser.add_argument("--epochs", type=int, help="instead of those of the race, in sweeps")
     parser.add_argument("--cpu-limit", type=float, help="of one run in a sweep, CPU seconds")
     parser.add_argument("--environments", type=Path, default=ROOT / ".bench")

@@ -1,5 +1,6 @@
 """The command line: every verb explains itself, starts fast, and leaves what it says it leaves."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from phaseloom import cli
+from phaseloom.cli import command
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
 from phaseloom.reconstruction.protocol import Job
@@ -211,6 +213,27 @@ def test_a_run_without_a_folder_gets_a_new_one_each_time(works, scan, tmp_path):
 
 def test_the_progress_goes_to_the_other_stream(works, scan):
     assert "epoch/s" not in works("reconstruct", scan, *QUICK[:-1], "-s", "epochs=1")
+
+
+WAITS = """
+import os, sys
+from phaseloom.cli import command
+command.app = lambda **_: print("torch" in sys.modules, os.environ.get("OMP_WAIT_POLICY"))
+command.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, None)],
+)
+def test_threads_sleep_while_they_wait_unless_a_user_says_otherwise(given, policy):
+    """PyTorch's library reads the variable as it is loaded: it has to stand there before."""
+    bare = {name: value for name, value in os.environ.items() if name not in command.WAITS_OF_OPENMP}
+    ended = subprocess.run(
+        [sys.executable, "-c", WAITS], env=bare | given, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == ["False", str(policy)]
 
 
 def test_ctrl_c_while_reading_is_no_traceback(phaseloom, scan, monkeypatch):

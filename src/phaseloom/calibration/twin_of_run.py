@@ -58,10 +58,19 @@ def _get_phase(model: Ptychography) -> tuple[Float[np.ndarray, "y x"], np.ndarra
 def _blur_by_beam(model: Ptychography, phase: Float[np.ndarray, "y x"]) -> Float[np.ndarray, " pattern"]:
     """The mean of a phase under the beam at each position."""
     from scipy.ndimage import map_coordinates
-    from scipy.signal import fftconvolve
 
     beam = model.probe.modes().detach().abs().square().sum(0).cpu().numpy()
-    mean = fftconvolve(phase, beam[::-1, ::-1] / beam.sum(), mode="same")
+    mean = _correlate(phase, beam / beam.sum())
     room = model.scan.canvas
     index = (model.scan.angstrom() - np.asarray(room.origin)) / np.asarray(room.pixel)
     return map_coordinates(mean, index.T, order=1, mode="nearest")
+
+
+def _correlate(image: Float[np.ndarray, "y x"], window: Float[np.ndarray, "v u"]) -> np.ndarray:
+    """``sum_d window[d] image[i + d - size // 2]``, dark outside; `scipy.signal` takes long to import."""
+    from scipy.fft import irfft2, rfft2
+
+    room = [n + m - 1 for n, m in zip(image.shape, window.shape, strict=True)]
+    whole = irfft2(rfft2(image, room) * rfft2(window[::-1, ::-1], room), room)
+    top, left = ((m - 1) // 2 for m in window.shape)
+    return whole[top : top + image.shape[0], left : left + image.shape[1]]
