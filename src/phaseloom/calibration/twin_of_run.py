@@ -68,9 +68,7 @@ def _blur_by_beam(model: Ptychography, phase: Float[np.ndarray, "y x"]) -> Float
 
 def _correlate(image: Float[np.ndarray, "y x"], window: Float[np.ndarray, "v u"]) -> np.ndarray:
     """``sum_d window[d] image[i + d - size // 2]``, dark outside; `scipy.signal` takes long to import."""
-    from scipy.fft import irfft2, rfft2
-
     room = [n + m - 1 for n, m in zip(image.shape, window.shape, strict=True)]
-    whole = irfft2(rfft2(image, room) * rfft2(window[::-1, ::-1], room), room)
+    whole = np.fft.irfft2(np.fft.rfft2(image, room) * np.fft.rfft2(window[::-1, ::-1], room), room)
     top, left = ((m - 1) // 2 for m in window.shape)
     return whole[top : top + image.shape[0], left : left + image.shape[1]]
