@@ -87,15 +87,24 @@ def test_pad_is_that_of_numpy(given: Any, widths: Any) -> None:
     assert bool(other.mask.all())
 
 
-def test_downsample_adds_blocks() -> None:
-    dataset = make(counts=COUNTS[:, :, :8], background=np.ones((8, 8)), qe_mask=np.full((8, 8), 0.5))
-    dataset.mask[1, 1] = False
+@pytest.mark.parametrize("efficiency", [None, 0.5])
+def test_downsample_adds_the_good_counts_of_blocks(efficiency: float | None) -> None:
+    """As in CDTools 0.3.2: a bad pixel spoils its block, unless efficiencies say how much of it is left."""
+    qe_mask = None if efficiency is None else np.full((8, 8), efficiency)
+    dataset = make(counts=COUNTS[:, :, :8], background=np.ones((8, 8)), qe_mask=qe_mask)
+    dataset.mask[1, 1] = dataset.mask[4:6, 2:4] = False
+    good = dataset.mask.numpy().copy()
     dataset.downsample(2)
-    sums = COUNTS[:, :, :8].reshape(7, 4, 2, 4, 2).sum((2, 4))
+    sums = (COUNTS[:, :, :8] * good).reshape(7, 4, 2, 4, 2).sum((2, 4))
     assert dataset.patterns.numpy().tolist() == sums.tolist()
-    assert (~dataset.mask).nonzero().tolist() == [[0, 0]]
+    bad = (~dataset.mask).nonzero().tolist()
+    assert bad == ([[0, 0], [2, 1]] if efficiency is None else [[2, 1]])
     assert dataset.detector_geometry["basis"].numpy() == pytest.approx(2 * BASIS)
-    assert bool((dataset.background == 4).all() and (dataset.qe_mask == 0.5).all())
+    assert bool((dataset.background == 4).all())
+    if efficiency is not None:
+        assert dataset.qe_mask[0, 0] == 0.375
+        assert dataset.qe_mask[2, 1] == 0
+        assert dataset.qe_mask[3, 3] == 0.5
 
 
 def test_crop_and_removal_keep_what_belongs_together() -> None:

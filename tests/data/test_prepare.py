@@ -96,8 +96,9 @@ def test_the_probe_follows_the_pattern(name: str, shape: tuple[int, int], near: 
 
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("shape", [(24, 24), (25, 27)])
-def test_a_binned_probe_predicts_the_binned_pattern(factor: int, shape: tuple[int, int]) -> None:
-    scan = prepare.bin(example(shape), factor=factor)
+@pytest.mark.parametrize("about", ["zero frequency", "detector"])
+def test_a_binned_probe_predicts_the_binned_pattern(factor: int, shape: tuple[int, int], about) -> None:
+    scan = prepare.bin(example(shape), factor=factor, about=about)
     assert scan.probe is not None
     predicted = far(scan.probe)
     counts = scan.counts[0]
@@ -144,6 +145,13 @@ def test_the_object_pixel_follows_the_detector() -> None:
     near = example((24, 24), near=True)
     assert prepare.bin(near, factor=2).geometry.pixel[0] == pytest.approx(2 * near.geometry.pixel[0])
     assert prepare.crop(near, to=(12, 12)).geometry.pixel == near.geometry.pixel
+
+
+def test_blocks_about_the_detector_begin_at_its_first_pixel() -> None:
+    scan = example((25, 27))
+    binned = prepare.bin(scan, factor=2, about="detector")
+    whole = np.asarray(scan.counts)[:, :24, :26].reshape(-1, 12, 2, 13, 2).sum((2, 4))
+    np.testing.assert_allclose(binned.counts, whole)
 
 
 def test_binning_keeps_the_counts_even_of_bytes() -> None:
@@ -193,6 +201,7 @@ REFUSED: dict[str, Callable[[Scan4D], Scan4D]] = {
     "pad smaller": lambda scan: prepare.pad(scan, to=(9, 9)),
     "bin by zero": lambda scan: prepare.bin(scan, factor=0),
     "bin by too much": lambda scan: prepare.bin(scan, factor=13),
+    "bin about nothing": lambda scan: prepare.bin(scan, factor=2, about="centre"),  # pyright: ignore[reportArgumentType]
     "flip z": lambda scan: prepare.flip(scan, axis="z"),  # type: ignore[arg-type]
     "rotate without end": lambda scan: prepare.rotate(scan, angle=np.inf),
     "scale to zero": lambda scan: prepare.scale(scan, factor=0.0),

@@ -69,15 +69,27 @@ def window(
     return replace(kept, probe=resample_probe(tilt_probe(scan.probe, (y, x)), shape))
 
 
-def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
+def bin(
+    scan: Scan4D,
+    /,
+    *,
+    factor: int,
+    about: Literal["zero frequency", "detector"] = "zero frequency",
+) -> Scan4D:
     """Add the counts of ``factor`` x ``factor`` pixels; surplus pixels at the edge are dropped.
 
     A binned pixel is good when all of its parts are. In the far field the window shrinks, so a probe
-    that came with the data is cropped and keeps its power; where an even factor puts zero frequency
-    half a pixel beside the middle, the probe gets the tilt that says so.
+    that came with the data is cropped and keeps its power; where zero frequency comes to lie beside the
+    middle, as with every even factor, the probe gets the tilt that says so.
+
+    Args:
+        scan: the scan.
+        factor: pixels of a block along each axis.
+        about: where blocks begin: so that ``zero frequency`` lies in the middle one, or at the first row and
+            column of the ``detector``, where zero frequency is up to a block beside the middle.
 
     Raises:
-        BadInput: a factor below 1, or one that leaves less than two pixels.
+        BadInput: a factor below 1, or one that leaves less than two pixels; another word for ``about``.
 
     Example:
         >>> bin(_example(), factor=2).counts[0, 0, 0]
@@ -86,17 +98,18 @@ def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
     small = min(scan.geometry.shape)
     if not (isinstance(factor, (int, np.integer)) and 1 <= factor <= small // 2):
         raise BadInput("bin.factor", factor, f"must be a whole number from 1 to {small // 2}")
-    blocks = partial(_split_into_blocks, factor=int(factor))
+    _check_about("bin.about", about)
+    blocks = partial(_split_into_blocks, factor=int(factor), about=about)
     flat = scan.flat
     background = scan.background
     return replace(
         scan,
-        counts=map_counts(scan.counts, partial(_sum_blocks, factor=int(factor))),
+        counts=map_counts(scan.counts, partial(_sum_blocks, factor=int(factor), about=about)),
         geometry=scan.geometry.bin(int(factor)),
         mask=blocks(scan.mask).all((-3, -1)),
         background=None if background is None else blocks(background).sum((-3, -1)),
         flat=None if flat is None else blocks(flat).mean((-3, -1)),
-        probe=None if scan.probe is None else _bin_probe(scan, int(factor)),
+        probe=None if scan.probe is None else _bin_probe(scan, int(factor), about),
         descan=None if scan.descan is None else scan.descan / int(factor),
     )
 
@@ -128,8 +141,7 @@ def flip(
     """
     if axis not in ("y", "x"):
         raise BadInput("flip.axis", axis, "is not an axis: choose y or x")
-    if about not in ("zero frequency", "detector"):
-        raise BadInput("flip.about", about, "is not known: write zero frequency or detector")
+    _check_about("flip.about", about)
     which = -2 if axis == "y" else -1
     far = not scan.geometry.near
     keep = far and about == "zero frequency"
@@ -260,34 +272,47 @@ def _cut_window(stack: np.ndarray, cut: tuple[slice, ...]) -> np.ndarray:
     return stack[(..., *cut)]
 
 
-def _split_into_blocks(stack: np.ndarray, factor: int) -> np.ndarray:
-    """Axes ``(..., y, factor, x, factor)``; the block of zero frequency is the middle one.
+def _check_about(place: str, about: str) -> None:
+    if about not in ("zero frequency", "detector"):
+        raise BadInput(place, about, "is not known: write zero frequency or detector")
 
-    Where the blocks reach over the edge they go on at the other side, as frequencies do.
+
+def _split_into_blocks(stack: np.ndarray, factor: int, about: str) -> np.ndarray:
+    """Axes ``(..., y, factor, x, factor)``.
+
+    Where blocks about zero frequency reach over the edge they go on at the other side, as frequencies do.
     """
     sizes = [n // factor for n in stack.shape[-2:]]
     for axis, blocks in zip((-2, -1), sizes, strict=True):
         n = stack.shape[axis]
-        start = n // 2 - factor * (blocks // 2) - (factor - 1) // 2
+        start = _find_first_pixel(n, factor, about)
         stack = np.take(stack, np.arange(start, start + factor * blocks) % n, axis)
     return stack.reshape(*stack.shape[:-2], sizes[0], factor, sizes[1], factor)
 
 
-def _sum_blocks(stack: np.ndarray, factor: int) -> np.ndarray:
+def _find_first_pixel(size: int, factor: int, about: str) -> int:
+    """Where the first block begins; the middle one holds zero frequency in the middle, or just before it."""
+    if about == "detector":
+        return 0
+    return size // 2 - factor * (size // factor // 2) - (factor - 1) // 2
+
+
+def _sum_blocks(stack: np.ndarray, factor: int, about: str) -> np.ndarray:
     small = stack.dtype.kind == "u" and stack.dtype.itemsize <= 2
     kept = stack.dtype if stack.dtype.kind == "f" else (np.uint32 if small else None)
-    return _split_into_blocks(stack, factor).sum((-3, -1), dtype=kept)
+    return _split_into_blocks(stack, factor, about).sum((-3, -1), dtype=kept)
 
 
-def _bin_probe(scan: Scan4D, factor: int) -> np.ndarray:
+def _bin_probe(scan: Scan4D, factor: int, about: str) -> np.ndarray:
     probe = np.asarray(scan.probe)
     shape = scan.geometry.bin(factor).shape
     if scan.geometry.near:
         return resample_probe(cut_middle(probe, (shape[0] * factor, shape[1] * factor)), shape)
-    if factor % 2 == 0:
-        tilt = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / n) for n in probe.shape[-2:]]
-        probe = probe * np.outer(*tilt)
-    small = cut_middle(probe, shape)
+    tilt = list[np.ndarray]()
+    for n in probe.shape[-2:]:
+        middle = _find_first_pixel(n, factor, about) + factor * (n // factor // 2) + (factor - 1) / 2
+        tilt.append(np.exp(2j * np.pi * (n // 2 - middle) * (np.arange(n) - n // 2) / n))
+    small = cut_middle(probe * np.outer(*tilt), shape)
     power = (abs(probe) ** 2).sum()
     left = (abs(small) ** 2).sum()
     return (small * np.sqrt(power / left if left > 0 else 1.0)).astype(np.asarray(scan.probe).dtype)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from phaseloom.compat.cdtools.datasets.base import (
 from phaseloom.compat.cdtools.figures import browse_scan, draw_mean_pattern
 from phaseloom.compat.cdtools.tools import data as cxi_items
 from phaseloom.data import prepare
+from phaseloom.data.counts import map_counts
 from phaseloom.data.formats import cxi
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.scan import LAB_BASIS, Geometry, Scan4D
@@ -123,6 +125,10 @@ def _read_geometry(scan: Scan4D) -> dict[str, Any]:
     }
 
 
+def _blank_bad_pixels(counts: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, counts, 0).astype(counts.dtype)
+
+
 def _write_patterns(scan: Scan4D, new: Any) -> Changes:
     counts, finite = base.clean_patterns(new)
     return {"counts": counts} if finite.all() else {"counts": counts, "mask": finite}
@@ -175,7 +181,7 @@ class Ptycho2DDataset(CDataset):
     background: Any = _floats("background")
     qe_mask: Any = _floats("flat")
     wavelength: Any = ScanField(
-        lambda scan: np.asarray(scan.geometry.wavelength * METRES_PER_ANGSTROM),
+        lambda scan: np.float64(scan.geometry.wavelength * METRES_PER_ANGSTROM),
         lambda scan, new: {
             "geometry": replace(scan.geometry, wavelength=base.check_wavelength(new) / METRES_PER_ANGSTROM)
         },
@@ -355,8 +361,19 @@ class Ptycho2DDataset(CDataset):
         self.scan = _pad(self.scan, to_pad, value, mask=mask)
 
     def downsample(self, factor: int = 2) -> None:
-        """Add the counts of ``factor`` x ``factor`` pixels; zero frequency stays in the middle of a block."""
-        self.scan = prepare.bin(self.scan, factor=factor)
+        """Add the good counts of ``factor`` x ``factor`` pixels, from the first row and column.
+
+        Zero frequency comes to lie up to a block beside the middle, which a probe that is fitted takes up.
+        `phaseloom.data.prepare.bin` keeps it in the middle. A block is good when all of its pixels are; of a
+        dataset with a ``qe_mask``, when one is, and the mean efficiency counts the others as zero.
+        """
+        scan = self._current_scan()
+        flat = None if scan.flat is None else scan.flat * scan.mask
+        counts = map_counts(scan.counts, partial(_blank_bad_pixels, mask=scan.mask))
+        small = prepare.bin(replace(scan, counts=counts, flat=flat), factor=factor, about="detector")
+        if small.flat is not None:
+            small = replace(small, mask=small.flat > 0)
+        self.scan = small
 
     def crop_translations(self, roi: Any) -> None:
         """Keep the patterns whose translation lies within (x0, x1, y0, y1), metres."""

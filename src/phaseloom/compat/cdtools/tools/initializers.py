@@ -90,15 +90,15 @@ def gaussian_probe(  # noqa: PLR0917 -- CDTools' arguments
 ) -> Tensor:
     """A Gaussian beam with the power of the mean pattern, some way from its waist.
 
-    ``sigma`` is the width of the amplitude in the waist, metres (y, x) or one number. Behind the waist, at a
-    positive ``propagation_distance``, the wave spreads (in CDTools it converges). ``polarized`` must be
-    False.
+    ``sigma`` is the width of the amplitude in the waist, metres (y, x) or one number. As in CDTools, the wave
+    converges at a positive ``propagation_distance``, which its propagators call behind the waist: give the
+    negative of a distance behind it. ``polarized`` must be False.
     """
     if polarized:
         raise BadInput("gaussian_probe.polarized", True, "is not supported: there are no polarised models")
     pixel = np.array(steps_of(basis))
     waist = np.broadcast_to(np.asarray(sigma, float), 2)
-    z = float(propagation_distance or 0)
+    z = -float(propagation_distance or 0)
     wave = 2 * np.pi / float(dataset.wavelength)
     range_ = wave * waist**2
     bend = wave * z / (z**2 + range_**2) * pixel**2
