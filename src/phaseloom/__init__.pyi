@@ -40,6 +40,7 @@ from .ptycho.likelihood import Misfit as Misfit
 from .ptycho.model import Ptychography as Ptychography
 from .ptycho.noise import shot_noise as shot_noise
 from .ptycho.scans import depth_of_focus as depth_of_focus
+from .reconstruction.improve import improve as improve
 from .reconstruction.protocol import Job as Job
 from .reconstruction.protocol import calibrate as calibrate
 from .reconstruction.protocol import reconstruct as reconstruct

@@ -1,9 +1,11 @@
 """The command line: every verb explains itself, starts fast, and leaves what it says it leaves."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from phaseloom import cli
 from phaseloom.cli import command
+from phaseloom.data.counts import load_counts
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
 from phaseloom.reconstruction.protocol import Job
@@ -34,6 +37,7 @@ VERBS = [
     "restore",
     "search",
     "calibrate",
+    "improve",
     "export",
     "get",
 ]
@@ -279,3 +283,31 @@ def test_a_demo_takes_the_place_of_an_older_one(tmp_path):
         assert (tmp_path / "xray" / "run.yaml").is_file()
         (tmp_path / "xray" / "old").touch()
     assert job.directory == tmp_path / "xray"
+
+
+STARTS_AT_ONCE = ["--set", "start=none", "--set", "probe={focused: {semiangle: 25 mrad, modes: 1}}"]
+
+
+def test_improve_writes_a_file_that_runs_or_says_that_nothing_helped(works, phaseloom, tmp_path, monkeypatch):
+    """A dark current of ten counts: the background is found, and the file that is written reconstructs."""
+    positions = simulate.raster((8, 8), 0.8) + 5.0
+    truth = simulate.atoms((80, 80), 0.2, peak=0.3, seed=2)
+    optics = {"energy": 80e3, "semiangle": 0.025, "window": 24, "dose": 1e4}
+    data, _ = simulate.electron_scan(truth, 0.2, positions, **optics)
+    dark = np.random.default_rng(0).poisson(10.0, data.counts.shape)
+    native.write(replace(data, counts=load_counts(data.counts) + dark, probe=None), tmp_path / "dark.h5")
+    monkeypatch.chdir(tmp_path)
+    said = works("improve", "dark.h5", *STARTS_AT_ONCE, "--epochs", "12")
+    assert re.search(r"helped: .*background", said)
+    assert "background: 0.2" in (tmp_path / "improved.yaml").read_text()
+    assert "exists already" in phaseloom("improve", "dark.h5", *STARTS_AT_ONCE).err
+    works("reconstruct", "improved.yaml", "--set", "epochs=1", "--out", "run", "--quiet")
+    (tmp_path / "improved.yaml").unlink()
+    lines = works("improve", "run", "--epochs", "12").splitlines()
+    assert not any(line.startswith("background ") for line in lines)  # the run has one
+
+
+def test_improve_refuses_scans_that_are_too_small(phaseloom, scan, tmp_path):
+    refused = phaseloom("improve", scan, *STARTS_AT_ONCE, "--out", tmp_path / "better.yaml")
+    assert refused.code == 2
+    assert "36 patterns are too few to judge models by" in refused.err

@@ -96,7 +96,8 @@ def calibrate(
     from phaseloom.reconstruction import protocol
     from phaseloom.reconstruction.recipe import Reconstruct
 
-    picture = _require_new_calibration(lock_output(out, is_file=True))
+    picture = out.with_suffix(".png")
+    _require_new_parameter_file(lock_output(out, is_file=True), picture)
     recipe = load_recipe(file, settings)
     typer.echo(f"reading {recipe.require_file()} and estimating its calibration")
     done = protocol.calibrate(recipe, recipe.scan())
@@ -113,14 +114,44 @@ def calibrate(
     )
 
 
-def _require_new_calibration(out: Path) -> Path:
-    """Path of the picture beside a parameter file; refuse to overwrite either."""
+@app.command()
+def improve(
+    file: Annotated[
+        Path, typer.Argument(help="folder of a run, its result.h5 or run.yaml, or data as of reconstruct")
+    ],
+    settings: Set = None,
+    *,
+    out: Annotated[Path, typer.Option(help="parameter file to write, if something helps")] = Path(
+        "improved.yaml"
+    ),
+    patterns: Annotated[int, typer.Option(help="of a trial, at most: those in the middle")] = 400,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="of a trial; default: those of the run, 30 at least")
+    ] = None,
+) -> None:
+    """Find what a model lacks (background, modes, weights, blur ...), judged by patterns held out."""
+    from phaseloom.files import write_text
+    from phaseloom.reconstruction.improve import improve as find_additions
+    from phaseloom.reconstruction.protocol import Job
+
+    _require_new_parameter_file(lock_output(out, is_file=True))
+    recipe = load_recipe(file / "run.yaml" if file.is_dir() else file, settings)
+    typer.echo(f"reading {recipe.require_file()}; each line is a short run, judged by patterns held out")
+    found = find_additions(Job.begin(recipe), patterns=patterns, epochs=epochs, report=typer.echo)
+    echo_lines(found.lines())
+    if found.kept:
+        improved = found.recipe.model_copy(update={"file": recipe.file.resolve()})
+        write_text(out, improved.to_text(defaults=False))
+        typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {shlex.quote(str(out))}")
+
+
+def _require_new_parameter_file(out: Path, *beside: Path) -> None:
+    """Refuse to overwrite a parameter file, or what comes beside it."""
     if out.suffix not in (".yaml", ".yml"):
         raise BadInput("--out", out.name, "is not a .yaml file: give it this ending")
-    for path in (out, picture := out.with_suffix(".png")):
+    for path in (out, *beside):
         if path.exists():
             raise BadInput("--out", str(path), "exists already: name a new file")
-    return picture
 
 
 @app.command()

@@ -456,8 +456,8 @@ def _judge_holdout(run: FitRecord, stop: Stop) -> Judgement | None:
     return Judgement(
         Verdict.DOUBTFUL,
         f"doubtful: what is left is {run.describe_residual()}, but {run.holdout_level:.3g} in patterns held "
-        "out: a wrong start (defocus, orientation of the detector, step), a model that lacks something, or "
-        "too little data",
+        "out: a wrong start (defocus, orientation of the detector, step), a model that lacks something "
+        "(phaseloom improve finds what), or too little data",
     )
 
 
@@ -503,7 +503,9 @@ def _judge_residual(run: FitRecord) -> Judgement:
             Verdict.NOT_JUDGED, f"not judged: what is left is {run.describe_residual()}{also}, {why}"
         )
     if level > 1.5:
-        lacks = "centre of the patterns, step, defocus, probe modes, slices or a background"
+        lacks = (
+            "centre of the patterns, step, defocus; phaseloom improve tries modes, slices and a background"
+        )
         why = f"the model lacks something ({lacks}), or counts are not single quanta"
         return Judgement(
             Verdict.LEVELLED, f"levelled: what is left is {run.describe_residual()}{also}: {why}"

@@ -1,0 +1,432 @@
+"""What a model lacks: additions to it, tried one at a time from the simplest, judged by patterns held out.
+
+A new addition is one function of a job in `LADDER`.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phaseloom.calibration.orientations import select_nearest
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.reconstruction.protocol import Job
+from phaseloom.reconstruction.recipe import DEFAULT_RATES, Reconstruct
+from phaseloom.spec import knobs
+
+__all__ = ["LADDER", "Improvement", "Trial", "improve"]
+
+Proposal = Callable[[Job], Mapping[str, Any] | None]
+"""Settings that add to the model of a job, addressed as in a parameter file; ``None``: it has them."""
+
+HELD_OUT_SHARE = 0.15
+"""Of the patterns of a trial, more than a run holds out: trials differ by little."""
+
+MIN_STANDARD_ERRORS = 3.0
+MIN_RELATIVE_GAIN = 0.005
+"""What an addition has to gain on patterns held out, in standard errors of the paired differences and as a
+share of the loss. Numbers that each pattern has for itself gain less than that by fitting noise."""
+
+MIN_BACKGROUND = 0.002
+"""Share of the counts that a background has to be. Where few patterns leave an object noisy, 0.02 % in the
+dark pixels improved predictions of a scan without a background."""
+
+MIN_PATTERNS = 60
+MIN_EPOCHS = 30
+"""Of a trial, if none are asked for: of models that have not settled the more pliable one does better."""
+
+MIN_SHARE_OF_RIVALS = 0.8
+"""Of the best gain of a round, from which another addition is named as one that may be meant."""
+
+MODE_COUNTS = (1, 2, 3, 4, 6, 8)
+BLURS = (0.35, 0.7)
+"""Standard deviations of the detector's point spread that are tried, pixels."""
+
+NEWTON_RATE = 0.2
+"""Share of a Newton step for parts that do not move by default."""
+
+GOOD_LOSS = 1.1
+"""Loss on patterns held out, in units of shot noise, below which little is left to be explained."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A short run of a model, compared with the model that the round began with.
+
+    Attributes:
+        name: what was added or left out.
+        settings: what was added, addressed as in a parameter file.
+        loss: mean over the patterns held out, 1 being shot noise; ``None``: the run failed.
+        gain: how much lower the loss is than that of the model to compare with, mean over the same patterns.
+        error: its standard error.
+        helps: whether the gain is clear.
+        seconds: CPU time.
+        problem: why the run failed, or why what it found is not believed.
+        addition: its name in `LADDER`.
+        rivals: other additions of the same round that gained nearly as much.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    loss: float | None = None
+    gain: float = 0.0
+    error: float = 0.0
+    helps: bool = False
+    seconds: float = 0.0
+    problem: str = ""
+    addition: str = ""
+    rivals: tuple[str, ...] = ()
+
+    @property
+    def is_harmful(self) -> bool:
+        """Whether it clearly makes predictions worse, or cannot be run."""
+        return self.loss is None or self.gain < -MIN_STANDARD_ERRORS * self.error
+
+    def __str__(self) -> str:
+        """One line of a table."""
+        if self.loss is None:
+            return f"{self.name:24s} not tried: {self.problem}"
+        line = f"{self.name:24s} {self.loss:9.4f}"
+        if self.error:
+            line += f"  {-self.gain:+9.4f} +- {self.error:.4f}  {'helps' if self.helps else '-':5s}"
+        return f"{line}  {self.seconds:6.1f} CPU s{'  ' * bool(self.problem)}{self.problem}"
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """What `improve` found.
+
+    Attributes:
+        recipe: of the whole run, with all that helped.
+        trials: in the order in which they were made; the first is the model as it was.
+        kept: those whose additions the recipe has.
+        final: the one of the model with all of these.
+        patterns: in a trial.
+        held_out: of these.
+    """
+
+    recipe: Reconstruct
+    trials: tuple[Trial, ...]
+    kept: tuple[Trial, ...]
+    final: Trial
+    patterns: int
+    held_out: int
+
+    def lines(self) -> list[str]:
+        """What helped and what it costs, what did not, and what is left, in sentences."""
+        first, last = self.trials[0], self.final
+        assert first.loss is not None
+        assert last.loss is not None
+        known = {trial.addition for trial in self.kept}
+        others = dict.fromkeys(one.addition for one in self.trials if one.addition not in known | {""})
+        tried = ", ".join(others)
+        out = []
+        if self.kept:
+            cost = last.seconds / max(first.seconds, 1e-9)
+            names = ", ".join(_name_with_rivals(trial) for trial in self.kept)
+            change = f"from {first.loss:.3f} to {last.loss:.3f} times shot noise on patterns held out"
+            out.append(f"helped: {names}: {change}, at {cost:.1f} times the CPU time")
+        if tried:
+            out.append(f"did not help: {tried}" if self.kept else f"nothing helped: {tried}")
+        if last.loss > GOOD_LOSS:
+            out.append(
+                f"left: {last.loss:.2f} times shot noise. What was tried does not explain it: look at "
+                "defocus, positions, orientation, thickness, and the calibration of the counts"
+            )
+        return out
+
+
+def add_background(job: Job) -> Mapping[str, Any] | None:
+    """Counts without beam, a number for each pixel."""
+    return None if job.recipe.rate_of("background") else {"rates.background": _choose_rate(job, "background")}
+
+
+def add_modes(job: Job) -> Mapping[str, Any] | None:
+    """More incoherent modes of the probe."""
+    probe, now = job.recipe.probe, len(job.model.probe.modes())
+    more = next((count for count in MODE_COUNTS if count > now), None)
+    if more is None or "modes" not in knobs(probe.room, probe.name):
+        return None
+    return {f"probe.{probe.name}.modes": more}
+
+
+def add_weights(job: Job) -> Mapping[str, Any] | None:
+    """The intensity of each pattern."""
+    return None if job.recipe.rate_of("weights") else {"rates.weights": _choose_rate(job, "weights")}
+
+
+def add_positions(job: Job) -> Mapping[str, Any] | None:
+    """Errors of the positions."""
+    if job.recipe.rate_of("positions"):
+        return None
+    return {"rates.positions": _choose_rate(job, "positions", newton=1.0)}
+
+
+def add_absorption(job: Job) -> Mapping[str, Any] | None:
+    """The amplitude of an object that had a phase alone."""
+    thing = job.recipe.object
+    if thing.values.get("kind") != "phase":
+        return None
+    return {f"object.{thing.name}.kind": "complex"}
+
+
+def add_blur(job: Job) -> Mapping[str, Any] | None:
+    """The point spread of the detector."""
+    detector = job.recipe.detector
+    if detector.name != "counting" or detector.values.get("transfer") is not None:
+        return None
+    now = float(detector.values.get("blur") or 0.0)
+    wider = next((blur for blur in BLURS if blur > now), None)
+    return None if wider is None else {"detector.counting.blur": wider}
+
+
+def add_changing_probe(job: Job) -> Mapping[str, Any] | None:
+    """A probe that changes from pattern to pattern; one from optics stays what it is."""
+    probe = job.recipe.probe
+    if probe.name not in ("from_patterns", "stored"):
+        return None
+    modes = len(job.model.probe.modes())
+    relaxed = {"basis": modes + 2, "modes": modes}
+    if defocus := probe.to_tree()[probe.name].get("defocus"):
+        relaxed["defocus"] = defocus
+    return {"probe": {"relaxed": relaxed}}
+
+
+def add_second_slice(job: Job) -> Mapping[str, Any] | None:
+    """A second slice, half a depth of focus behind the first: whether an object of electrons is thick."""
+    thing, probe = job.recipe.object, job.recipe.probe
+    semiangle = probe.values.get("semiangle")
+    if job.scan.geometry.beam != "electron" or thing.name != "pixels" or not semiangle:
+        return None
+    if int(thing.values.get("slices", 1)) > 1:
+        return None
+    depth = job.scan.geometry.wavelength / float(semiangle) ** 2
+    return {"object.pixels.slices": 2, "object.pixels.thickness": f"{depth / 2:.4g} A"}
+
+
+LADDER: dict[str, Proposal] = {
+    "background": add_background,
+    "modes": add_modes,
+    "weights": add_weights,
+    "positions": add_positions,
+    "absorption": add_absorption,
+    "blur": add_blur,
+    "changing probe": add_changing_probe,
+    "second slice": add_second_slice,
+}
+"""Additions by name, from the simplest."""
+
+
+def improve(
+    job: Job,
+    /,
+    *,
+    patterns: int = 400,
+    epochs: int | None = None,
+    report: Callable[[str], Any] = lambda line: None,
+) -> Improvement:
+    """Find what the model of a run lacks, by short runs on a part of its patterns.
+
+    The model as it is, then with each addition of `LADDER`, is fitted from its beginning to the patterns
+    nearest to the middle of the scan. An addition helps where the loss of patterns that were never learned
+    from falls by more than three standard errors (differences are taken pattern by pattern) and by half a per
+    cent. The one that gains most is kept, and all are tried again with it, until none helps. In the end each
+    is left out once, and stays out where the others make up for it. A wrong geometry or focus is not looked
+    for.
+
+    Args:
+        job: before or after its run; it is not changed.
+        patterns: at most so many in a trial.
+        epochs: of a trial; default: those of the run, and 30 at least. Where trials have not settled,
+            additions seem to help that only settle sooner.
+        report: is given a line after each trial.
+
+    Raises:
+        BadInput: fewer than 60 patterns, counts that are compared by no noise model, or a model that fails as
+            it is.
+
+    Example:
+        >>> from phaseloom.simulation import simulate
+        >>> truth = simulate.atoms((64, 64), 0.2, peak=0.2, seed=1)
+        >>> beam = {"energy": 80e3, "semiangle": 0.03, "defocus": 60.0, "window": 32, "dose": 1e5}
+        >>> scan, _ = simulate.electron_scan(truth, 0.2, simulate.raster((8, 8), 0.5) + 5.0, **beam)
+        >>> probe = {"focused": {"semiangle": "30 mrad", "defocus": "6 nm", "modes": 1}}
+        >>> job = Job.begin(Reconstruct.of({"probe": probe, "start": "none"}), scan=scan)
+        >>> found = improve(job, epochs=2)
+        >>> found.patterns, found.trials[0].name
+        (64, 'as it is')
+    """
+    scan = select_nearest(job.finest.scan, patterns)
+    if len(scan) < MIN_PATTERNS:
+        fix = f"are too few to judge models by: {MIN_PATTERNS} or more are needed"
+        raise BadInput("improve", f"{len(scan)} patterns", fix)
+    if not job.finest.likelihood.has_noise_model:
+        raise BadInput("improve", "noise: none", "leaves nothing to judge models by: take a noise model")
+    recipe = job.recorded.model_copy(
+        update={
+            "epochs": epochs or max(job.recorded.epochs, MIN_EPOCHS),
+            "holdout": HELD_OUT_SHARE,
+            "patience": None,
+            "outputs": (),
+            "changes": (),
+            "steered": (),
+            "snapshots": 0,
+        }
+    )
+    climb = _Climb(recipe, scan, report)
+    climb.add_what_helps()
+    climb.leave_out_each()
+    kept = tuple(climb.kept.values())
+    improved = job.recorded.with_settings(_join(kept)) if kept else job.recorded
+    return Improvement(improved, tuple(climb.trials), kept, climb.now.trial, len(scan), len(climb.now.losses))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A trial that ended, with the loss of each pattern held out."""
+
+    trial: Trial
+    losses: Tensor
+    job: Job
+
+
+class _Climb:
+    """The model as it stands, with the additions that it has, and all that was tried."""
+
+    def __init__(self, recipe: Reconstruct, scan: Scan4D, report: Callable[[str], Any]):
+        self.recipe = recipe
+        self.scan = scan
+        self.report = report
+        self.kept: dict[str, Trial] = {}
+        self.trials: list[Trial] = []
+        first = _run("as it is", {}, recipe, scan)
+        if isinstance(first, Trial):
+            raise BadInput("improve", None, f"the model as it is fails: {first.problem}")
+        self.now = self._record(first, first.trial)
+
+    def add_what_helps(self) -> None:
+        """Round by round: try every addition, keep the one that gains most, until none helps.
+
+        What makes predictions clearly worse is not tried again.
+        """
+        names = list(LADDER)
+        while names:
+            tried = [found for name in names if (found := self._try(name)) is not None]
+            names = [one.trial.addition for one in tried if not one.trial.is_harmful]
+            helpful = [one for one in tried if one.trial.helps]
+            if not helpful:
+                return
+            best = max(helpful, key=lambda one: one.trial.gain)
+            enough = MIN_SHARE_OF_RIVALS * best.trial.gain
+            rivals = tuple(one.trial.name for one in helpful if one is not best and one.trial.gain > enough)
+            self.now = replace(best, trial=replace(best.trial, rivals=rivals))
+            self.report(f"kept: {_name_with_rivals(self.now.trial)}")
+            self.kept[best.trial.addition] = self.now.trial
+
+    def leave_out_each(self) -> None:
+        """Leave out the additions that later ones made superfluous."""
+        if "changing probe" in self.kept:
+            self.kept.pop("modes", None)  # it has them
+        for name in list(self.kept)[:-1]:
+            others = {other: trial for other, trial in self.kept.items() if other != name}
+            found = _run(f"without {name}", _join(others.values()), self.recipe, self.scan)
+            if isinstance(found, Trial):
+                continue
+            helped = _compare(found.trial, found.losses, self.now.losses)
+            found = self._record(found, replace(found.trial, gain=-helped.gain, error=helped.error))
+            if not helped.helps:
+                self.report(f"left out: {name}")
+                self.kept, self.now = others, found
+
+    def _try(self, name: str) -> _Run | None:
+        """The model with one more addition; ``None`` where it has that, or cannot be run with it."""
+        addition = LADDER[name](self.now.job)
+        if addition is None:
+            return None
+        title = _describe_addition(name, addition)
+        found = _run(title, {**_join(self.kept.values()), **addition}, self.recipe, self.scan)
+        own = {"settings": addition, "addition": name}
+        if isinstance(found, Trial):
+            self.trials.append(replace(found, **own))
+            self.report(str(found))
+            return None
+        trial = replace(_compare(found.trial, self.now.losses, found.losses), **own)
+        if trial.helps and (doubt := _find_doubt(name, found.job)):
+            trial = replace(trial, helps=False, problem=doubt)
+        return self._record(found, trial)
+
+    def _record(self, run: _Run, trial: Trial) -> _Run:
+        self.trials.append(trial)
+        self.report(str(trial))
+        return replace(run, trial=trial)
+
+
+def _join(trials: Iterable[Trial]) -> dict[str, Any]:
+    """The settings of several additions."""
+    return {path: value for trial in trials for path, value in trial.settings.items()}
+
+
+def _name_with_rivals(trial: Trial) -> str:
+    if not trial.rivals:
+        return trial.name
+    return f"{trial.name} (or {' or '.join(trial.rivals)}: the patterns hardly tell which)"
+
+
+def _describe_addition(name: str, settings: Mapping[str, Any]) -> str:
+    """The name of an addition with its number, where it has one."""
+    value = next(iter(settings.values()))
+    if name == "modes":
+        return f"{value} modes"
+    return f"blur of {value} pixels" if name == "blur" else name
+
+
+def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan4D) -> _Run | Trial:
+    """A short run until all patterns are learned from; a trial alone if it failed."""
+    began = time.process_time()
+    losses = None
+    try:
+        job = Job(before.with_settings(settings) if settings else before, scan, None, None)
+        job.wants_evidence = False
+        for epoch in job:
+            if epoch.holdout is None:
+                break
+            losses = _measure_held_out(job)
+    except BadInput as problem:
+        return Trial(name, problem=str(problem))
+    if losses is None or not bool(losses.isfinite().all()):
+        return Trial(name, problem="no loss that is a number")
+    seconds = time.process_time() - began
+    return _Run(Trial(name, loss=float(losses.mean()), seconds=seconds), losses, job)
+
+
+@torch.no_grad()
+def _measure_held_out(job: Job) -> Tensor:
+    """The loss of each pattern held out, with its own position as settled."""
+    likelihood = job.level.likelihood
+    index = torch.as_tensor(job.holdout)
+    return torch.stack([likelihood(one)["noise"].detach().double().cpu() for one in index.split(1)])
+
+
+def _compare(trial: Trial, before: Tensor, after: Tensor) -> Trial:
+    """A trial with its gain, pattern by pattern."""
+    gains = before - after
+    gain, error = float(gains.mean()), float(gains.std() / len(gains) ** 0.5)
+    helps = gain > MIN_STANDARD_ERRORS * error and gain > MIN_RELATIVE_GAIN * float(before.mean())
+    return replace(trial, gain=gain, error=error, helps=helps)
+
+
+@torch.no_grad()
+def _find_doubt(name: str, job: Job) -> str:
+    """Why an addition is not believed although predictions are better; empty: nothing speaks against it."""
+    if name != "background":
+        return ""
+    share = float(job.model.detector.background().mean()) / max(float(job.scan.mean_pattern().mean()), 1e-30)
+    return "" if share > MIN_BACKGROUND else f"{share:.2%} of the counts are too few to be believed"
+
+
+def _choose_rate(job: Job, part: str, newton: float = NEWTON_RATE) -> float:
+    return newton if job.recipe.optimizer.name == "gauss_newton" else DEFAULT_RATES.get(part, 0.02)
