@@ -25,6 +25,7 @@ from .data.diagnostics import inspect as inspect
 from .data.formats import read as read
 from .data.scan import Geometry as Geometry
 from .data.scan import Scan4D as Scan4D
+from .doctor import diagnose as diagnose
 from .embedding.train import Autoencode as Autoencode
 from .errors import BadInput as BadInput
 from .fitting import optimizers as optimizers

@@ -2,6 +2,7 @@
 
 from phaseloom.cli import (  # noqa: F401 - their commands
     data,
+    doctor,
     embedding,
     images,
     predict,
