@@ -20,6 +20,7 @@ from . import search as search
 from . import simulation as simulation
 from . import units as units
 from . import virtual as virtual
+from .citations import cite as cite
 from .data import prepare as prepare
 from .data.diagnostics import inspect as inspect
 from .data.formats import read as read
