@@ -1,10 +1,10 @@
 """Numbers of pages that are read from the results of benchmarks.
 
 A number is followed by a comment that names its file and its place there:
-``0.53<!-- race/table S/runs/program=ours/best/median -->``. The file is one of ``results``, without its ending.
-A step of the place is a key, or the index of an entry; in a list of entries ``key=value`` keeps those with that
-value, a key reads it from each, ``abs`` drops signs, and ``median, mean, min, max, sum, count`` end it. A last
-``*100`` is a factor. A number keeps the digits that it is written with.
+``0.53<!-- race/table S/runs/program=ours/best/median -->``. The file is one of ``results``, without ending. A
+step of the place is a key, or the index of an entry; in a list of entries ``key=value`` keeps those with that
+value, a key reads it from each, ``abs`` drops signs, and ``median, mean, min, max, sum, count`` end it.
+A last ``*100`` is a factor. A number keeps the digits that it is written with.
 
     python -m benchmarks.quotes            # what differs
     python -m benchmarks.quotes --write    # write the numbers of the files

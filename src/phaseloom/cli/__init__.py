@@ -1,9 +1,7 @@
 """The command line: one command per recipe, and commands that inspect data. Heavy imports are deferred."""
 
 from phaseloom.cli import (  # noqa: F401 - their commands
-    cite,
     data,
-    doctor,
     embedding,
     images,
     predict,
