@@ -52,6 +52,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "remove_config_comments": True,
+    "capture_repr": (),  # what examples print, not what their last line is
     "min_reported_time": 1e9,
     "within_subsection_order": "FileNameSortKey",
 }

@@ -64,6 +64,11 @@ def test_every_name_of_a_front_door_is_in_the_reference(stub, documented, writer
             assert f"{package.__name__}.{name}" in documented, name
 
 
+def test_no_page_names_an_address_in_memory(writer):
+    for page, text in writer.api_pages().items():
+        assert " at 0x" not in text, page
+
+
 def test_the_shortest_path_is_taken(documented):
     assert "phaseloom.Scan4D" in documented
     assert "phaseloom.data.scan.Scan4D" not in documented
