@@ -96,6 +96,16 @@ def test_every_icon_is_drawn(site):
 
 
 @pytest.mark.medium
+def test_no_sign_is_a_letter_of_a_font_that_is_not_there(site):
+    own = (DOCS / "_static" / "site.css").read_text()
+    theme = (site / "out" / "_static" / "styles" / "pydata-sphinx-theme.css").read_text()
+    signs = set(re.findall(r"content:var\((--pst-[\w-]+)\)", theme))
+    signs = {sign for sign in signs if not sign.startswith("--pst-icon-admonition")}  # ended by one rule
+    assert "--pst-breadcrumb-divider" in signs
+    assert {sign for sign in signs if f"{sign}:" not in own} == set()
+
+
+@pytest.mark.medium
 def test_words_of_code_are_kept(site):
     text = (site / "out" / "other.html").read_text()
     assert '<code class="literal">a b</code>' in re.sub(r"</?span[^>]*>", "", text)
