@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
     "reference_pages",
+    "light_pages",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "_ext", "notebooks", "gallery/*.ipynb"]
@@ -51,6 +52,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "remove_config_comments": True,
+    "capture_repr": (),  # what examples print, not what their last line is
     "min_reported_time": 1e9,
     "within_subsection_order": "FileNameSortKey",
 }
@@ -61,6 +63,9 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # pages that are opened as files cannot be fetched
+html_context = {"default_mode": "auto"}
+html_use_index = False  # half a megabyte; the search finds names
 html_theme_options = {
     "logo": {"text": "Phaseloom"},
     "navbar_align": "left",

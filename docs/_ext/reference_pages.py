@@ -95,7 +95,8 @@ def api_pages() -> dict[str, str]:
     names = public_names()
     groups: dict[str, list[str]] = {}
     for module in public_modules():
-        groups.setdefault(".".join(module.split(".")[:3]), []).append(module)
+        depth = 4 if module.startswith("phaseloom.compat.") else 3
+        groups.setdefault(".".join(module.split(".")[:depth]), []).append(module)
     pages = {}
     for first, modules in groups.items():
         title = f"``{first}``" if "." in first else "``phaseloom``: the front door"
@@ -107,8 +108,8 @@ def api_pages() -> dict[str, str]:
             here = [name for name, home in names.items() if home == module]
             parts += [_directive(name) for name in here]
             parts.append(_aliases(importlib.import_module(module), set(here)))
-        below = [page for page in groups if page.count(".") == 2 and page.startswith(f"{first}.")]
-        parts.append(_toctree(below) if first.count(".") == 1 else "")
+        below = [page for page in groups if page.rpartition(".")[0] == first]
+        parts.append(_toctree(below) if "." in first else "")
         pages[first] = "\n".join(part for part in parts if part)
     about = (
         "Every class, function and constant of a package's front door, each in one place: its shortest path."
@@ -158,8 +159,8 @@ def _is_error(value: type) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    text = re.sub(r"<function (\w+) at 0x\w+>", r"\1", text)
+    text = re.sub(r"<function (\w+) at 0x\w+>", r"\1", " ".join(repr(value).split()))
+    text = re.sub(" at 0x[0-9a-f]+", "", text)  # an address differs in every build
     return text if len(text) < 100 else f"{text[:96]} ..."
 
 
@@ -228,13 +229,17 @@ def _mend_docstring(app: Any, what: str, name: str, value: Any, options: Any, li
             lines[number] = _escape_stars(line)
 
 
-LINK = re.compile(r"^- \[[^]]+\]\(([\w/-]+)\.(?:md|rst)\)|^<!-- toc: ([\w/-]+) -->", re.MULTILINE)
+LINK = re.compile(r"^- \[[^]]+\]\(([\w/-]+)\.(?:md|rst)\)|^<!-- toc: ([\w/-]+) (.+?): (.+) -->", re.MULTILINE)
+"""An item of a list, or one that only the site has: a page that the build writes, its name, what is there."""
 
 
 def _prepare_source(app: Any, page: str, source: list[str]) -> None:
     """Add the pages that a list of links names to the navigation; folders of the repository are no pages."""
     if page in PARTS:
-        listed = [first or second for first, second in LINK.findall(source[0])]
+        listed = [first or second for first, second, *_ in LINK.findall(source[0])]
+        source[0] = re.sub(
+            r"^<!-- toc: (\S+) (.+?): (.+) -->", r"- {doc}`\2 </\1>`: \3", source[0], flags=re.MULTILINE
+        )
         source[0] += "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(listed) + "\n```\n"
     source[0] = re.sub(r"\[([^]]+)\]\(\.\./[\w./-]*(?:/|/[\w-]+|examples)\)", r"\1", source[0])
     source[0] = re.sub(

@@ -20,11 +20,13 @@ from . import search as search
 from . import simulation as simulation
 from . import units as units
 from . import virtual as virtual
+from .citations import cite as cite
 from .data import prepare as prepare
 from .data.diagnostics import inspect as inspect
 from .data.formats import read as read
 from .data.scan import Geometry as Geometry
 from .data.scan import Scan4D as Scan4D
+from .doctor import diagnose as diagnose
 from .embedding.train import Autoencode as Autoencode
 from .errors import BadInput as BadInput
 from .fitting import optimizers as optimizers

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from phaseloom.simulation.recipe import Simulate
 from phaseloom.retrieval.recipe import Train
+from phaseloom.simulation.recipe import Simulate
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOK = json.loads((DOCS / "notebooks" / "retrieval_training.ipynb").read_text(encoding="utf-8"))

@@ -64,6 +64,11 @@ def test_every_name_of_a_front_door_is_in_the_reference(stub, documented, writer
             assert f"{package.__name__}.{name}" in documented, name
 
 
+def test_no_page_names_an_address_in_memory(writer):
+    for page, text in writer.api_pages().items():
+        assert " at 0x" not in text, page
+
+
 def test_the_shortest_path_is_taken(documented):
     assert "phaseloom.Scan4D" in documented
     assert "phaseloom.data.scan.Scan4D" not in documented
@@ -110,7 +115,7 @@ def test_every_page_is_in_the_navigation(writer):
     for part in writer.PARTS:
         folder = f"{part.rpartition('/')[0]}/" if "/" in part else ""
         text = (ROOT / "docs" / f"{part}.md").read_text(encoding="utf-8")
-        listed |= {f"{folder}{first or second}" for first, second in writer.LINK.findall(text)}
+        listed |= {f"{folder}{first or second}" for first, second, *_ in writer.LINK.findall(text)}
     pages = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")}
     built = {page for page in pages if page.split("/")[0] in ("_build", "api", "gallery")}
     assert pages - built <= listed

@@ -330,7 +330,7 @@ def test_conditions_of_a_searched_knob_are_obeyed_from_low_to_high():
 
 
 def test_the_files_that_the_page_shows_are_understood():
-    text = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "hyperparameters.md").read_text()
     run, over = (text.split(f"# {name}.yaml\n")[1].split("```")[0] for name in ("run", "search"))
     one = plan(yaml.safe_load(over)["over"], yaml.safe_load(run))
     assert len(one.space.knobs) == 4

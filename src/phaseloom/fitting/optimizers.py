@@ -305,6 +305,9 @@ def lbfgs(
         history_size: pairs of vectors kept.
         max_iter: steps per epoch.
         line_search_fn: line search; ``None``: full steps.
+
+    Source:
+        Liu & Nocedal 1989, doi 10.1007/BF01589116.
     """
     if history_size < 1 or max_iter < 1:
         given = f"history_size {history_size}, max_iter {max_iter}"

@@ -74,6 +74,9 @@ def tilt_ramp(
 
     Columns of the object lean by ``tilt = (y, x)`` radian: after ``distance`` the next slice lies
     ``z tan(tilt)`` further along the axis, so in its frame the wave moves by the negative amount.
+
+    Source:
+        Sha, Cui & Yu 2022, doi 10.1126/sciadv.abn2275.
     """
     y, x = frequencies(shape, pixel, like=tilt)
     step = 2 * math.pi * distance[..., None] * torch.tan(tilt)
@@ -236,7 +239,8 @@ def multislice(
             sequence of one tensor per gap that broadcasts against the wave; ``None`` for a single slice.
 
     Source:
-        Cowley & Moodie 1957, doi 10.1107/S0365110X57002194.
+        Cowley & Moodie 1957, doi 10.1107/S0365110X57002194; in ptychography: Maiden, Humphry & Rodenburg
+        2012, doi 10.1364/JOSAA.29.001606.
 
     Example:
         >>> import torch

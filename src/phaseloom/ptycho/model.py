@@ -33,6 +33,10 @@ class Ptychography(nn.Module):
         illumination_sum: ``None``, or real ``(slice, y, x)`` to which a batch adds the intensity that falls
             on each slice, summed over its patterns and modes.
 
+    Source:
+        Rodenburg & Faulkner 2004, doi 10.1063/1.1823034; with an unknown probe: Thibault et al. 2008,
+        doi 10.1126/science.1158573.
+
     Example:
         >>> from phaseloom.data.scan import Geometry, Scan4D
         >>> geometry = Geometry(wavelength=1.0, shape=(8, 8), angle=(1e-2, 1e-2))

@@ -43,6 +43,9 @@ def amplitude(
         counts: measured counts.
         floor: counts added under both roots, which keeps the gradient finite in the dark.
 
+    Source:
+        Godard et al. 2012, doi 10.1364/OE.20.025914.
+
     Example:
         >>> amplitude(torch.tensor([4.0]), torch.tensor([9.0]), floor=0.0).item()
         1.0
@@ -101,6 +104,9 @@ def poisson(
         counts: measured counts.
         floor: counts added to model and counts, which keeps the slope finite where the model is dark.
         limit: standard deviations; ``inf``: the deviance everywhere.
+
+    Source:
+        Thibault & Guizar-Sicairos 2012, doi 10.1088/1367-2630/14/6/063004.
 
     Example:
         >>> poisson(torch.tensor([1.0]), torch.tensor([900.0])).item() < 3300

@@ -39,6 +39,9 @@ class FreeFlight(nn.Module):
         descan: ``(n, 2)`` the same for each pattern; a parameter.
         gaps: distances between slices, angstrom.
         onward: kernel of the flight to a near detector; ``None``: far field.
+
+    Source:
+        Near field: Stockmar et al. 2013, doi 10.1038/srep01927.
     """
 
     gaps: Tensor

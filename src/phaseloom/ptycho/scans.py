@@ -40,6 +40,9 @@ class Positions(nn.Module):
         stretch: common scale alone; a parameter.
         lines: ``(slow, 2)`` shift of each line of a raster; a parameter, empty without a raster.
         start: ``(n, 2)`` positions as measured, object pixels of the canvas.
+
+    Source:
+        Guizar-Sicairos & Fienup 2008, doi 10.1364/OE.16.007264.
     """
 
     start: Tensor
