@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from phaseloom.compat.ptyrad.project import Project
 from phaseloom.compat.ptyrad.schema import ReconParams, check_tree
-from phaseloom.compat.ptyrad.translate_data import translate_preparation, translate_reader
-from phaseloom.compat.ptyrad.translate_fit import translate_fit
-from phaseloom.compat.ptyrad.translate_model import translate_model
+from phaseloom.compat.ptyrad.translation.data import translate_preparation, translate_reader
+from phaseloom.compat.ptyrad.translation.fit import translate_fit
+from phaseloom.compat.ptyrad.translation.model import translate_model
+from phaseloom.compat.ptyrad.translation.project import Project
 
 __all__ = ["translate_project"]
 
