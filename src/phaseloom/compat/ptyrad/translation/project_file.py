@@ -92,10 +92,13 @@ def _note_lost_settings(project: Project) -> None:
         project.note(f"hypertune_params: {fix}")
     if project.init["meas_export"] is not None:
         project.note("init_params.meas_export: prepared patterns are not exported")
-    folders = ("output_dir", "recon_dir_affixes", "prefix_time")
-    asked = [key for key in folders if recon[key] != ReconParams.model_fields[key].default]
+    asked = [
+        key
+        for key in ("output_dir", "recon_dir_affixes", "prefix_time")
+        if recon[key] != ReconParams.model_fields[key].default
+    ]
     if asked:
-        fix = "name PtyRAD's result folders; ours is runs/DATE-NAME, or what --out says"
+        fix = "name PtyRAD's result folders; ours is DATE-NAME in output_dir, or what --out says"
         project.note(f"recon_params.{', '.join(asked)}: {fix}")
     if recon["selected_figs"] != ReconParams.model_fields["selected_figs"].default:
         project.note("recon_params.selected_figs: every run draws report.png and phase.png")
