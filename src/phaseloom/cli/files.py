@@ -207,5 +207,13 @@ def lock_output(path: Path, /, *, is_file: bool = False, taken: str = EXISTS) ->
 
 
 def lock_resumed(folder: Path, /) -> Path:
-    """The folder of a run to go on with, of which this command is the only writer to its end."""
-    return lock_output(folder) if folder.is_dir() else folder
+    """The folder of a run to go on with, of which this command is the only writer to its end.
+
+    Of a kept snapshot in it, the folder is locked and the path of the snapshot returned.
+    """
+    from phaseloom.runs.folder import split_kept_path
+
+    run, _ = split_kept_path(folder)
+    if run.is_dir():
+        lock_output(run)
+    return folder

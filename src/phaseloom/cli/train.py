@@ -209,7 +209,8 @@ def _finish_stage(training: Any) -> Iterator[str]:
 
 
 def _format_losses(epoch: Any) -> str:
-    return f"loss {epoch.loss:.4f}, unseen {epoch.holdout:.4f}"
+    rate = max(epoch.rates.values(), default=0.0)
+    return f"loss {epoch.loss:.4f}, unseen {epoch.holdout:.4f}, LR {rate:.2e}"
 
 
 def _format_scores(card: dict[str, Any]) -> list[str]:
