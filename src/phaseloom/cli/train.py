@@ -217,7 +217,8 @@ def _format_scores(card: dict[str, Any]) -> list[str]:
     scores = card.get("scores", {})
     if not scores:
         return []
-    lines = [f"unseen materials: {'dose':>10s} {'CC':>8s} {'NMSE':>8s} {'PSNR':>7s} {'SSIM':>6s}"]
+    first = "patches" if "spoiled" in scores else "dose"
+    lines = [f"unseen materials: {first:>10s} {'CC':>8s} {'NMSE':>8s} {'PSNR':>7s} {'SSIM':>6s}"]
     for dose, one in scores.items():
         numbers = (one["correlation"], one["nmse"], one["psnr"], one["ssim"])
         lines.append(f"{'':17s} {dose:>10s} " + "{:8.4f} {:8.4f} {:7.1f} {:6.3f}".format(*numbers))
