@@ -1,6 +1,8 @@
 """`run_inversion` and the names of PtyRAD's tutorial: what the context says counts, or is refused."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -442,3 +444,55 @@ def test_a_module_without_one_of_the_names_is_refused(folder: Path):
         loaded(project(constraint_params={"objp_postiv": {"start_iter": 1}}))["constraint_fn"](
             torch.nn.Linear(2, 2), 1
         )
+
+
+SEVERAL = """
+import json, os, sys
+import torch
+from phaseloom.compat import ptyrad
+from phaseloom.compat.ptyrad import reconstruction as tutorial
+
+torch.set_num_threads(1)
+context = ptyrad.load_and_preprocess_data("params.json", gpuid="acc")
+acc = context["accelerator"]
+params = context["params"]
+ran = ptyrad.run_inversion(context)
+model = ptyrad.PtychoAD(context["init_variables"], params["model_params"], device=acc.device)
+optimizer = tutorial.create_optimizer(model.optimizer_params, model.optimizable_params)
+indices, _, _ = tutorial.prepare_recon(model, context["initializer"], params)
+data = tutorial.IndicesDataset(indices)
+loader = acc.prepare(torch.utils.data.DataLoader(data, batch_size=4, shuffle=True))
+wrapped, optimizer = acc.prepare(model, optimizer)
+functions = (context["loss_fn"], context["constraint_fn"])
+loop = (wrapped, context["initializer"], params, optimizer, *functions, indices, loader, None)
+tutorial.recon_loop(*loop, acc=acc)
+losses = [[loss for _, loss in one.loss_iters] for one in (ran["model"], model)]
+phases = [float(one.opt_objp.detach().abs().sum()) for one in (ran["model"], model)]
+with open(f"rank{acc.process_index}.json", "w") as file:
+    json.dump({"count": acc.num_processes, "losses": losses, "phases": phases}, file)
+ptyrad.evaluate_results(ran)
+"""
+
+
+@pytest.mark.medium
+def test_two_processes_share_batches_by_the_accelerator(folder: Path):
+    pytest.importorskip("accelerate")
+    tree = project(recon_params={"save_result": ["model"]})
+    alone = ptyrad.run_inversion(
+        loaded(tree | {"recon_params": tree["recon_params"] | {"output_dir": "one"}})
+    )
+    Path("params.json").write_text(json.dumps(tree))
+    Path("several.py").write_text(SEVERAL)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    told = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*start, "several.py"], env=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads(Path(f"rank{number}.json").read_text()) for number in (0, 1)]
+    assert ranks[0] == ranks[1]  # to the last bit
+    assert ranks[0]["count"] == 2
+    # the losses have roots of means over patterns, which are not means of those of halves
+    assert ranks[0]["losses"][0] == pytest.approx(losses(alone["model"]), rel=2e-3)
+    assert ranks[0]["losses"][1][-1] < ranks[0]["losses"][1][0]
+    assert ranks[0]["phases"][1] > 0
+    names = sorted(path.name for path in Path("out/scan").iterdir() if path.suffix != ".txt")
+    assert names == ["epochs", "events.jsonl", "model_iter0003.hdf5", "result.h5"]
