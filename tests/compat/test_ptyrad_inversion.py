@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from phaseloom.compat import ptyrad
 from phaseloom.compat.ptyrad import forward, reconstruction, translate_project, utils
@@ -336,11 +337,16 @@ def test_acc_gives_an_accelerator_that_takes_the_same_steps(folder: Path):
         ptyrad.run_inversion(context | {"accelerator": None})
 
 
-TUTORIAL = (Path(__file__).parents[1] / "data" / "ptyrad_tutorial_inversion.txt").read_text()
+DATA = Path(__file__).parents[1] / "data"
+TUTORIAL = {
+    section: (DATA / f"ptyrad_tutorial_{section}.txt").read_text()
+    for section in ("preprocessing", "inversion", "evaluation")
+}
+"""Code of PtyRAD's tutorial, sections 4.3, 6.2.4 and 7.3, word for word."""
 
 
-def run_tutorial(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Section 6.2.4 of PtyRAD's tutorial, run as it is but for the name of the package it imports."""
+def run_tutorial(monkeypatch: pytest.MonkeyPatch, section: str = "inversion") -> dict[str, Any]:
+    """The names of a section's code, run as it is but for the name of the package it imports."""
     vision = ModuleType("torchvision.transforms.functional")
     vars(vision)["gaussian_blur"] = lambda patterns, kernel_size, sigma: blur(
         patterns, (-2, -1), std=sigma, taps=kernel_size
@@ -349,8 +355,27 @@ def run_tutorial(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, vision.__name__, vision)
     names: dict[str, Any] = {}
-    exec(TUTORIAL.replace("from ptyrad.", "from phaseloom.compat.ptyrad."), names)
+    exec(TUTORIAL[section].replace("from ptyrad.", "from phaseloom.compat.ptyrad."), names)
     return names
+
+
+def test_the_tutorial_runs_from_its_first_line_to_its_last(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    written = {name: run_tutorial(monkeypatch, name) for name in TUTORIAL}
+    tree = project(
+        {"tilt_params": {"init_tilts": [[2.0, -1.0]]}},
+        constraint_params={"objp_postiv": {"freq": 1}},
+        recon_params={"save_result": ["model"]},
+    )
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    context = written["preprocessing"]["load_and_preprocess_data"]("params.yaml")
+    assert context["params"]["constraint_params"]["objp_postiv"]["step"] == 1
+    results = written["inversion"]["run_inversion"](context)
+    written["evaluation"]["evaluate_results"](results)
+    model = results["model"]
+    assert losses(model)[-1] < losses(model)[0]
+    assert model.opt_objp.min() >= 0
+    (log,) = results["output_path"].glob("*ptyrad_log.txt")
+    assert "### Evaluation & Cleanup ###" in log.read_text()
 
 
 @pytest.mark.parametrize("gpuid", ["cpu", "acc"])

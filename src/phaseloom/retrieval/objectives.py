@@ -3,7 +3,7 @@
 One for each of the three steps: patches from patterns, images from patches, images from patterns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -166,7 +166,7 @@ class StitchingObjective(RetrievalObjective):
         return self.compute_losses(self.stitch(batch.phase, (rows, columns), these.seeds), batch)
 
     def stitch(
-        self, phase: Float[Tensor, "b y x"], scan: tuple[int, int], seeds: Sequence[int] | None
+        self, phase: Float[Tensor, "b y x"], scan: tuple[int, int], seeds: Iterable[int] | None
     ) -> Float[Tensor, "b y x"]:
         """Images that are joined from the true patches of phases.
 
