@@ -2,7 +2,7 @@
 
     python -m benchmarks.retrieval [--models linear tiny FILE] [--scans 48] [--suites 12]
                                    [--ptychography 4]
-                                   [--out benchmarks/results/retrieval-2026-11-22.json]
+                                   [--out benchmarks/results/retrieval-2026-11-25.json]
 
 Two sets of scans of 32 x 32 probes (80 keV, 20 mrad, 90 A of under-focus, steps of 2 A), seed 1000, all of
 materials that training never draws: ``all`` of 18 families, mixtures and grain boundaries among them, and
@@ -119,6 +119,13 @@ def judged(found, truth, *, ramp=False):
     return seen | {"frc_half": period}
 
 
+def interval(values, draws=4000):
+    """95 % interval of a mean over scans, by drawing the scans anew."""
+    draw = np.random.default_rng(SEED)
+    means = np.asarray(values)[draw.integers(0, len(values), (draws, len(values)))].mean(1)
+    return [float(end) for end in np.percentile(means, (2.5, 97.5))]
+
+
 def mean(rows):
     named = {key: [row[key] for row in rows if np.isfinite(row[key])] for key in rows[0]}
     middle = {key: np.median if key == "frc_half" else np.mean for key in named}
@@ -134,7 +141,8 @@ def read(methods, scenes, doses=DOSES):
             found = [method(scene, dose, SEED + n) for n, scene in enumerate(scenes)]
             seconds = (time.process_time() - began) / len(scenes)
             rows = [judged(f, s.phase.numpy()) for f, s in zip(found, scenes, strict=True)]
-            out.setdefault(name, {})[label(dose)] = mean(rows) | {"cpu_s": seconds}
+            spread = {"nmse_interval": interval([row["nmse"] for row in rows])}
+            out.setdefault(name, {})[label(dose)] = mean(rows) | spread | {"cpu_s": seconds}
     return out
 
 

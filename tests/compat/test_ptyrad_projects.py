@@ -362,3 +362,34 @@ def test_the_command_line_knows_a_ptyrad_file(folder: Path, monkeypatch: pytest.
     assert said.exit_code == 0, said.output
     assert Path("one/result.h5").is_file()
     assert Path("one/model_iter0002.hdf5").is_file()
+
+
+@pytest.mark.medium
+def test_a_walkthrough_continues_from_what_its_first_file_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """PtyRAD names the folder of a run by its settings, so later files of a series name it so."""
+    from typer.testing import CliRunner
+
+    from phaseloom.cli import app
+
+    monkeypatch.chdir(folder)
+
+    def run_file(name: str, init: dict[str, Any]) -> str:
+        recon = {"NITER": 1, "output_dir": "output/walkthrough/", "prefix": name, "save_result": ["model"]}
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(project(init, recon_params=recon)))
+        said = CliRunner().invoke(app, ["reconstruct", f"{name}.yaml", "--quiet"])
+        assert said.exit_code == 0, said.output
+        return said.output
+
+    named = "output/walkthrough/01_first_full_N63_dp32_random16_p2_2slice/model_iter0001.hdf5"
+    keys = ("probe", "obj", "pos")
+    later = {f"{key}_params": named for key in keys} | {f"{key}_source": "PtyRAD" for key in keys}
+    run_file("00_other", {})
+    run_file("01_first", {})
+    output = run_file("04_resume", later)
+    assert not Path("runs").exists()
+    assert len(list(Path("output/walkthrough").glob("*/result.h5"))) == 3
+    (taken,) = Path("output/walkthrough").glob("*01_first*/model_iter0001.hdf5")
+    assert f"{taken} is taken" in " ".join(output.split())
+    assert "00_other" not in output

@@ -32,6 +32,11 @@ def test_shapes_are_those_of_a_pass_and_nothing_is_left_behind():
     assert not any(part._forward_hooks for part in net.modules())
 
 
+def test_a_script_shows_the_table(capsys):
+    found = show(small(), input_size=(1, 16, 16))
+    assert capsys.readouterr().out == f"{found}\n"
+
+
 def test_what_is_frozen_is_counted_apart():
     net = small()
     net.encoder.requires_grad_(False)

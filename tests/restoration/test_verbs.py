@@ -1,6 +1,7 @@
 """The verbs of restoration: data, training by file or by the guide's flags, judgement, use."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,12 @@ class TestTraining:
         said = phaseloom("restore", "train", "--resume", folder, "--lr", 0.1)
         assert "goes on as the run began" in said.err
 
+    def test_the_events_hold_decibels_and_not_a_number_less_them(self, folder):
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        for event in events:
+            assert event["state"]["psnr"] == pytest.approx(100 - event["holdout"])
+            assert 5 < event["state"]["psnr"] < 40
+
     def test_it_is_judged_and_used(self, phaseloom, sea, folder, tmp_path):
         said = phaseloom("restore", "eval", "--data", sea, "--model", folder, "--out", tmp_path / "scores")
         assert not said.code, said.err
@@ -112,6 +119,95 @@ class TestTraining:
         said = phaseloom("restore", "apply", sea / "test" / "input", "-m", folder, "--out", tmp_path / "out")
         assert not said.code, said.err
         assert len([*(tmp_path / "out" / "finer").iterdir()]) == 3
+
+
+@pytest.mark.medium
+def test_the_command_of_the_guide_trains_its_network_and_prints_lines_into_a_file(phaseloom, sea, tmp_path):
+    words = ["--dataset_path", sea, "--batch_size", 8, "--niter", 0, "--niter_decay", 1, "--lr", 0.001]
+    said = phaseloom("restore", "train", *words, "--set", "crops=16", "--out", tmp_path / "run")
+    assert not said.code, said.err
+    assert "phaseformer, 1,779,189 parameters" in said.out
+    assert "model=narrow" in said.out
+    lines = [line for line in said.out.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    for word in ("Loss ", "Avg_Loss ", "LR ", "PSNR ", "SSIM "):
+        assert word in lines[0]
+    recipe = Restore.from_path(tmp_path / "run" / "run.yaml")
+    assert recipe.model.name == "phaseformer"
+
+
+def train_tiny(phaseloom, data: Path, out: Path, *more: object) -> SimpleNamespace:
+    """Two epochs by the guide's flags, without the test pairs."""
+    words = ["--dataset_path", data, "--batch_size", 2, "--niter", 1, "--niter_decay", 0, "--quiet"]
+    return phaseloom(
+        "restore",
+        "train",
+        *words,
+        *("--set", f"model={TINY}", "--set", "crops=16", "--set", "shape=constant", *more, "--out", out),
+    )
+
+
+@pytest.fixture
+def small_sea(tmp_path) -> Path:
+    underwater.save_pairs(tmp_path / "sea", size=24, train=6, test=2, seed=1)
+    shutil.rmtree(tmp_path / "sea" / "test")
+    return tmp_path / "sea"
+
+
+def test_a_run_is_resumed_with_its_data_set_where_that_is_now(phaseloom, small_sea, tmp_path):
+    assert not train_tiny(phaseloom, small_sea, tmp_path / "run").code
+    assert not train_tiny(phaseloom, small_sea, tmp_path / "straight", "--set", "epochs=4").code
+    recipe = tmp_path / "run" / "run.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 4"))
+    moved = tmp_path / "elsewhere" / "LSUI"
+    shutil.copytree(small_sea, moved)
+    small_sea.rename(tmp_path / "away")
+    said = phaseloom("restore", "train", "--resume", tmp_path / "run", "--quiet")
+    assert said.code == 2
+    said = phaseloom("restore", "train", "--resume", tmp_path / "run", "--dataset_path", moved, "--quiet")
+    assert not said.code, said.err
+    assert Restore.from_path(recipe).data == (moved,)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
+        for name in ("run", "straight")
+    ]
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+
+
+def test_a_run_is_not_resumed_with_other_data(phaseloom, small_sea, tmp_path):
+    assert not train_tiny(phaseloom, small_sea, tmp_path / "run").code
+    underwater.save_pairs(tmp_path / "other", size=24, train=6, test=2, seed=2)
+    said = phaseloom("restore", "train", "--resume", tmp_path / "run", "--dataset_path", tmp_path / "other")
+    assert said.code == 2
+    assert "holds other pairs than the run began with" in said.err
+    said = phaseloom("restore", "train", "--resume", tmp_path / "none.pth", "--dataset_path", small_sea)
+    assert said.code == 2
+    assert "holds no run.yaml: name the folder of a training" in said.err
+
+
+def test_epochs_are_kept_on_request_and_can_be_used_and_gone_back_to(phaseloom, small_sea, tmp_path):
+    run = tmp_path / "run"
+    said = train_tiny(phaseloom, small_sea, run, "--set", "epochs=3", "--set", "snapshots=2")
+    assert not said.code, said.err
+    assert [path.name for path in sorted((run / "snapshots").iterdir())] == [
+        "000002.h5",
+        "000002.safetensors",
+    ]
+    net = pretrained.load_network(run / "snapshots" / "000002.safetensors")
+    last = pretrained.load_network(run)
+    assert not all(torch.equal(a, b) for a, b in zip(net.parameters(), last.parameters(), strict=True))
+    assert pretrained.load_card(run / "snapshots" / "000002.safetensors")["epochs"] == 2
+    images = ["restore", "apply", small_sea / "train" / "input", "--out", tmp_path / "restored"]
+    said = phaseloom(*images, "--model", run / "snapshots" / "000002.safetensors")
+    assert not said.code, said.err
+    before = (run / "events.jsonl").read_text().splitlines()
+    said = phaseloom("restore", "train", "--resume", run / "snapshots" / "000002.h5", "--quiet")
+    assert not said.code, said.err
+    after = (run / "events.jsonl").read_text().splitlines()
+    assert after[:1] == before[:1]
+    assert [json.loads(line)["number"] for line in after] == [1, 2, 3]
+    assert json.loads(after[2])["loss"] == json.loads(before[2])["loss"]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.retrieval.ground_truth import compute_seed_centre, crop_as_seed
+from phaseloom.retrieval.ground_truth import compute_seed_centre, crop_as_seed, measure_bright_area
 from phaseloom.retrieval.networks import stitching
 from phaseloom.retrieval.networks.stitching import crop_patch, list_windows
+from phaseloom.simulation import microscopes
 
 WEIGHTS = pytest.mark.parametrize("weight", ["hann", "flat"])
 
@@ -263,3 +264,23 @@ def test_the_seed_crop_is_up_to_half_a_pixel_off():
     away = [compute_seed_centre(2.0 * index) - e for index, e in zip((0, 9, 18, 27, 36), exact, strict=True)]
     assert min(away) == pytest.approx(-0.44)
     assert max(away) == pytest.approx(0.48)
+
+
+def test_the_patch_is_the_area_that_a_window_of_probes_lights_up():
+    """The document: 76 pixels are where a probe is brighter than 5 % of its maximum."""
+    layout = microscopes.seed(np.random.default_rng())
+    assert measure_bright_area(layout, (14, 14)) == (76, 76)
+    intensity = layout.probe().abs().square().sum(0).numpy()
+    lit = np.zeros((400, 400), bool)
+    (rows, columns) = np.nonzero(intensity > 0.05 * intensity.max())
+    for y in range(14):
+        for x in range(14):
+            corner = np.round(5.12 * np.array([y, x])).astype(int)
+            lit[rows + corner[0], columns + corner[1]] = True
+    sides = [int(np.ptp(np.nonzero(lit.any(axis))[0])) + 1 for axis in (1, 0)]
+    assert measure_bright_area(layout, (14, 14)) == tuple(sides)
+    wide, tall = measure_bright_area(layout, (2, 5), share=0.01)
+    assert 5.12 < wide < tall - 2 * 5.12
+    for share in (0.0, 1.0):
+        with pytest.raises(BadInput, match="must lie between 0 and 1"):
+            measure_bright_area(layout, (14, 14), share=share)

@@ -199,6 +199,30 @@ def test_stitching_learns_from_spoiled_truth_and_begins_as_the_overlap():
     assert training.progress.history[-1]["holdout"] < 0.3
 
 
+@pytest.mark.medium
+def test_the_second_step_ends_with_its_scores(phaseloom):
+    tree = {**STITCH, "epochs": 1, "scans": 1, "unseen": 1, "views": 2, "batch": 2}
+    ended = phaseloom("train", "stitching", written(tree), "--out", "two", "-q")
+    assert ended.code == 0, ended.err
+    scores = pretrained.load_card(Path("two"))["scores"]
+    assert set(scores) == {"true", "spoiled"}
+    assert scores["true"]["correlation"] > scores["spoiled"]["correlation"] > 0.5
+    assert scores["true"]["nmse"] < 0.01  # it began as the overlap, which joins true patches exactly
+    assert scores["spoiled"]["nmse"] > 0.01
+    table = ended.out.split("unseen materials:")[1]
+    for word in (
+        "patches",
+        "CC",
+        "NMSE",
+        "PSNR",
+        "SSIM",
+        "true",
+        "spoiled",
+        f"{scores['true']['psnr']:7.1f}",
+    ):
+        assert word in table
+
+
 def test_a_small_window_can_be_trained_and_judged(tmp_path):
     net = {"small": {**NET["small"], "window": 5}}
     training = run({**SMALL, "model": net, "window": None, "epochs": 1}, tmp_path / "new")

@@ -368,6 +368,9 @@ def test_a_figure_shows_each_image_and_what_was_drawn_below_it(tmp_path):
     assert sum(title.endswith(", drawn") for title in titles) == 5
     with pytest.raises(BadInput, match="are not those of the scan"):
         save_stem_visualization(scan, tmp_path / "no.png", drawn=scan.select(np.arange(3)))
+    for given in ({"scan": scan.counts}, {"scan": scan, "drawn": scan.counts}):
+        with pytest.raises(BadInput, match=r"ndarray \(.*\) has no geometry: make a scan of it"):
+            save_stem_visualization(given["scan"], tmp_path / "no.png", drawn=given.get("drawn"))
     loose = scan.select(np.arange(7)[::-1])
     found = measure_scan(loose, make_segments(scan.geometry, 0, 12e-3, count=6))
     assert len(plot_virtual_images(loose, found).axes) > 8

@@ -15,6 +15,7 @@ __all__ = [
     "DataFile",
     "Set",
     "check_picture_name",
+    "find_runs_folder",
     "is_parameter_file",
     "load_own_recipe",
     "load_recipe",
@@ -155,14 +156,21 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
     return out
 
 
-def new_run_folder(out: Path | None, name: str) -> Path:
+def find_runs_folder(file: Path) -> Path:
+    """Where runs of a parameter file go: ``output_dir`` of a PtyRAD file that has one, else ``runs``."""
+    tree = parameter_tree(file) if is_parameter_file(file) else {}
+    section = tree.get("recon_params")
+    return Path((section or {}).get("output_dir") or "runs")
+
+
+def new_run_folder(out: Path | None, name: str, parent: Path = Path("runs")) -> Path:
     """The folder of a run, which the first of several processes names."""
     from phaseloom.fitting.distributed import team
 
-    return team().broadcast(new_folder(out, name) if team().is_main else Path())
+    return team().broadcast(new_folder(out, name, parent) if team().is_main else Path())
 
 
-def new_folder(out: Path | None, name: str) -> Path:
+def new_folder(out: Path | None, name: str, parent: Path = Path("runs")) -> Path:
     """A new run folder, locked; an existing one is never written into."""
     import datetime
     import re
@@ -175,7 +183,7 @@ def new_folder(out: Path | None, name: str) -> Path:
     from phaseloom.runs.lock import make_run_folder
 
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
-    lock = make_run_folder(stem)
+    lock = make_run_folder(stem, parent=parent)
     output_locks.append(lock)
     return lock.path
 
@@ -199,5 +207,13 @@ def lock_output(path: Path, /, *, is_file: bool = False, taken: str = EXISTS) ->
 
 
 def lock_resumed(folder: Path, /) -> Path:
-    """The folder of a run to go on with, of which this command is the only writer to its end."""
-    return lock_output(folder) if folder.is_dir() else folder
+    """The folder of a run to go on with, of which this command is the only writer to its end.
+
+    Of a kept snapshot in it, the folder is locked and the path of the snapshot returned.
+    """
+    from phaseloom.runs.folder import split_kept_path
+
+    run, _ = split_kept_path(folder)
+    if run.is_dir():
+        lock_output(run)
+    return folder

@@ -14,6 +14,7 @@ from phaseloom.cli.files import (
     DataFile,
     Set,
     check_picture_name,
+    find_runs_folder,
     load_recipe,
     lock_output,
     lock_resumed,
@@ -74,7 +75,7 @@ def reconstruct(
             f"reading {recipe.require_file()}"
             + ("" if recipe.start.name == "none" else " and finding the start (seconds to minutes)")
         )
-        folder = new_run_folder(out, recipe.title or recipe.file.stem)
+        folder = new_run_folder(out, recipe.title or recipe.file.stem, find_runs_folder(file))
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
     run(job, quiet=quiet, halves=halves, draws=draws)
 

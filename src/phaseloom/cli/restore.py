@@ -96,7 +96,13 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     threads: Annotated[int | None, typer.Option(help="threads that read files")] = None,
     seed: Annotated[int | None, typer.Option(help="random seed")] = None,
     cuda: Annotated[bool, typer.Option("--cuda", help="compute on a GPU, or stop without one")] = False,
-    resume: Annotated[Path | None, typer.Option(help="folder of a run to continue")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a run to continue, or a kept epoch of it (snapshots/000050.h5); with "
+            "--dataset_path where its data are now"
+        ),
+    ] = None,
     out: Out = None,
     quiet: Quiet = False,
     epoch_count: Annotated[int | None, typer.Option("--epoch_count", hidden=True)] = None,
@@ -127,12 +133,17 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     )
     if resume is not None:
         phaseformer.refuse_checkpoint(resume)
-        if known or file is not None:
-            raise BadInput("restore train", "--resume", "goes on as the run began: give it no other settings")
-        _resume(get_resumed_folder(resume, settings, out), quiet=quiet)
+        if set(known) - {"data"} or file is not None:
+            fix = "goes on as the run began: give it no other settings than --dataset_path"
+            raise BadInput("restore train", "--resume", fix)
+        _resume(get_resumed_folder(resume, settings, out), quiet=quiet, changes=known)
         return
+    changed = parse_settings(settings or [])
+    if file is not None or any(name.split(".")[0] == "model" for name in changed):
+        known.pop("model", None)  # another network is named
+        notes = [note for note in notes if note != phaseformer.NOTE_ON_NETWORK]
     echo_lines(notes, "  - ")
-    _begin(file, known | parse_settings(settings or []), out, quiet=quiet)
+    _begin(file, known | changed, out, quiet=quiet)
 
 
 @restore.command()
@@ -277,10 +288,10 @@ def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, qui
     _run(training, quiet=quiet)
 
 
-def _resume(folder: Path, *, quiet: bool) -> None:
+def _resume(folder: Path, *, quiet: bool, changes: dict[str, Any] | None = None) -> None:
     from phaseloom.restoration.train import RestorerTraining
 
-    _run(RestorerTraining.resume(folder), quiet=quiet)
+    _run(RestorerTraining.resume(folder, changes=changes), quiet=quiet)
 
 
 def _run(training: Any, *, quiet: bool) -> None:

@@ -107,11 +107,21 @@ def run_training(
 ) -> None:
     """Train to the end, then call ``finish``, which saves the network; the first process prints its lines.
 
+    Without a terminal, which a bar needs, every epoch is a line of its own, unless ``quiet``.
+
     After an interruption the command ``again``, which resumes, is printed instead, and `typer.Abort` raised.
     """
     from phaseloom.fitting.distributed import team
 
-    run_epochs(training, quiet=quiet, describe=describe)
+    in_lines = not quiet and team().is_main and not sys.stderr.isatty()
+
+    def print_epoch(epoch: Any, print_line: Callable[[str], Any]) -> None:
+        if in_lines:
+            text = "" if describe is None else f": {describe(epoch)}"
+            typer.echo(f"epoch {epoch.number} of {training.recipe.epochs}{text}, {epoch.seconds:.1f} s")
+            sys.stdout.flush()
+
+    run_epochs(training, quiet=quiet, describe=describe, report=print_epoch)
     if team().is_main:
         stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
         typer.echo(f"stopped: {stopped}")

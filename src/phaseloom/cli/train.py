@@ -209,14 +209,16 @@ def _finish_stage(training: Any) -> Iterator[str]:
 
 
 def _format_losses(epoch: Any) -> str:
-    return f"loss {epoch.loss:.4f}, unseen {epoch.holdout:.4f}"
+    rate = max(epoch.rates.values(), default=0.0)
+    return f"loss {epoch.loss:.4f}, unseen {epoch.holdout:.4f}, LR {rate:.2e}"
 
 
 def _format_scores(card: dict[str, Any]) -> list[str]:
     scores = card.get("scores", {})
     if not scores:
         return []
-    lines = [f"unseen materials: {'dose':>10s} {'CC':>8s} {'NMSE':>8s} {'PSNR':>7s} {'SSIM':>6s}"]
+    first = "patches" if "spoiled" in scores else "dose"
+    lines = [f"unseen materials: {first:>10s} {'CC':>8s} {'NMSE':>8s} {'PSNR':>7s} {'SSIM':>6s}"]
     for dose, one in scores.items():
         numbers = (one["correlation"], one["nmse"], one["psnr"], one["ssim"])
         lines.append(f"{'':17s} {dose:>10s} " + "{:8.4f} {:8.4f} {:7.1f} {:6.3f}".format(*numbers))

@@ -69,7 +69,7 @@ def translate_flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[s
 
     Example:
         >>> translate_flags({"lr": 1e-4, "threads": 4, "output_dir": "images"})[0]
-        {'rate': 0.0001, 'threads': 4}
+        {'rate': 0.0001, 'threads': 4, 'model': 'phaseformer'}
     """
     known = {name: value for name, value in given.items() if value is not None}
     if known.get("epoch_count"):
@@ -86,9 +86,19 @@ def translate_flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[s
     if {"lr_policy", "niter", "niter_decay"} & {*known}:
         epochs = (known.get("niter", EPOCHS_AT_FULL_RATE), known.get("niter_decay", EPOCHS_OF_DECAY))
         settings |= translate_schedule(known.get("lr_policy", "lambda"), *epochs)
-    return settings, [note for name, note in NOTES_ON_FLAGS.items() if name in known]
+    notes = [note for name, note in NOTES_ON_FLAGS.items() if name in known]
+    if FLAGS_OF_ITS_TRAINING & {*known}:
+        settings["model"] = "phaseformer"
+        notes.append(NOTE_ON_NETWORK)
+    return settings, notes
 
 
+FLAGS_OF_ITS_TRAINING = {"batch_size", "niter", "niter_decay", "lr", "lr_policy", "beta1"}
+"""Flags that say how the guide's network is trained; the others are of any training."""
+
+NOTE_ON_NETWORK = (
+    "these flags train the guide's network, phaseformer; --set model=narrow: one an eighth as large"
+)
 NOTES_ON_FLAGS = {
     "test_batch_size": "--test_batch_size is not needed: pairs that judge are restored one by one",
     "checkpoint_dir": "--checkpoint_dir: the run keeps its checkpoint in its own folder, see --out",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,9 @@ def show(
     *,
     input_size: Sequence[int] | None = None,
 ) -> NetworkSummary:
-    """Layers, shapes and parameters of a network; with example patterns, also how well it reconstructs them.
+    """Print layers, shapes and parameters of a network, and with example patterns how it reconstructs them.
+
+    Returns what it prints, as a value.
 
     Args:
         model: takes ``(b, *input_size)`` and returns the same shape.
@@ -108,8 +111,11 @@ def show(
 
     Example:
         >>> from phaseloom.embedding.networks.autoencoder import Autoencoder
-        >>> print(str(show(Autoencoder(latent_dim=32), input_size=(1, 256, 256))).splitlines()[-1])
+        >>> found = show(Autoencoder(latent_dim=32), input_size=(1, 256, 256))  # doctest: +ELLIPSIS
+        layer ...
         Autoencoder for patterns of 1 x 256 x 256: 3,914,404 parameters, 3,914,404 of them trainable
+        >>> len(found.layers) > 30
+        True
     """
     if example_input is None and output_dir is not None:
         raise BadInput("show: output_dir", str(output_dir), "needs patterns to draw: pass example_input too")
@@ -124,7 +130,9 @@ def show(
         if output_dir is not None:
             figure = save_comparison_images(example_input, decoded, Path(output_dir) / "comparison.png")
     layers = tuple(_list_layers(model, size))
-    return NetworkSummary(type(model).__name__, size, layers, total, trainable, metrics, figure)
+    found = NetworkSummary(type(model).__name__, size, layers, total, trainable, metrics, figure)
+    sys.stdout.write(f"{found}\n")  # what it is called for, in a script as in a notebook
+    return found
 
 
 def calculate_metrics(

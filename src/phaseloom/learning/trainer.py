@@ -1,6 +1,6 @@
 """Training of a network in a folder, which can be stopped and resumed. Subclasses define data and loss."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -14,16 +14,20 @@ from phaseloom.fitting import checkpoint, device, optimizers
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress, fit, stop_on_request
 from phaseloom.fitting.outcome import StopReason
+from phaseloom.learning.evaluation import make_card
+from phaseloom.learning.weight_files import save_network
 from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome, require_run_folder
 from phaseloom.runs.folder import (
     EVENTS_NAME,
     SNAPSHOT_NAME,
     append_event,
     find_snapshot,
+    forget_snapshots_after,
     keep_snapshot,
     lock_run,
     save_events,
     save_recipe,
+    split_kept_path,
 )
 from phaseloom.runs.lock import OutputLock, release_on_failure
 from phaseloom.runs.steered import SteeredCommand
@@ -48,6 +52,8 @@ class TrainingRecipe(Recipe):
         seed: of all random numbers.
         device: for computing.
         title: for figures and files.
+        snapshots: epochs after which a snapshot and the network are kept in ``snapshots``, to go back to; 0:
+            the last ones alone.
         steered: commands that the training has followed (docs/steering.md), for one that repeats it.
     """
 
@@ -61,6 +67,7 @@ class TrainingRecipe(Recipe):
     seed: int = Field(0, ge=0, lt=2**62, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     title: str = ""
+    snapshots: int = Field(0, ge=0, strict=True)
     steered: tuple[SteeredCommand, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
@@ -131,25 +138,32 @@ class NetworkTraining:
         return self
 
     @classmethod
-    def resume(cls, directory: Path | str, /) -> Self:
+    def resume(cls, directory: Path | str, /, *, changes: Mapping[str, Any] | None = None) -> Self:
         """Continue from the last snapshot of a folder, bit by bit as without the interruption.
+
+        Args:
+            directory: the folder, or one of the files in its ``snapshots``: later epochs are done again.
+            changes: settings that may differ from those of the folder, such as where the data are now.
 
         Raises:
             BadInput: no training of this kind there, or one that has lost its snapshot.
         """
-        folder = require_run_folder(directory, what="a training")
+        folder, kept = split_kept_path(Path(directory))
+        folder = require_run_folder(folder, what="a training")
         if set(load_yaml(folder / "run.yaml")) - {"version", *cls.kind.model_fields}:
             raise BadInput(str(folder), None, "is not a run of this kind of training: name the folder of one")
         lock = lock_run(folder)
         with release_on_failure(lock):
-            recipe = cls.kind.from_path(folder / "run.yaml")
-            snapshot = find_snapshot(folder, {"seed": recipe.seed})
+            recipe = cls.kind.from_path(folder / "run.yaml", dict(changes or {}))
+            snapshot = kept or find_snapshot(folder, {"seed": recipe.seed})
             training = cls(recipe, folder if team().is_main else None)
             training._lock = lock or nullcontext()
             if snapshot is not None:
                 checkpoint.load(training.progress, snapshot, events=folder / EVENTS_NAME)
             else:
                 training.initialise_network()
+            if changes and training.directory is not None:
+                save_recipe(training.recipe, training.directory)
         return training
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -160,6 +174,7 @@ class NetworkTraining:
         recipe = self.recipe
         steering = TrainingSteering(self)
         if self.directory is not None:
+            forget_snapshots_after(self.directory, self.progress.epoch)
             save_events(self.progress.history, self.directory, answers=steering.answers)
         epochs = fit(
             self.objective,
@@ -191,6 +206,16 @@ class NetworkTraining:
         if (folder := self.directory) is not None:
             of = {"settings": {"seed": self.recipe.seed}, "events": folder / EVENTS_NAME}
             checkpoint.save(self.progress, folder / SNAPSHOT_NAME, **of)
+
+    def keep_epoch(self) -> None:
+        """Keep the snapshot of this epoch, and the network beside it."""
+        if self.directory is not None:
+            kept = keep_snapshot(self.directory, self.progress.epoch)
+            save_network(self.net, kept.with_suffix(".safetensors"), self.card_of_epoch())
+
+    def card_of_epoch(self) -> dict[str, Any]:
+        """The card of the network as it is now."""
+        return make_card(self.recipe, None, epochs=self.progress.epoch)
 
     def network(self) -> nn.Module:
         """The network with its initial weights."""
@@ -292,6 +317,8 @@ def _save_epoch(course: NetworkTraining) -> None:
     if course.directory is not None:
         course.save_snapshot()
         append_event(course.progress.history[-1], course.directory)
+        if course.recipe.snapshots and course.progress.epoch % course.recipe.snapshots == 0:
+            course.keep_epoch()
 
 
 def start_progress(recipe: Any, net: nn.Module, /) -> Progress:

@@ -28,7 +28,7 @@ from phaseloom.restoration.pairs.crops import (
     resize_batch,
     stack_pairs,
 )
-from phaseloom.restoration.pairs.folders import ImagePairs, Pair, Side, split_pairs
+from phaseloom.restoration.pairs.folders import ImagePairs, Pair, Side, hash_files, split_pairs
 from phaseloom.restoration.pairs.image_kinds import ImageKind, photograph
 from phaseloom.restoration.tiles import restore_in_tiles
 from phaseloom.restoration.weighting import Weighting
@@ -94,6 +94,7 @@ class Restore(Written, TrainingRecipe):
         batch: crops of a step.
         pieces: crops that are computed together; fewer than a batch save memory.
         threads: for reading files; zero: read in the main thread.
+        found: what the training has noted of its data: ``pairs``, a hash of names and sizes of their files.
 
     Example:
         >>> Restore.of({"data": ["LSUI"], "model": "phaseformer"}).model.name
@@ -114,6 +115,7 @@ class Restore(Written, TrainingRecipe):
     batch: int = Field(8, ge=1, strict=True)
     pieces: int | None = Field(None, ge=1, strict=True)
     threads: int = Field(0, ge=0, strict=True)
+    found: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("data", mode="before")
     @classmethod
@@ -313,6 +315,7 @@ class RestorerTraining(NetworkTraining):
     def __init__(self, recipe: Restore, directory: Path | None, known: TrainingPairs | None = None):
         known = known or recipe.list_training_pairs()
         recipe = complete_recipe(recipe, known)
+        recipe = recipe.model_copy(update={"found": _note_pairs(recipe, known.pairs)})
         kind = recipe.kind()
         sides = split_pairs(known.pairs, validation=recipe.validation, seed=recipe.seed, groups=known.scenes)
         self.pairs = (NormalisedPairs(sides[0], kind), NormalisedPairs(sides[1], kind))
@@ -382,10 +385,17 @@ class RestorerTraining(NetworkTraining):
         return [CropDraws(np.array([number])) for number in range(len(self.pairs[1]))]
 
     def state(self) -> dict[str, Any]:
-        """Losses of the last batch, their weights, and the mean SSIM of the validation pairs."""
+        """Losses of the last batch, their weights, and the mean PSNR and SSIM of the validation pairs."""
         similarities = self.objective.similarities[-len(self.pairs[1]) :]
         self.objective.similarities = []
-        return {**self.objective.last, "ssim": float(np.mean(similarities)) if similarities else None}
+        holdout = self.progress.history[-1]["holdout"]
+        decibels = None if holdout is None else HOLDOUT_DECIBELS - holdout
+        mean = float(np.mean(similarities)) if similarities else None
+        return {**self.objective.last, "psnr": decibels, "ssim": mean}
+
+    def card_of_epoch(self) -> dict[str, Any]:
+        """The card of the network as it is now, with the kind of its images."""
+        return super().card_of_epoch() | {"task": self.recipe.kind().name}
 
     def close(self) -> None:
         """End the threads that read."""
@@ -399,7 +409,21 @@ def describe_epoch(training: RestorerTraining, epoch: Epoch, /) -> str:
     rate = max(last["rates"].values(), default=0.0)
     losses = f"Loss {state.get('loss', epoch.loss):.4f} Avg_Loss {epoch.loss:.4f}"
     similarity = "" if state.get("ssim") is None else f" SSIM {state['ssim']:.3f}"
-    return f"{losses} LR {rate:.2e} PSNR {HOLDOUT_DECIBELS - (epoch.holdout or 0.0):.2f}{similarity}"
+    decibels = state.get("psnr")
+    if decibels is None:  # an epoch of an earlier version
+        decibels = HOLDOUT_DECIBELS - (epoch.holdout or 0.0)
+    return f"{losses} LR {rate:.2e} PSNR {decibels:.2f}{similarity}"
+
+
+def _note_pairs(recipe: Restore, pairs: Sequence[Pair]) -> dict[str, str]:
+    """What is noted of pairs in files; they must be those with which a run that is resumed began."""
+    if not isinstance(pairs, ImagePairs):
+        return recipe.found
+    found = hash_files(pairs)
+    if recipe.found.get("pairs", found) != found:
+        fix = "holds other pairs than the run began with: name the data set where it is now"
+        raise BadInput("data", ", ".join(map(str, recipe.data)), fix)
+    return {**recipe.found, "pairs": found}
 
 
 def complete_recipe(recipe: Restore, known: TrainingPairs, /) -> Restore:

@@ -12,12 +12,14 @@ from phaseloom.fitting import device
 from phaseloom.learning.evaluation import make_card
 from phaseloom.metrics.phase import Agreement, measure_agreement
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
+from phaseloom.retrieval.objectives import StitchingObjective
 from phaseloom.retrieval.prediction import DEFAULT_TOLERANCE, OPTICS_NAMES
 from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
 from phaseloom.simulation.experiment import encode_conditions
 
-__all__ = ["EVALUATION_DOSES", "RIM_PIXELS", "evaluate_network", "make_network_card", "predict_image"]
+__all__ = ["EVALUATION_DOSES", "RIM_PIXELS", "evaluate_network", "evaluate_stitching", "make_network_card"]
+__all__ += ["predict_image"]
 
 # Electrons per pattern at which networks are judged; the first stands for no counting noise.
 EVALUATION_DOSES = (NOISELESS_DOSE, 1e5, 1e4, 3e3)
@@ -62,6 +64,26 @@ def evaluate_network(
     return out
 
 
+@torch.no_grad()
+def evaluate_stitching(net: nn.Module, scenes: Sequence[TrainingScan], /, *, seed: int = 0) -> dict[str, Any]:
+    """Mean agreement of stitched images with the truth over scans: from true patches, and from spoiled ones.
+
+    Args:
+        net: of the second stage.
+        scenes: simulated scans.
+        seed: of the errors of the patches (`phaseloom.retrieval.objectives.PatchDegradation`).
+    """
+    net.eval()
+    stage = StitchingObjective(net, scenes, {})
+    found: dict[str, list[Agreement]] = {"true": [], "spoiled": []}
+    for number, scene in enumerate(scenes):
+        phase = scene.phase[None].to(device.device_of(net))
+        for name, seeds in (("true", None), ("spoiled", [seed + number])):
+            image = stage.stitch(phase, scene.experiment.scan, seeds)[0].float().cpu().numpy()
+            found[name].append(measure_agreement(image, scene.phase.numpy(), rim=RIM_PIXELS))
+    return {name: asdict(Agreement.mean(each)) for name, each in found.items()}
+
+
 def make_network_card(
     recipe: Train,
     net: nn.Module,
@@ -85,6 +107,9 @@ def make_network_card(
     spread = np.abs(numbers - encode_conditions(first, NOISELESS_DOSE)).max(0)
     rows = zip(OPTICS_NAMES, DEFAULT_TOLERANCE, spread, strict=True)
     tolerance = {name: usual + float(more) for name, usual, more in rows if name != "dose"}
-    scores = {} if recipe.stage == "stitching" else evaluate_network(make_scan_network(net), unseen)
+    if recipe.stage == "stitching":
+        scores = evaluate_stitching(net, unseen)
+    else:
+        scores = evaluate_network(make_scan_network(net), unseen)
     facts = {"experiment": asdict(first), "tolerance": tolerance, "doses": [recipe.doses[0], None]}
     return make_card(recipe, scores, epochs=epochs, **facts)

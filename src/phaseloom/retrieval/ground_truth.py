@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from phaseloom.errors import BadInput
 from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment, compute_image_shape
 
-__all__ = ["Geometry", "compute_seed_centre", "crop_as_seed", "resample_to_steps"]
+__all__ = ["Geometry", "compute_seed_centre", "crop_as_seed", "measure_bright_area", "resample_to_steps"]
 
 Geometry = Literal["exact", "seed"]
 
@@ -41,6 +42,39 @@ def resample_to_steps(phase: Tensor, experiment: Experiment, /) -> Tensor:
         axes.append(torch.polar(torch.ones_like(cycles), 2 * math.pi * cycles))
     spectrum = torch.fft.fft2(phase.double(), norm="forward")
     return (axes[0] @ spectrum @ axes[1].T).real.float()
+
+
+def measure_bright_area(
+    experiment: Experiment, probes: tuple[int, int], /, *, share: float = 0.05
+) -> tuple[int, int]:
+    """Pixels (y, x) across the area that a window of probes lights up: the size of its patch.
+
+    A pixel is bright where some probe of the window has more than ``share`` of the largest intensity of a
+    probe. That is why the seed's patches have 76 pixels: at 80 keV, 20 mrad and 90 A of under-focus a probe
+    is 9 pixels wide at 5 %, and the first and the last of 14 probes are 13 steps of 5.12 pixels apart, 67 to
+    the nearest pixel.
+
+    Args:
+        experiment: probe, step and pixel.
+        probes: of the window (rows, columns).
+        share: of the largest intensity, between 0 and 1.
+
+    Raises:
+        BadInput: a share that is none.
+
+    Example:
+        >>> from phaseloom.simulation import microscopes
+        >>> measure_bright_area(microscopes.seed(np.random.default_rng()), (14, 14))
+        (76, 76)
+    """
+    if not 0 < share < 1:
+        raise BadInput("measure_bright_area: share", share, "must lie between 0 and 1")
+    intensity = experiment.probe().abs().square().sum(0)
+    bright = torch.nonzero(intensity > share * intensity.max())
+    widths = (bright.max(0).values - bright.min(0).values + 1).tolist()
+    steps = (round((count - 1) * experiment.step / experiment.spacing) for count in probes)
+    height, width = (between + own for between, own in zip(steps, widths, strict=True))
+    return height, width
 
 
 def compute_seed_centre(start: float, /) -> int:

@@ -3,12 +3,13 @@
 One for each of the three steps: patches from patterns, images from patches, images from patterns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
@@ -161,15 +162,26 @@ class StitchingObjective(RetrievalObjective):
 
     def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the image."""
-        rows, cols = batch.patterns.shape[1:3]
-        first = stitching.list_windows(rows, cols, self.probes, self.stride)
-        places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PIXELS_PER_STEP
-        true = _cut_patches(batch.phase, places, PIXELS_PER_STEP * (self.probes + 1) + 1)
-        given = [self._degrade(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
+        rows, columns = batch.patterns.shape[1:3]
+        return self.compute_losses(self.stitch(batch.phase, (rows, columns), these.seeds), batch)
+
+    def stitch(
+        self, phase: Float[Tensor, "b y x"], scan: tuple[int, int], seeds: Iterable[int] | None
+    ) -> Float[Tensor, "b y x"]:
+        """Images that are joined from the true patches of phases.
+
+        Args:
+            phase: of scans, five pixels to a step.
+            scan: their probes (rows, columns).
+            seeds: of the errors of each scan's patches; ``None``: without errors.
+        """
+        first = stitching.list_windows(*scan, self.probes, self.stride)
+        places = torch.tensor(first, dtype=torch.float32, device=phase.device)[None] * PIXELS_PER_STEP
+        patches = _cut_patches(phase, places, PIXELS_PER_STEP * (self.probes + 1) + 1)
+        if seeds is not None:
+            patches = torch.stack([self._degrade(*one) for one in zip(patches, seeds, strict=True)])
         with use_precision(self.net, self.precision):
-            shape = (batch.phase.shape[-2], batch.phase.shape[-1])
-            image = self.net(torch.stack(given), places, shape)
-        return self.compute_losses(image, batch)
+            return self.net(patches, places, (phase.shape[-2], phase.shape[-1]))
 
     def _degrade(self, patches: Tensor, seed: int) -> Tensor:
         return self.degradation(patches[None], torch.Generator().manual_seed(int(seed)))[0]

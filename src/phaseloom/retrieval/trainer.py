@@ -1,6 +1,6 @@
 """Train networks that recover phases from simulated scans: one stage, or all three one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -89,17 +89,20 @@ class RetrievalTraining(NetworkTraining):
         return net
 
     @classmethod
-    def resume(cls, directory: Path | str, /, *, stage: Stage | None = None) -> Self:
+    def resume(
+        cls, directory: Path | str, /, *, changes: Mapping[str, Any] | None = None, stage: Stage | None = None
+    ) -> Self:
         """Continue from the last snapshot of a folder, bit by bit as without the interruption.
 
         Args:
             directory: of the run.
+            changes: see `NetworkTraining.resume`.
             stage: that it must be of.
 
         Raises:
             BadInput: not a training, one of another stage, or one without its snapshot.
         """
-        training = super().resume(directory)
+        training = super().resume(directory, changes=changes)
         own = training.recipe.stage
         if stage not in (None, own):
             fix = f"continues with: phaseloom train {own} --resume"

@@ -28,6 +28,7 @@ __all__ = [
     "path_of_kept",
     "save_events",
     "save_recipe",
+    "split_kept_path",
 ]
 
 EVENTS_NAME, SNAPSHOT_NAME = "events.jsonl", "snapshot.h5"
@@ -135,6 +136,18 @@ def path_of_kept(folder: Path, epoch: int, /) -> Path:
     return folder / "snapshots" / f"{epoch:06d}.h5"
 
 
+def split_kept_path(path: Path, /) -> tuple[Path, Path | None]:
+    """The folder of a run and the kept snapshot in it that a path names; any other path and ``None``.
+
+    Example:
+        >>> [str(one) for one in split_kept_path(Path("run/snapshots/000050.h5"))]
+        ['run', 'run/snapshots/000050.h5']
+        >>> split_kept_path(Path("run"))[1]
+    """
+    is_kept = path.parent.name == "snapshots" and path.suffix == ".h5" and path.stem.isdigit()
+    return (path.parent.parent, path) if is_kept else (path, None)
+
+
 def list_kept_epochs(folder: Path, /) -> list[int]:
     """Epochs of which a snapshot was kept."""
     return sorted(int(path.stem) for path in (folder / "snapshots").glob("[0-9]*.h5") if path.stem.isdigit())
@@ -145,3 +158,4 @@ def forget_snapshots_after(folder: Path, epoch: int, /) -> None:
     for later in list_kept_epochs(folder):
         if later > epoch:
             path_of_kept(folder, later).unlink(missing_ok=True)
+            path_of_kept(folder, later).with_suffix(".safetensors").unlink(missing_ok=True)

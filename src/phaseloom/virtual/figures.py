@@ -62,7 +62,8 @@ def save_stem_visualization(
         drawn: the same patterns from a network or a model, to compare by the same detectors.
 
     Raises:
-        BadInput: no semi-angle and no disk, or drawn patterns that are not as many or of another shape.
+        BadInput: an array instead of a scan, no semi-angle and no disk, or drawn patterns that are not as
+            many or of another shape.
 
     Example:
         >>> from phaseloom.data.scan import Geometry
@@ -71,6 +72,11 @@ def save_stem_visualization(
         >>> len(save_stem_visualization(scan, "stem.png", semiangle=5e-3).get_suptitle()) > 0
         True
     """
+    for name, given in {"scan": scan, "drawn": drawn}.items():
+        if given is not None and not isinstance(given, Scan4D):
+            what = f"{type(given).__name__} {getattr(given, 'shape', '')}".strip()
+            fix = "has no geometry: make a scan of it, Scan4D(counts=..., positions=..., geometry=...)"
+            raise BadInput(f"save_stem_visualization: {name}", what, fix)
     if drawn is not None and drawn.counts.shape != scan.counts.shape:
         fix = f"are not those of the scan, {scan.counts.shape}: give what was drawn of its patterns"
         raise BadInput("drawn", drawn.counts.shape, fix)

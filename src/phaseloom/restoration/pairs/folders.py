@@ -13,6 +13,7 @@ the images.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from numpy.typing import NDArray
 from phaseloom.errors import BadInput
 from phaseloom.restoration.pairs.images import SUFFIXES, read_image
 
-__all__ = ["Image", "ImagePairs", "Pair", "PairSubset", "Side", "format_channels", "split_pairs"]
+__all__ = ["Image", "ImagePairs", "Pair", "PairSubset", "Side", "format_channels", "hash_files"]
+__all__ += ["split_pairs"]
 
 Image = NDArray[np.float32]
 
@@ -121,13 +123,13 @@ class ImagePairs(Sequence[Pair]):
         files: list[tuple[Path, Path, Path | None]] = []
         scenes: list[str] = []
         tasks: set[str | None] = set()
-        for folder in folders:
+        for place, folder in enumerate(folders):
             found = _list_pairs(Path(folder) / part)
             keys = [f"{part}/{source.name}" for source, _, _ in found.values()]
             known, task = _read_meta(Path(folder), part, keys)
             names += [name if len(folders) == 1 else f"{folder}: {name}" for name in found]
             files += found.values()
-            scenes += [f"{folder}: {known.get(key, key)}" for key in keys]
+            scenes += [f"{place}: {known.get(key, key)}" for key in keys]  # also where a data set was moved
             tasks.add(task)
         return cls(tuple(names), tuple(files), tuple(scenes), tasks.pop() if len(tasks) == 1 else None)
 
@@ -172,6 +174,16 @@ class PairSubset(Sequence[Pair]):
         if isinstance(index, slice):
             return PairSubset(self.pairs, self.numbers[index])
         return self.pairs[self.numbers[index]]
+
+
+def hash_files(pairs: ImagePairs, /) -> str:
+    """A hash of the names and sizes of the files of pairs, in their order, wherever their folders are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for files in pairs.files:
+        for file in files:
+            size = 0 if file is None else file.stat().st_size
+            digest.update(f"{file and file.name}\n{size}\n".encode())
+    return digest.hexdigest()
 
 
 def split_pairs(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from phaseloom.compat.ptyrad.schema import check_tree
-from phaseloom.compat.ptyrad.translate import translate_project
+from phaseloom.compat.ptyrad.translation.project_file import translate_project
 from phaseloom.errors import BadInput
 from phaseloom.spec import knobs as get_knobs
 

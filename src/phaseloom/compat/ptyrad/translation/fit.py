@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from phaseloom.compat.ptyrad.project import Project
-from phaseloom.compat.ptyrad.translate_model import count_slices
-from phaseloom.compat.ptyrad.translate_optimizer import (
+from phaseloom.compat.ptyrad.translation.model import count_slices
+from phaseloom.compat.ptyrad.translation.optimizer import (
     scheduled_rates,
     translate_optimizer,
     translate_scheduler,
 )
+from phaseloom.compat.ptyrad.translation.project import Project
 
 __all__ = ["PENALTIES", "translate_constraints", "translate_fit", "translate_loss"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import h5py
 
-from phaseloom.compat.ptyrad.project import Project
+from phaseloom.compat.ptyrad.translation.project import Project
 from phaseloom.errors import BadInput, nearest
 from phaseloom.units import electron_wavelength, photon_wavelength
 

@@ -1,12 +1,20 @@
 """A checked PtyRAD file with its folder: paths, lengths in our units, sizes after cropping, notes."""
 
+import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Project"]
+
+MODEL_FILE = re.compile(r"model_iter\d+\.hdf5")
+"""Names of the files that runs are continued from."""
+
+RUN_DATE = re.compile(r"^\d{8}([-_]\d{6})?[-_]")
+"""Date, or date and time, at the beginning of the name of a run folder."""
 
 MAX_XRAY_LENGTH = 1e-3
 """Metres: longer lengths in an X-ray file are taken for angstrom."""
@@ -57,10 +65,21 @@ class Project:
             self.notes.append(text)
 
     def resolve_path(self, name: str, /) -> str:
-        """A file as named from the working folder, else from the folder of the parameter file."""
+        """A file as named from the working folder, else from the folder of the parameter file.
+
+        PtyRAD names the folder of a run by its settings. Where there is none of that name, a file of the same
+        name of a run of ours beside it is taken: the one that is named most alike, of these the newest.
+        """
         given = Path(name).expanduser()
         beside = self.folder / given
-        return str((beside if beside.exists() and not given.exists() else given).absolute())
+        if given.exists() or beside.exists():
+            return str((given if given.exists() else beside).absolute())
+        runs = [path for there in (given, beside) for path in _find_in_runs_beside(there)]
+        if not runs:
+            return str(given.absolute())
+        found = max(runs, key=lambda path: (_count_equal_letters(path, given), path.stat().st_mtime))
+        self.note(f"{name} is not there: {found} is taken, which a run of Phaseloom left")
+        return str(found.absolute())
 
     def to_angstrom(self, key: str, value: float, /) -> float:
         """A length of the file in angstrom; X-ray files are in metres."""
@@ -97,3 +116,18 @@ class Project:
         crop = init["meas_crop"] or [None] * 4
         pairs = zip(crop, full, strict=True)
         return [list(slice(*(ends or [None])).indices(size)[:2]) for ends, size in pairs]
+
+
+def _find_in_runs_beside(path: Path) -> list[Path]:
+    """Files of the same name in the runs of ours that lie beside a folder that does not exist."""
+    folder = path.parent
+    if folder.exists() or not MODEL_FILE.fullmatch(path.name) or not folder.parent.is_dir():
+        return []
+    return [run / path.name for run in folder.parent.iterdir() if (run / path.name).is_file()]
+
+
+def _count_equal_letters(found: Path, named: Path) -> int:
+    """Letters at the beginning that the names of two run folders share, dates left out."""
+    names = [RUN_DATE.sub("", path.parent.name) for path in (found, named)]
+    pairs = zip(*names, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from phaseloom.compat.ptyrad.project import Project
+from phaseloom.compat.ptyrad.translation.project import Project
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers
 from phaseloom.spec import knobs as get_knobs

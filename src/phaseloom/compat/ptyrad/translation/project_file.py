@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from phaseloom.compat.ptyrad.project import Project
 from phaseloom.compat.ptyrad.schema import ReconParams, check_tree
-from phaseloom.compat.ptyrad.translate_data import translate_preparation, translate_reader
-from phaseloom.compat.ptyrad.translate_fit import translate_fit
-from phaseloom.compat.ptyrad.translate_model import translate_model
+from phaseloom.compat.ptyrad.translation.data import translate_preparation, translate_reader
+from phaseloom.compat.ptyrad.translation.fit import translate_fit
+from phaseloom.compat.ptyrad.translation.model import translate_model
+from phaseloom.compat.ptyrad.translation.project import Project
 
 __all__ = ["translate_project"]
 
@@ -92,10 +92,13 @@ def _note_lost_settings(project: Project) -> None:
         project.note(f"hypertune_params: {fix}")
     if project.init["meas_export"] is not None:
         project.note("init_params.meas_export: prepared patterns are not exported")
-    folders = ("output_dir", "recon_dir_affixes", "prefix_time")
-    asked = [key for key in folders if recon[key] != ReconParams.model_fields[key].default]
+    asked = [
+        key
+        for key in ("output_dir", "recon_dir_affixes", "prefix_time")
+        if recon[key] != ReconParams.model_fields[key].default
+    ]
     if asked:
-        fix = "name PtyRAD's result folders; ours is runs/DATE-NAME, or what --out says"
+        fix = "name PtyRAD's result folders; ours is DATE-NAME in output_dir, or what --out says"
         project.note(f"recon_params.{', '.join(asked)}: {fix}")
     if recon["selected_figs"] != ReconParams.model_fields["selected_figs"].default:
         project.note("recon_params.selected_figs: every run draws report.png and phase.png")

@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.compat.ptyrad.project import Project
+from phaseloom.compat.ptyrad.translation.project import Project
 from phaseloom.errors import BadInput
 
 __all__ = ["count_slices", "translate_model"]
