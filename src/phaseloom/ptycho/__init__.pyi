@@ -3,6 +3,8 @@ from . import batches as batches
 from . import canvas as canvas
 from . import curvature as curvature
 from . import detectors as detectors
+from . import engines as engines
+from . import exit_waves as exit_waves
 from . import illumination as illumination
 from . import import_parts as import_parts
 from . import likelihood as likelihood
@@ -10,6 +12,7 @@ from . import model as model
 from . import multigrid as multigrid
 from . import noise as noise
 from . import objects as objects
+from . import optimizers as optimizers
 from . import penalties as penalties
 from . import probes as probes
 from . import projections as projections
