@@ -13,12 +13,13 @@ from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.fitting.optimizers import groups
 from phaseloom.physics.detect import intensity, project_modulus
-from phaseloom.ptycho import batches, engines, noise, objects, optimizers, scans
-from phaseloom.ptycho.engines import best_steps
-from phaseloom.ptycho.exit_waves import Experiment
+from phaseloom.ptycho import batches, noise, objects, optimizers, scans
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.optimizers import engines
+from phaseloom.ptycho.optimizers.engines import best_steps
+from phaseloom.ptycho.optimizers.exit_waves import WaveModel
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from tests.laws.conftest import in_double
@@ -40,15 +41,18 @@ def draw(*shape, seed=0):
     return torch.randn(shape, generator=generator, dtype=torch.complex128)
 
 
-def experiment(*, whole=False, modes=2, slices=1, seed=0, masked=False, background=None):
+FAR = Geometry(wavelength=1.0, shape=WINDOW, angle=(1 / 7, 1 / 6))
+NEAR = Geometry(wavelength=1e-3, shape=WINDOW, angle=(1e-3, 1e-3), distance=1e3, focus=float("inf"))
+
+
+def experiment(*, whole=False, modes=2, slices=1, seed=0, masked=False, background=None, geometry=FAR):
     """A model in double precision, six patterns of what it was, and waves that are wrong in both parts.
 
     Positions are a jittered raster, on whole pixels if ``whole``.
     """
     rng = np.random.default_rng(seed)
-    geometry = Geometry(wavelength=1.0, shape=WINDOW, angle=(1 / 7, 1 / 6))
     places = np.stack(np.meshgrid([0.0, 2.0], [0.0, 2.0, 4.0], indexing="ij"), -1).reshape(-1, 2)
-    places = places + (0 if whole else rng.uniform(-0.4, 0.4, places.shape))
+    places = (places + (0 if whole else rng.uniform(-0.4, 0.4, places.shape))) * geometry.pixel
     mask = np.ones(WINDOW, bool)
     if masked:
         mask[2, 3] = mask[5, 1] = False
@@ -141,10 +145,10 @@ class TestExperiment:
     def test_its_waves_are_those_of_the_model(self, slices):
         scan, model = experiment(slices=slices)
         with torch.no_grad():
-            view = Experiment(model, Likelihood(model, scan))
+            view = WaveModel(model, Likelihood(model, scan))
             lit = view.light(torch.tensor([4, 1]))
             seen = view.measure(lit)
-            assert torch.allclose(seen.seen, model.wave(lit.index))
+            assert torch.allclose(seen.seen, model.wave(lit.patterns))
             assert torch.allclose(seen.now, seen.target)
             assert float(seen.terms["noise"]) < 1e-10
 
@@ -155,20 +159,14 @@ class TestExperiment:
         likelihood.model = model
         index = torch.tensor([0, 3, 5])
         with torch.no_grad():
-            view = Experiment(model, likelihood)
+            view = WaveModel(model, likelihood)
             found = view.measure(view.light(index)).terms["noise"]
             assert torch.allclose(found, likelihood(index)["noise"])
 
     @pytest.mark.parametrize("near", [False, True])
     def test_the_way_back_is_the_inverse_of_the_way_there(self, near):
-        scan, model = experiment()
-        if near:
-            geometry = Geometry(
-                wavelength=1e-3, shape=WINDOW, angle=(1e-3, 1e-3), distance=1e3, focus=float("inf")
-            )
-            scan = replace(scan, geometry=geometry)
-            model = in_double(Ptychography.of(scan))
-        else:
+        _, model = experiment(geometry=NEAR if near else FAR)
+        if not near:
             with torch.no_grad():
                 model.propagator.descan += 0.3 * draw(6, 2).real
         wave, rest, index = draw(2, 2, *model.propagator.shape), draw(2, 2, seed=1).real, torch.tensor([0, 3])
@@ -179,21 +177,25 @@ class TestExperiment:
 
     def test_shifting_back_is_the_adjoint_of_moving_the_probe(self):
         scan, model = experiment()
-        view = Experiment(model, Likelihood(model, scan))
+        view = WaveModel(model, Likelihood(model, scan))
         lit = view.light(torch.arange(6))
         other = draw(*lit.leaving.shape, seed=5)
         with torch.no_grad():
-            left = (other.conj() * model.probe(lit.rest, None, lit.index)).sum()
+            left = (other.conj() * model.probe(lit.rest, None, lit.patterns)).sum()
             right = (view.shift_back(other, lit).conj() * model.probe.modes()).sum()
         assert torch.allclose(left, right)
 
 
 class TestFixedPoint:
     @pytest.mark.parametrize(
-        ("make", "slices"), [*((make, 1) for make in ENGINES), *((make, 2) for make in PIES)]
+        ("make", "slices", "geometry"),
+        [
+            *((make, 1, place) for make in ENGINES for place in (FAR, NEAR)),
+            *((make, 2, FAR) for make in PIES),
+        ],
     )
-    def test_a_perfect_object_and_probe_stay(self, make, slices):
-        scan, model = experiment(slices=slices, background=np.full(WINDOW, 2.0))
+    def test_a_perfect_object_and_probe_stay(self, make, slices, geometry):
+        scan, model = experiment(slices=slices, background=np.full(WINDOW, 2.0), geometry=geometry)
         before = copy.deepcopy(model)
         progress = run(make, scan, model, epochs=3)
         assert_same(model, before, rtol=1e-5)  # counts are in single precision
@@ -361,7 +363,7 @@ def all_waves(model):
     """All patterns in the light of the probe."""
     with torch.no_grad():
         scan, _ = experiment()
-        return Experiment(model, Likelihood(model, scan)).light(torch.arange(6))
+        return WaveModel(model, Likelihood(model, scan)).light(torch.arange(6))
 
 
 def overlap(model, waves):
@@ -554,7 +556,7 @@ class TestModesAndMasks:
         run(make, scan, two, epochs=3)
         assert torch.allclose(two.object.wave, one.object.wave)
         assert torch.allclose(two.probe.modes()[:1], one.probe.modes())
-        assert float(two.probe.modes()[1].abs().max()) < 1e-9
+        assert float(two.probe.modes()[1].detach().abs().max()) < 1e-9
 
     @pytest.mark.parametrize("make", ENGINES)
     def test_what_stands_in_masked_pixels_does_not_matter(self, make):

@@ -1,7 +1,7 @@
 """Optimisers that step by the data themselves, without a gradient of the loss.
 
 The classical algorithms of ptychography are such: they change waves until these agree with the counts, and
-take object and probe from the waves (`phaseloom.ptycho.engines`).
+take object and probe from the waves (`phaseloom.ptycho.optimizers.engines`).
 """
 
 from abc import abstractmethod

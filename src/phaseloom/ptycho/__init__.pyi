@@ -3,8 +3,6 @@ from . import batches as batches
 from . import canvas as canvas
 from . import curvature as curvature
 from . import detectors as detectors
-from . import engines as engines
-from . import exit_waves as exit_waves
 from . import illumination as illumination
 from . import import_parts as import_parts
 from . import likelihood as likelihood

@@ -20,9 +20,9 @@ from phaseloom.fitting.updates import Batches
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
-from phaseloom.ptycho.exit_waves import WaveEngine
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.ptycho.projections.object_prior import ObjectPower, apply_object_prior

@@ -14,9 +14,10 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers
-from phaseloom.ptycho import engines, scans
+from phaseloom.ptycho import scans
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.optimizers import engines
 from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
@@ -335,7 +336,7 @@ class Reconstruct(ScanRecipe):
 
     @property
     def uses_engine(self) -> bool:
-        """Whether the optimiser is an engine of ptychography (`phaseloom.ptycho.engines`)."""
+        """Whether the optimiser is an engine of ptychography (`phaseloom.ptycho.optimizers.engines`)."""
         return self.optimizer.name in engines.__all__
 
     def rate_of(self, name: str, /) -> float:

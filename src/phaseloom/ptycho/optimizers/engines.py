@@ -26,7 +26,7 @@ from phaseloom.physics.detect import intensity
 from phaseloom.physics.fourier import shift
 from phaseloom.physics.patches import gather, scatter
 from phaseloom.physics.propagate import fly
-from phaseloom.ptycho.exit_waves import Lit, WaveEngine, WindowSum
+from phaseloom.ptycho.optimizers.exit_waves import Lit, WaveEngine, WindowSum
 
 __all__ = ["difference_map", "epie", "lsq_ml", "mpie", "raar", "rpie"]
 
@@ -237,7 +237,7 @@ class PIE(WaveEngine):
         """Update slices from the last to the first; the change of the wave that leaves the first."""
         model = self.experiment.model
         add = WindowSum(lit.corner, (change.shape[-2], change.shape[-1]))
-        kernels = self.experiment.kernels(lit.index)
+        kernels = self.experiment.kernels(lit.patterns)
         for number in reversed(range(len(lit.waves))):
             wave = lit.waves[number]
             if "object" in moving:
@@ -309,14 +309,14 @@ class WaveProjections(WaveEngine):
         measured = self.experiment.measure(lit)
         kept = self._kept(lit)
         share = 0.0 if self.settles else self.overlap
-        known = kept["known"][lit.index, None, None, None] > 0
-        wave = torch.where(known, kept["waves"][lit.index] + share * lit.leaving, lit.leaving)
+        known = kept["known"][lit.patterns, None, None, None] > 0
+        wave = torch.where(known, kept["waves"][lit.patterns] + share * lit.leaving, lit.leaving)
         found, left = self.mapping(
             wave, lit.leaving, lambda one: self.experiment.project(one, lit, measured.target)
         )
-        kept["waves"][lit.index] = left
-        kept["known"][lit.index] = 1.0
-        self._round.append((lit.index, None if found is left else found))
+        kept["waves"][lit.patterns] = left
+        kept["known"][lit.patterns] = 1.0
+        self._round.append((lit.patterns, None if found is left else found))
         return measured.terms
 
     @torch.no_grad()

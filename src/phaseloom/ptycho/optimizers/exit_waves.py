@@ -1,7 +1,7 @@
 """The experiment as projections see it: waves that enter and leave the object, and the measured counts.
 
-What the engines of `phaseloom.ptycho.engines` have in common: a batch is lit, its waves are brought to the
-detector, changed there so that they have the measured modulus, and brought back.
+What the engines of `phaseloom.ptycho.optimizers.engines` have in common: a batch is lit, its waves are
+brought to the detector, changed there so that they have the measured modulus, and brought back.
 """
 
 from abc import abstractmethod
@@ -25,7 +25,7 @@ from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
 
-__all__ = ["Experiment", "Lit", "Measured", "WaveEngine", "WindowSum"]
+__all__ = ["Lit", "Measured", "WaveEngine", "WaveModel", "WindowSum"]
 
 PARTS = ("object", "probe")
 """What engines move."""
@@ -41,7 +41,7 @@ class Lit(NamedTuple):
     """A batch in the light of the probe.
 
     Attributes:
-        index: its patterns.
+        patterns: their numbers in the scan.
         corner: top-left pixels of its windows in the object.
         rest: shift of the probe from there, pixels.
         windows: transmission ``(b, slice, y, x)``.
@@ -49,7 +49,7 @@ class Lit(NamedTuple):
         leaving: modes behind the last slice.
     """
 
-    index: Int[Tensor, " b"]
+    patterns: Int[Tensor, " b"]
     corner: Int[Tensor, "b 2"]
     rest: Float[Tensor, "b 2"]
     windows: Complex[Tensor, "b slice y x"]
@@ -74,7 +74,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Experiment:
+class WaveModel:
     """A model and its data, for steps that are made by waves."""
 
     model: Ptychography
@@ -98,7 +98,7 @@ class Experiment:
     def measure(self, lit: Lit, /) -> Measured:
         """Compare a batch with its counts."""
         detector = self.model.detector
-        index, counts = self.likelihood.measured.load(lit.index, lit.corner.device)
+        index, counts = self.likelihood.measured.load(lit.patterns, lit.corner.device)
         seen = self.model.propagator.to_detector(lit.leaving, lit.rest, index)
         now = intensity(seen)
         fields = detector.fields()
@@ -118,15 +118,15 @@ class Experiment:
         """The least change of the exit waves after which they have the measured modulus."""
         mask = self.model.detector.fields()["mask"]
         change = project_modulus(measured.seen, measured.target, mask, seen=measured.now) - measured.seen
-        return self.model.propagator.from_detector(change, lit.rest, lit.index)
+        return self.model.propagator.from_detector(change, lit.rest, lit.patterns)
 
     def project(
         self, leaving: Complex[Tensor, "b mode y x"], lit: Lit, target: Float[Tensor, "b y x"], /
     ) -> Complex[Tensor, "b mode y x"]:
         """The nearest exit waves with the measured modulus on the detector."""
-        seen = self.model.propagator.to_detector(leaving, lit.rest, lit.index)
+        seen = self.model.propagator.to_detector(leaving, lit.rest, lit.patterns)
         there = project_modulus(seen, target, self.model.detector.fields()["mask"])
-        return self.model.propagator.from_detector(there, lit.rest, lit.index)
+        return self.model.propagator.from_detector(there, lit.rest, lit.patterns)
 
     def windows_of(self, field: Tensor, lit: Lit, /) -> Tensor:
         """What a batch sees of a field on the canvas."""
@@ -173,7 +173,7 @@ class WaveEngine(Engine):
     """
 
     takes_slices: ClassVar[bool] = False
-    experiment: Experiment
+    experiment: WaveModel
 
     def __init__(self, moving: Any, name: str):
         super().__init__(moving)
@@ -197,7 +197,7 @@ class WaveEngine(Engine):
             if group["name"] not in PARTS:
                 fix = f"cannot be moved by {self.name}: write 0, or use gauss_newton"
                 raise BadInput(f"rates.{group['name']}", group["base"], fix)
-        self.experiment = Experiment(model, likelihood)
+        self.experiment = WaveModel(model, likelihood)
 
     def _list_obstacles(self, model: Ptychography) -> list[tuple[bool, str, str]]:
         """What the model may have that projections do not know of, and what to do about it."""

@@ -5,8 +5,8 @@ Not those of networks, which have no waves to project (`phaseloom.fitting.optimi
 
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.optimizers import *  # noqa: F403
-from phaseloom.ptycho import engines
-from phaseloom.ptycho.engines import *  # noqa: F403
+from phaseloom.ptycho.optimizers import engines
+from phaseloom.ptycho.optimizers.engines import *  # noqa: F403
 
 __all__: list[str] = []
 __all__ += optimizers.__all__
