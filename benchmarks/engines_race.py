@@ -26,8 +26,8 @@ from benchmarks.record import Case, followed, machine, rounded
 
 __all__ = ["RUNS", "measure_run", "summarise"]
 
-EPOCHS = {"gauss_newton": 40, "epie": 60, "rpie": 60, "mpie": 60}
-EPOCHS |= {"difference_map": 150, "raar": 150, "lsq_ml": 150}
+EPOCHS = {"gauss_newton": 40, "epie": 40, "rpie": 40, "mpie": 40}
+EPOCHS |= {"difference_map": 100, "raar": 100, "lsq_ml": 100}
 
 RUNS = {
     "default": ("gauss_newton", ()),
@@ -50,7 +50,7 @@ def measure_run(
     number = epochs or EPOCHS[optimizer]
     settings: dict[str, Any] = {"epochs": number, "off": 40.0, "seed": 0, "still": still}
     settings["tree"] = {"optimizer": optimizer, "patience": None, "preset": "none"}
-    watch = followed(ours.reconstruct, case, settings, epochs=number)
+    watch = followed(ours.reconstruct, case, settings, epochs=number, every=1 + number // 60)
     best = min(watch.rows, key=lambda row: row["error"])
     row: dict[str, Any] = {"run": name, "positions": positions, "object": seed, "noise": noise}
     row |= {"epochs": watch.done, "seconds an epoch": watch.spent / watch.done, "ended": watch.ended}

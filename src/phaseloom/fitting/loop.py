@@ -235,9 +235,8 @@ def _run_epoch(progress: Progress, settings: _FitSettings, rates: dict[str, floa
     number = progress.epoch + 1
     learn = partial(step_on_finite, spare=settings.spare) if settings.spare else step_on_each
     learn = step_on_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
+    learn = step_by_engine if isinstance(progress.optimizer, Engine) else learn
     batches = settings.batches(number)
-    if isinstance(progress.optimizer, Engine):
-        learn = step_by_engine
     terms, updates, passes = learn(settings.objective, batches, progress.optimizer, number, settings.clip)
     for event in settings.after:
         if event.is_due(number):

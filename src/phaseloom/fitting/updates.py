@@ -167,20 +167,25 @@ def step_on_all(
 
 
 def step_by_engine(
-    objective: Objective, batches: Sequence[Any], engine: Engine, number: int, clip: float | None
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
 ) -> EpochSums:
-    """Steps that an engine makes by itself; its losses are those before each step.
+    """Steps that an `Engine` makes by itself; its losses are those before each step.
 
     Raises:
         BadInput: gradients are to be clipped, of which there are none.
         NotFinite: a loss is not a number any more.
     """
-    del objective  # the engine was bound to it
+    del objective  # the engine is bound to it
+    assert isinstance(optimizer, Engine)
     if clip is not None:
         raise BadInput("clip", clip, "needs gradients, and this optimizer has none: write clip: null")
-    moving = [group["name"] for group in engine.param_groups if is_moving(group, number)]
-    found = [engine.update(torch.cat(list_pieces(batch)), moving) for batch in batches]
-    engine.finish_epoch(moving)
+    moving = [group["name"] for group in optimizer.param_groups if is_moving(group, number)]
+    found = [optimizer.update(torch.cat(list_pieces(batch)), moving) for batch in batches]
+    optimizer.finish_epoch(moving)
     sizes = [_count_patterns(batch) for batch in batches]
     share = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
     terms: dict[str, float] = {}

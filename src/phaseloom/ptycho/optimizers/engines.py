@@ -59,7 +59,7 @@ def epie(moving: Groups, /, *, alpha: float = 1.0, beta: float = 1.0) -> WaveEng
         beta: step of the probe.
     """
     _require("epie", alpha=(alpha, 0, 2), beta=(beta, 0, 2))
-    return PIE(moving, "epie", steps=(alpha, beta), regularisation=(1.0, 1.0))
+    return PIE(moving, "epie", steps=(alpha, beta), regularisation=(1.0, 1.0), back=beta)
 
 
 def rpie(moving: Groups, /, *, alpha: float = 0.1, beta: float = 1.0) -> WaveEngine:
@@ -193,6 +193,7 @@ class PIE(WaveEngine):
     Attributes:
         steps: of object and probe.
         regularisation: of the denominators of object and probe: 1 is their maximum, 0 their own value.
+        back: step of the wave that a slice hands back to the one before.
         eta: share of the velocity that is kept.
         period: updates between leaps.
     """
@@ -207,12 +208,14 @@ class PIE(WaveEngine):
         *,
         steps: tuple[float, float],
         regularisation: tuple[float, float],
+        back: float = 1.0,
         eta: float = 0.0,
         period: int = 1,
     ):
         super().__init__(moving, name)
         self.steps = steps
         self.regularisation = regularisation
+        self.back = back
         self.eta = eta
         self.period = period
 
@@ -247,7 +250,7 @@ class PIE(WaveEngine):
             if number:
                 window = lit.windows[:, number, None]
                 damped = _regularise(window.abs().square(), self.regularisation[1])
-                incident = self.steps[1] * window.conj() * change / damped
+                incident = self.back * window.conj() * change / damped
                 change = fly(incident, kernels[number - 1].conj())
         return change
 
