@@ -20,6 +20,7 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.optimizers import engines
 from phaseloom.ptycho.optimizers.engines import best_steps
 from phaseloom.ptycho.optimizers.exit_waves import WaveModel
+from phaseloom.reconstruction import check
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from tests.laws.conftest import in_double
@@ -610,6 +611,33 @@ class TestCheckpoints:
         for a, b in zip(parts_of(again), parts_of(straight), strict=True):
             assert torch.equal(a, b)
 
+    @pytest.mark.parametrize("make", [engines.difference_map, engines.raar])
+    def test_an_epoch_that_is_broken_off_leaves_nothing(self, make):
+        scan, model = experiment()
+        order = [IN_ORDER[3], IN_ORDER[0]]
+        results = []
+        for breaks in (False, True):
+            one = disturb(model)
+            engine, likelihood = bound(make, scan, one)
+            progress = Progress(one, engine)
+            list(fit(likelihood, lambda number: order, progress, epochs=1))
+            if breaks:
+                stop = KeyboardInterrupt()
+                update = engine.update
+                engine.update = lambda batch, moving, update=update, stop=stop: _raise_after(
+                    update, batch, stop
+                )
+                assert not list(fit(likelihood, lambda number: order, progress, epochs=2))
+                engine.update = update
+            list(fit(likelihood, lambda number: order, progress, epochs=2))
+            results.append(one)
+        assert_same(*results)
+
+
+def _raise_after(update, batch, problem):
+    update(batch, ["object", "probe"])
+    raise problem
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -691,3 +719,13 @@ class TestRuns:
         losses = [event["loss"] for event in straight.progress.history]
         assert losses == [event["loss"] for event in resumed.progress.history]
         assert losses[-1] < losses[0]
+
+    @pytest.mark.parametrize("name", ["difference_map", "raar"])
+    def test_check_counts_the_waves_that_are_kept(self, files, name):
+        tree = {"file": str(files.native), "optimizer": name, "start": "none", "preset": "none"}
+        tree |= {"probe": {"focused": {"semiangle": "40 mrad", "defocus": "60 A", "modes": 3}}}
+        job = Job(Reconstruct.of(tree).settle(files.scan)[0], files.scan, None, None)
+        needs = check._rehearse(job, job.finest)
+        waves = 8 * 25 * 3 * 24 * 24
+        assert waves <= needs.steps < 1.01 * waves + 1000
+        assert needs.copies >= 2 * waves

@@ -304,6 +304,11 @@ class WaveProjections(WaveEngine):
         self.settles = settles
         self._round: list[tuple[Tensor, Tensor | None]] = []
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, and forget what an epoch that was broken off has left."""
+        super().load_state_dict(state_dict)
+        self._round = []
+
     @torch.no_grad()
     def update(self, batch: Int[Tensor, " b"], moving: Collection[str], /) -> Mapping[str, Tensor]:
         """Map the waves of a batch; object and probe follow at the end of the epoch."""
