@@ -86,8 +86,8 @@ def measure_run(
     return rounded(row)
 
 
-STAR_EPOCHS = {"gauss_newton": 30, "epie": 30, "rpie": 30, "mpie": 30}
-STAR_EPOCHS |= {"difference_map": 60, "raar": 60, "lsq_ml": 60}
+STAR_EPOCHS = {"gauss_newton": 10, "epie": 10, "rpie": 10, "mpie": 10}
+STAR_EPOCHS |= {"difference_map": 20, "raar": 20, "lsq_ml": 20}
 
 
 def measure_star(name: str) -> dict[str, Any]:
