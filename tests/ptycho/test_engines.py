@@ -517,6 +517,14 @@ class TestLSQML:
         assert float(a.abs().max()) == 0
         assert torch.allclose(b, alone)
 
+    def test_a_batch_is_the_mean_of_its_patterns(self):
+        """The same pattern twice is the pattern once: directions and steps are those of one."""
+        scan, model = experiment()
+        first, second = disturb(model), disturb(model)
+        run(engines.lsq_ml, scan, first, order=[torch.tensor([3])])
+        run(engines.lsq_ml, scan, second, order=[torch.tensor([3, 3])])
+        assert_same(first, second)
+
     def test_one_pattern_written_out(self):
         """The formulas of the paper in numpy, for a batch of one pattern on whole pixels."""
         scan, model = experiment(whole=True, modes=1)
