@@ -2,6 +2,7 @@ from . import checkpoint as checkpoint
 from . import cuda_graph as cuda_graph
 from . import device as device
 from . import distributed as distributed
+from . import engine as engine
 from . import loop as loop
 from . import newton as newton
 from . import optimizers as optimizers

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phaseloom.fitting.engine import Engine
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 from phaseloom.fitting.rates import rates_have_fallen, set_rates
 from phaseloom.fitting.schedule import Every, Shape, constant
@@ -20,6 +21,7 @@ from phaseloom.fitting.updates import (
     NotFinite,
     Objective,
     measure_holdout,
+    step_by_engine,
     step_on_all,
     step_on_each,
     step_on_finite,
@@ -233,6 +235,7 @@ def _run_epoch(progress: Progress, settings: _FitSettings, rates: dict[str, floa
     number = progress.epoch + 1
     learn = partial(step_on_finite, spare=settings.spare) if settings.spare else step_on_each
     learn = step_on_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
+    learn = step_by_engine if isinstance(progress.optimizer, Engine) else learn
     batches = settings.batches(number)
     terms, updates, passes = learn(settings.objective, batches, progress.optimizer, number, settings.clip)
     for event in settings.after:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
+from phaseloom.fitting.engine import Engine
 from phaseloom.fitting.rates import drop_gradients, is_moving
 from phaseloom.fitting.sync_batchnorm import count_in_statistics
 
@@ -21,6 +22,7 @@ __all__ = [
     "Objective",
     "list_pieces",
     "measure_holdout",
+    "step_by_engine",
     "step_on_all",
     "step_on_each",
     "step_on_finite",
@@ -162,6 +164,39 @@ def step_on_all(
     optimizer.step(closure)  # pyright: ignore[reportArgumentType]
     last = min(seen, key=lambda terms: sum(terms.values()))
     return last, 1, float(len(seen))
+
+
+def step_by_engine(
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
+) -> EpochSums:
+    """Steps that an `Engine` makes by itself; its losses are those before each step.
+
+    Raises:
+        BadInput: gradients are to be clipped, of which there are none.
+        NotFinite: a loss is not a number any more.
+    """
+    del objective  # the engine is bound to it
+    assert isinstance(optimizer, Engine)
+    if clip is not None:
+        raise BadInput("clip", clip, "needs gradients, and this optimizer has none: write clip: null")
+    moving = [group["name"] for group in optimizer.param_groups if is_moving(group, number)]
+    found = [optimizer.update(torch.cat(list_pieces(batch)), moving) for batch in batches]
+    optimizer.finish_epoch(moving)
+    sizes = [_count_patterns(batch) for batch in batches]
+    share = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    terms: dict[str, float] = {}
+    for name in found[0]:
+        values = torch.stack([each[name] for each in found]).double().cpu()
+        if not bool(values.isfinite().all()):
+            at_start = number == 1 and not bool(values[0].isfinite())
+            fix = " before the first step (check the data and the mask)" if at_start else ""
+            raise NotFinite(f"the term '{name}' became {float(values.sum())}{fix}", at_start=at_start)
+        terms[name] = float((share * values).sum())
+    return terms, len(batches), 1.0
 
 
 @dataclass(frozen=True)

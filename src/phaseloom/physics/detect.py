@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -11,7 +11,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift_to_centre, shift_to_corner
 
 __all__ = ["apply_transfer", "area_weights", "bilinear_weights", "blur_patterns", "deflect"]
-__all__ += ["draw_counts", "integrate_pixels", "intensity"]
+__all__ += ["draw_counts", "integrate_pixels", "intensity", "project_modulus"]
 
 
 def intensity(
@@ -33,6 +33,36 @@ def intensity(
     if occupancy is None or each.shape[1] == 1:
         return each.sum(1)
     return (occupancy[:, None, None] * each).sum(1)
+
+
+def project_modulus(
+    wave: Complex[Tensor, "b mode y x"],
+    target: Float[Tensor, "b y x"],
+    mask: Bool[Tensor, "y x"] | None = None,
+    /,
+    *,
+    seen: Float[Tensor, "b y x"] | None = None,
+) -> Complex[Tensor, "b mode y x"]:
+    """The nearest waves on the detector with the intensity that was measured: the modulus constraint.
+
+    All modes of a pixel get one real factor, so that their phases and their shares of the pixel stay
+    (Thibault & Menzel 2013, doi 10.1038/nature11806). A pixel without any wave has no phase and stays dark.
+
+    Args:
+        wave: on the detector.
+        target: measured intensity, not below zero.
+        mask: True where it was measured; elsewhere waves keep what they have.
+        seen: the `intensity` of the waves, if it is known already.
+
+    Example:
+        >>> wave = torch.full((1, 2, 1, 1), 3j)
+        >>> project_modulus(wave, torch.full((1, 1, 1), 2.0)).abs().flatten().tolist()
+        [1.0, 1.0]
+    """
+    now = intensity(wave) if seen is None else seen
+    factor = torch.where(now > 0, target / now.clamp(min=torch.finfo(now.dtype).tiny), 1.0).sqrt()
+    factor = factor if mask is None else torch.where(mask, factor, 1.0)
+    return wave * factor[:, None]
 
 
 def integrate_pixels(

@@ -10,6 +10,7 @@ from . import model as model
 from . import multigrid as multigrid
 from . import noise as noise
 from . import objects as objects
+from . import optimizers as optimizers
 from . import penalties as penalties
 from . import probes as probes
 from . import projections as projections

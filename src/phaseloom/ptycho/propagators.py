@@ -14,7 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics import propagate
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import deflect
-from phaseloom.physics.fourier import ramp
+from phaseloom.physics.fourier import ramp, to_real
 from phaseloom.physics.propagate import multislice
 from phaseloom.units import Angle
 
@@ -92,16 +92,44 @@ class FreeFlight(nn.Module):
         ``way``: flights from where the probe is known to the object, which a near detector is nearer by.
         """
         leaving = multislice(wave, slices, self.gap_kernels(index))
+        return self.to_detector(leaving, rest, index, way)
+
+    def to_detector(
+        self,
+        leaving: Complex[Tensor, "b *state mode y x"],
+        rest: Float[Tensor, "b 2"],
+        index: Int[Tensor, " b"],
+        way: Complex[Tensor, "b 1 y x"] | None = None,
+    ) -> Complex[Tensor, "b *state mode y x"]:
+        """Waves on the detector of waves that leave the object; arguments as of `forward`."""
         if self.onward is not None:
-            lead = (len(rest),) + (1,) * (leaving.ndim - 3)
-            rows, columns = ramp(-rest.reshape(*lead, 2), (leaving.shape[-2], leaving.shape[-1]))
-            onward = self.onward.to(leaving.dtype) * rows * columns
-            if way is not None:
-                onward = onward * way.conj().reshape(*lead, *self.shape)
-            return propagate.fly(leaving, onward)
+            return propagate.fly(leaving, self._onward_kernel(leaving, rest, way))
+        return propagate.far_field(self._deflect(leaving, index, 1.0))
+
+    def from_detector(
+        self,
+        wave: Complex[Tensor, "b *state mode y x"],
+        rest: Float[Tensor, "b 2"],
+        index: Int[Tensor, " b"],
+    ) -> Complex[Tensor, "b *state mode y x"]:
+        """Adjoint of `to_detector`; its inverse where the flight loses no power."""
+        if self.onward is not None:
+            return propagate.fly(wave, self._onward_kernel(wave, rest, None).conj())
+        return self._deflect(to_real(wave), index, -1.0)
+
+    def _deflect(self, wave: Tensor, index: Tensor, sign: float) -> Tensor:
+        """The wave with the ramps that move far-field patterns, if there are any."""
         if self.shift.requires_grad or self.descan.requires_grad or self.has_deflection:
-            leaving = deflect(leaving, self.shift + self.descan[index])
-        return propagate.far_field(leaving)
+            return deflect(wave, sign * (self.shift + self.descan[index]))
+        return wave
+
+    def _onward_kernel(self, wave: Tensor, rest: Tensor, way: Tensor | None) -> Tensor:
+        """Flight to a near detector, which stands still while windows lie on whole pixels."""
+        assert self.onward is not None
+        lead = (len(rest),) + (1,) * (wave.ndim - 3)
+        rows, columns = ramp(-rest.reshape(*lead, 2), (wave.shape[-2], wave.shape[-1]))
+        onward = self.onward.to(wave.dtype) * rows * columns
+        return onward if way is None else onward * way.conj().reshape(*lead, *self.shape)
 
     def gap_kernels(self, index: Int[Tensor, " b"], /) -> list[Tensor]:
         """Kernels of the gaps, each of a shape that goes with waves ``(b, state, mode, y, x)``."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
+from phaseloom.fitting.engine import Engine
 from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every, Shape, evaluate_shape
@@ -21,6 +22,7 @@ from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.ptycho.projections.object_prior import ObjectPower, apply_object_prior
@@ -125,7 +127,7 @@ class Level:
         return level
 
     def _prepare_epochs(self) -> None:
-        """Bind projections, and the curvatures that an optimiser needs before every epoch."""
+        """Bind projections, engines, and the curvatures that an optimiser needs before every epoch."""
         self.after = [
             Every(bind_projection(call.partial(), self.model, self.setting, call.name), **dict(call.when))
             for call in self.recipe.projections
@@ -133,6 +135,8 @@ class Level:
         optimizer = self.progress.optimizer
         for parameter in self.model.parameters():
             parameter.grad = None  # what was touched of it is forgotten now
+        if isinstance(optimizer, WaveEngine):
+            optimizer.bind(self.model, self.likelihood)
         self.before = _newton_preparation(self.model, self.likelihood, optimizer, braked=not self.after)
 
     def coarser(self, recipe: Reconstruct) -> "Level | None":
@@ -359,14 +363,20 @@ def _shift_shape(shape: Shape, since: int, last: int, factor: float) -> Shape:
     return shifted
 
 
-def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
-    """The call for batches with their size, such that a batch illuminates most of the field once.
+def set_batch_size(recipe: Reconstruct, level: Level) -> Call:
+    """The call for batches with their size: that of an engine, or such that it lights most of the field once.
 
     Then a Newton step sees each pixel about once, and an epoch has as many steps as patterns overlap.
     """
     call = recipe.batch
-    if call.values.get("size") is not None or recipe.optimizer.name != "gauss_newton":
+    if call.values.get("size") is not None:
         return call
+    optimizer = level.progress.optimizer
+    if isinstance(optimizer, Engine) and optimizer.batch_size is not None:
+        return replace(call, values={**call.values, "size": optimizer.batch_size})
+    if not isinstance(optimizer, GaussNewton):
+        return call
+    model = level.model
     count = len(model.scan.start)
     is_thin_far_field = model.propagator.onward is None and not len(model.propagator.gaps)
     most = MIN_BATCH_OF_ONE_SLICE if is_thin_far_field else MIN_BATCH

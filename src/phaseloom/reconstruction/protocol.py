@@ -183,7 +183,7 @@ class Job:
         self._evidence: tuple[int, Evidence] | None = None
         self.level = self._build_finest(recipe, scan)
         self.levels = [self.level]
-        self.recorded = recipe.model_copy(update={"batch": set_batch_size(recipe, self.model)})
+        self.recorded = recipe.model_copy(update={"batch": set_batch_size(recipe, self.level)})
         self.recipe = self.recorded
         self.initial = advice.InitialProbe.of(self.model)
         self.training, self.holdout = split_patterns(len(scan), recipe.holdout, recipe.seed)

@@ -17,6 +17,7 @@ from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.optimizers import engines
 from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
@@ -133,6 +134,10 @@ pattern's, so it does not have to fall for the sake of the others. A map of all 
 probe that is not found yet, and hardly comes back from that: it waits."""
 
 
+DEFAULT_ENGINE_RATES = {"object": 1.0, "probe": 1.0}
+"""Factors on the steps of the classical engines, which move nothing else."""
+
+
 PATIENCE_OF_PREDICTED_OBJECT = 5
 """Epochs without improvement that a run from a predicted object waits for: noise is all that is left soon."""
 
@@ -157,7 +162,7 @@ class Reconstruct(ScanRecipe):
         steered: commands that the run has followed (docs/steering.md), which one that repeats it follows too.
         snapshots: epochs after which a snapshot is kept to go back to; 0: the last one alone.
         optimizer: how steps are made.
-        shape: how rates change over the run.
+        shape: how rates change over the run; with a classical engine ``cosine`` without knobs means constant.
         projections: what is imposed after epochs.
         object_prior: what holds down noise that few electrons leave in the object: its power as the direct
             image of an electron scan shows it (``direct``), or nothing (``none``); ``auto``: the former after
@@ -197,7 +202,7 @@ class Reconstruct(ScanRecipe):
     changes: tuple[RateChange, ...] = ()
     steered: tuple[SteeredCommand, ...] = ()
     snapshots: int = Field(0, ge=0, strict=True)
-    optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
+    optimizer: Call = part("phaseloom.ptycho.optimizers", "gauss_newton")
     shape: Call = part(SHAPE_MODULE, "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
     object_prior: Literal["auto", "direct", "none"] = "auto"
@@ -261,6 +266,8 @@ class Reconstruct(ScanRecipe):
             "start": Call("phaseloom.reconstruction.start", "none"),
         }
         changed["noise"] = self.noise_of(scan)
+        if self.uses_engine and self.shape == Call(SHAPE_MODULE, "cosine"):  # the default of a file
+            changed["shape"] = Call(SHAPE_MODULE, "constant")
         if self.object.name == "predicted" and "patience" not in self.model_fields_set:
             changed["patience"] = PATIENCE_OF_PREDICTED_OBJECT
         if found is not None:
@@ -321,9 +328,16 @@ class Reconstruct(ScanRecipe):
     def all_rates(self) -> dict[str, "float | ScheduledRate"]:
         """Rates of all parts, given or default."""
         usual = dict(DEFAULT_NEWTON_RATES if self.optimizer.name == "gauss_newton" else DEFAULT_RATES)
+        if self.uses_engine:
+            usual = dict(DEFAULT_ENGINE_RATES)
         if self.probe.name == "relaxed":
             usual["opr_weights"] = usual["probe"]
         return {**usual, **self.rates}
+
+    @property
+    def uses_engine(self) -> bool:
+        """Whether the optimiser is an engine of ptychography (`phaseloom.ptycho.optimizers.engines`)."""
+        return self.optimizer.name in engines.__all__
 
     def rate_of(self, name: str, /) -> float:
         """Rate of a part, given or default."""
