@@ -166,6 +166,13 @@ def test_a_loss_that_has_levelled_has_converged_with_falling_rates_or_without(sh
     assert ("the model lacks something" in said) == (left > 1.5)
 
 
+@pytest.mark.parametrize("left", [0.95, 1.2, 1.4])
+def test_a_run_with_something_left_to_explain_names_the_search_for_it(left):
+    said = judge_fit(annealed(approach(left, start=20 * left), 40))
+    assert said.startswith("converged")
+    assert ("phaseloom improve" in said) == (left > 1.3)
+
+
 @pytest.mark.parametrize("left", [1.2, 1.6, 4.0])
 def test_quieter_steps_at_falling_rates_are_no_sign_of_more_to_come(left):
     events = annealed(approach(left, start=20 * left, pace=1.0), 40, quiet=0.3 * left)

@@ -154,6 +154,9 @@ def _describe_stall(history: History, losses: np.ndarray, newton: float, floor: 
     return f"{words}: raise the rates ({format_rates(low, 3, newton)})"
 
 
+LEVEL_TO_IMPROVE = 1.3
+"""Loss in units of shot noise, of all patterns or of those held out, above which something is left to explain."""
+
 MAX_LEVEL_OF_NOISE = 1.05
 """Times the floor from which on nothing is left to be had."""
 
@@ -512,6 +515,8 @@ def _judge_residual(run: FitRecord) -> Judgement:
         )
     if level > MAX_LEVEL_OF_NOISE and run.pace[-1] > SHARE_OF_HIGH_RATE and not used_line_search(run.events):
         doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
+    elif max(level, unseen or 0.0) > LEVEL_TO_IMPROVE:
+        doubt = "; phaseloom improve looks for what the model lacks"
     elif 0 < level < 0.9 and not unseen:
         doubt = "; noise is described too, and no pattern was held out to detect overfitting"
     return Judgement(Verdict.CONVERGED, f"converged: what is left is {run.describe_residual()}{also}{doubt}")
