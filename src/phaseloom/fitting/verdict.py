@@ -155,7 +155,7 @@ def _describe_stall(history: History, losses: np.ndarray, newton: float, floor: 
 
 
 LEVEL_TO_IMPROVE = 1.3
-"""Loss in units of shot noise, of all patterns or of those held out, above which something is left to explain."""
+"""Times shot noise, of all patterns or of those held out, above which something is left to explain."""
 
 MAX_LEVEL_OF_NOISE = 1.05
 """Times the floor from which on nothing is left to be had."""
