@@ -42,7 +42,6 @@ from .ptycho.likelihood import Misfit as Misfit
 from .ptycho.model import Ptychography as Ptychography
 from .ptycho.noise import shot_noise as shot_noise
 from .ptycho.scans import depth_of_focus as depth_of_focus
-from .reconstruction.improve import improve as improve
 from .reconstruction.protocol import Job as Job
 from .reconstruction.protocol import calibrate as calibrate
 from .reconstruction.protocol import reconstruct as reconstruct
@@ -51,6 +50,7 @@ from .restoration.train import Restore as Restore
 from .result import Result as Result
 from .result import load as load
 from .retrieval.recipe import Train as Train
+from .search.improve import improve as improve
 from .search.recipe import Search as Search
 from .simulation import simulate as simulate
 from .simulation.recipe import Simulate as Simulate

@@ -125,15 +125,15 @@ def improve(
     out: Annotated[Path, typer.Option(help="parameter file to write, if something helps")] = Path(
         "improved.yaml"
     ),
-    patterns: Annotated[int, typer.Option(help="of a trial, at most: those in the middle")] = 400,
+    patterns: Annotated[int, typer.Option(help="of an attempt, at most: those in the middle")] = 400,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="of a trial; default: those of the run, 30 at least")
+        int | None, typer.Option(min=1, help="of an attempt; default: those of the run, 30 at least")
     ] = None,
 ) -> None:
     """Find what a model lacks (background, modes, weights, blur ...), judged by patterns held out."""
     from phaseloom.files import write_text
-    from phaseloom.reconstruction.improve import improve as find_additions
     from phaseloom.reconstruction.protocol import Job
+    from phaseloom.search.improve import improve as find_additions
 
     _require_new_parameter_file(lock_output(out, is_file=True))
     recipe = load_recipe(file / "run.yaml" if file.is_dir() else file, settings)

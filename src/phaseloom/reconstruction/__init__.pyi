@@ -3,7 +3,6 @@ from . import check as check
 from . import compare as compare
 from . import half_data_frc as half_data_frc
 from . import identifiability as identifiability
-from . import improve as improve
 from . import level as level
 from . import preflight as preflight
 from . import protocol as protocol

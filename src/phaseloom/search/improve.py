@@ -18,13 +18,13 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import DEFAULT_RATES, Reconstruct
 from phaseloom.spec import knobs
 
-__all__ = ["LADDER", "Improvement", "Trial", "improve"]
+__all__ = ["LADDER", "Attempt", "Improvement", "improve"]
 
 Proposal = Callable[[Job], Mapping[str, Any] | None]
 """Settings that add to the model of a job, addressed as in a parameter file; ``None``: it has them."""
 
 HELD_OUT_SHARE = 0.15
-"""Of the patterns of a trial, more than a run holds out: trials differ by little."""
+"""Of the patterns of an attempt, more than a run holds out: attempts differ by little."""
 
 MIN_STANDARD_ERRORS = 3.0
 MIN_RELATIVE_GAIN = 0.005
@@ -37,7 +37,7 @@ dark pixels improved predictions of a scan without a background."""
 
 MIN_PATTERNS = 60
 MIN_EPOCHS = 30
-"""Of a trial, if none are asked for: of models that have not settled the more pliable one does better."""
+"""Of an attempt, if none are asked for: of models that have not settled the more pliable one does better."""
 
 MIN_SHARE_OF_RIVALS = 0.8
 """Of the best gain of a round, from which another addition is named as one that may be meant."""
@@ -54,7 +54,7 @@ GOOD_LOSS = 1.1
 
 
 @dataclass(frozen=True)
-class Trial:
+class Attempt:
     """A short run of a model, compared with the model that the round began with.
 
     Attributes:
@@ -102,32 +102,32 @@ class Improvement:
 
     Attributes:
         recipe: of the whole run, with all that helped.
-        trials: in the order in which they were made; the first is the model as it was.
+        attempts: in the order in which they were made; the first is the model as it was.
         kept: those whose additions the recipe has.
         final: the one of the model with all of these.
-        patterns: in a trial.
+        patterns: in an attempt.
         held_out: of these.
     """
 
     recipe: Reconstruct
-    trials: tuple[Trial, ...]
-    kept: tuple[Trial, ...]
-    final: Trial
+    attempts: tuple[Attempt, ...]
+    kept: tuple[Attempt, ...]
+    final: Attempt
     patterns: int
     held_out: int
 
     def lines(self) -> list[str]:
         """What helped and what it costs, what did not, and what is left, in sentences."""
-        first, last = self.trials[0], self.final
+        first, last = self.attempts[0], self.final
         assert first.loss is not None
         assert last.loss is not None
-        known = {trial.addition for trial in self.kept}
-        others = dict.fromkeys(one.addition for one in self.trials if one.addition not in known | {""})
+        known = {attempt.addition for attempt in self.kept}
+        others = dict.fromkeys(one.addition for one in self.attempts if one.addition not in known | {""})
         tried = ", ".join(others)
         out = []
         if self.kept:
             cost = last.seconds / max(first.seconds, 1e-9)
-            names = ", ".join(_name_with_rivals(trial) for trial in self.kept)
+            names = ", ".join(_name_with_rivals(attempt) for attempt in self.kept)
             change = f"from {first.loss:.3f} to {last.loss:.3f} times shot noise on patterns held out"
             out.append(f"helped: {names}: {change}, at {cost:.1f} times the CPU time")
         if tried:
@@ -240,10 +240,10 @@ def improve(
 
     Args:
         job: before or after its run; it is not changed.
-        patterns: at most so many in a trial.
-        epochs: of a trial; default: those of the run, and 30 at least. Where trials have not settled,
+        patterns: at most so many in an attempt.
+        epochs: of an attempt; default: those of the run, and 30 at least. Where attempts have not settled,
             additions seem to help that only settle sooner.
-        report: is given a line after each trial.
+        report: is given a line after each attempt.
 
     Raises:
         BadInput: fewer than 60 patterns, counts that are compared by no noise model, or a model that fails as
@@ -257,7 +257,7 @@ def improve(
         >>> probe = {"focused": {"semiangle": "30 mrad", "defocus": "6 nm", "modes": 1}}
         >>> job = Job.begin(Reconstruct.of({"probe": probe, "start": "none"}), scan=scan)
         >>> found = improve(job, epochs=2)
-        >>> found.patterns, found.trials[0].name
+        >>> found.patterns, found.attempts[0].name
         (64, 'as it is')
     """
     scan = select_nearest(job.finest.scan, patterns)
@@ -282,14 +282,16 @@ def improve(
     climb.leave_out_each()
     kept = tuple(climb.kept.values())
     improved = job.recorded.with_settings(_join(kept)) if kept else job.recorded
-    return Improvement(improved, tuple(climb.trials), kept, climb.now.trial, len(scan), len(climb.now.losses))
+    return Improvement(
+        improved, tuple(climb.attempts), kept, climb.now.attempt, len(scan), len(climb.now.losses)
+    )
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A trial that ended, with the loss of each pattern held out."""
+    """An attempt that ended, with the loss of each pattern held out."""
 
-    trial: Trial
+    attempt: Attempt
     losses: Tensor
     job: Job
 
@@ -301,12 +303,12 @@ class _Climb:
         self.recipe = recipe
         self.scan = scan
         self.report = report
-        self.kept: dict[str, Trial] = {}
-        self.trials: list[Trial] = []
+        self.kept: dict[str, Attempt] = {}
+        self.attempts: list[Attempt] = []
         first = _run("as it is", {}, recipe, scan)
-        if isinstance(first, Trial):
+        if isinstance(first, Attempt):
             raise BadInput("improve", None, f"the model as it is fails: {first.problem}")
-        self.now = self._record(first, first.trial)
+        self.now = self._record(first, first.attempt)
 
     def add_what_helps(self) -> None:
         """Round by round: try every addition, keep the one that gains most, until none helps.
@@ -316,28 +318,30 @@ class _Climb:
         names = list(LADDER)
         while names:
             tried = [found for name in names if (found := self._try(name)) is not None]
-            names = [one.trial.addition for one in tried if not one.trial.is_harmful]
-            helpful = [one for one in tried if one.trial.helps]
+            names = [one.attempt.addition for one in tried if not one.attempt.is_harmful]
+            helpful = [one for one in tried if one.attempt.helps]
             if not helpful:
                 return
-            best = max(helpful, key=lambda one: one.trial.gain)
-            enough = MIN_SHARE_OF_RIVALS * best.trial.gain
-            rivals = tuple(one.trial.name for one in helpful if one is not best and one.trial.gain > enough)
-            self.now = replace(best, trial=replace(best.trial, rivals=rivals))
-            self.report(f"kept: {_name_with_rivals(self.now.trial)}")
-            self.kept[best.trial.addition] = self.now.trial
+            best = max(helpful, key=lambda one: one.attempt.gain)
+            enough = MIN_SHARE_OF_RIVALS * best.attempt.gain
+            rivals = tuple(
+                one.attempt.name for one in helpful if one is not best and one.attempt.gain > enough
+            )
+            self.now = replace(best, attempt=replace(best.attempt, rivals=rivals))
+            self.report(f"kept: {_name_with_rivals(self.now.attempt)}")
+            self.kept[best.attempt.addition] = self.now.attempt
 
     def leave_out_each(self) -> None:
         """Leave out the additions that later ones made superfluous."""
         if "changing probe" in self.kept:
             self.kept.pop("modes", None)  # it has them
         for name in list(self.kept)[:-1]:
-            others = {other: trial for other, trial in self.kept.items() if other != name}
+            others = {other: attempt for other, attempt in self.kept.items() if other != name}
             found = _run(f"without {name}", _join(others.values()), self.recipe, self.scan)
-            if isinstance(found, Trial):
+            if isinstance(found, Attempt):
                 continue
-            helped = _compare(found.trial, found.losses, self.now.losses)
-            found = self._record(found, replace(found.trial, gain=-helped.gain, error=helped.error))
+            helped = _compare(found.attempt, found.losses, self.now.losses)
+            found = self._record(found, replace(found.attempt, gain=-helped.gain, error=helped.error))
             if not helped.helps:
                 self.report(f"left out: {name}")
                 self.kept, self.now = others, found
@@ -350,30 +354,30 @@ class _Climb:
         title = _describe_addition(name, addition)
         found = _run(title, {**_join(self.kept.values()), **addition}, self.recipe, self.scan)
         own = {"settings": addition, "addition": name}
-        if isinstance(found, Trial):
-            self.trials.append(replace(found, **own))
+        if isinstance(found, Attempt):
+            self.attempts.append(replace(found, **own))
             self.report(str(found))
             return None
-        trial = replace(_compare(found.trial, self.now.losses, found.losses), **own)
-        if trial.helps and (doubt := _find_doubt(name, found.job)):
-            trial = replace(trial, helps=False, problem=doubt)
-        return self._record(found, trial)
+        attempt = replace(_compare(found.attempt, self.now.losses, found.losses), **own)
+        if attempt.helps and (doubt := _find_doubt(name, found.job)):
+            attempt = replace(attempt, helps=False, problem=doubt)
+        return self._record(found, attempt)
 
-    def _record(self, run: _Run, trial: Trial) -> _Run:
-        self.trials.append(trial)
-        self.report(str(trial))
-        return replace(run, trial=trial)
+    def _record(self, run: _Run, attempt: Attempt) -> _Run:
+        self.attempts.append(attempt)
+        self.report(str(attempt))
+        return replace(run, attempt=attempt)
 
 
-def _join(trials: Iterable[Trial]) -> dict[str, Any]:
+def _join(attempts: Iterable[Attempt]) -> dict[str, Any]:
     """The settings of several additions."""
-    return {path: value for trial in trials for path, value in trial.settings.items()}
+    return {path: value for attempt in attempts for path, value in attempt.settings.items()}
 
 
-def _name_with_rivals(trial: Trial) -> str:
-    if not trial.rivals:
-        return trial.name
-    return f"{trial.name} (or {' or '.join(trial.rivals)}: the patterns hardly tell which)"
+def _name_with_rivals(attempt: Attempt) -> str:
+    if not attempt.rivals:
+        return attempt.name
+    return f"{attempt.name} (or {' or '.join(attempt.rivals)}: the patterns hardly tell which)"
 
 
 def _describe_addition(name: str, settings: Mapping[str, Any]) -> str:
@@ -384,8 +388,8 @@ def _describe_addition(name: str, settings: Mapping[str, Any]) -> str:
     return f"blur of {value} pixels" if name == "blur" else name
 
 
-def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan4D) -> _Run | Trial:
-    """A short run until all patterns are learned from; a trial alone if it failed."""
+def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan4D) -> _Run | Attempt:
+    """A short run until all patterns are learned from; an attempt alone if it failed."""
     began = time.process_time()
     losses = None
     try:
@@ -396,11 +400,11 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
                 break
             losses = _measure_held_out(job)
     except BadInput as problem:
-        return Trial(name, problem=str(problem))
+        return Attempt(name, problem=str(problem))
     if losses is None or not bool(losses.isfinite().all()):
-        return Trial(name, problem="no loss that is a number")
+        return Attempt(name, problem="no loss that is a number")
     seconds = time.process_time() - began
-    return _Run(Trial(name, loss=float(losses.mean()), seconds=seconds), losses, job)
+    return _Run(Attempt(name, loss=float(losses.mean()), seconds=seconds), losses, job)
 
 
 @torch.no_grad()
@@ -411,12 +415,12 @@ def _measure_held_out(job: Job) -> Tensor:
     return torch.stack([likelihood(one)["noise"].detach().double().cpu() for one in index.split(1)])
 
 
-def _compare(trial: Trial, before: Tensor, after: Tensor) -> Trial:
-    """A trial with its gain, pattern by pattern."""
+def _compare(attempt: Attempt, before: Tensor, after: Tensor) -> Attempt:
+    """An attempt with its gain, pattern by pattern."""
     gains = before - after
     gain, error = float(gains.mean()), float(gains.std() / len(gains) ** 0.5)
     helps = gain > MIN_STANDARD_ERRORS * error and gain > MIN_RELATIVE_GAIN * float(before.mean())
-    return replace(trial, gain=gain, error=error, helps=helps)
+    return replace(attempt, gain=gain, error=error, helps=helps)
 
 
 @torch.no_grad()

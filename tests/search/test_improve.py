@@ -9,10 +9,10 @@ import torch
 
 from phaseloom.data.counts import load_counts
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction import improve as module
-from phaseloom.reconstruction.improve import LADDER, Trial, improve
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.search import improve as module
+from phaseloom.search.improve import LADDER, Attempt, improve
 from phaseloom.simulation import simulate
 
 PIXEL = 0.2
@@ -54,7 +54,7 @@ def find(scan, **changes):
 )
 def test_what_the_patterns_lack_is_found_and_nothing_else(scan, wanted):
     found = find(make_scan(**scan))
-    assert sorted(trial.addition for trial in found.kept) == sorted(wanted)
+    assert sorted(attempt.addition for attempt in found.kept) == sorted(wanted)
     assert found.final.loss == pytest.approx(1.0, abs=0.15)
     whole = found.recipe.to_tree()
     assert whole["epochs"] == SETTINGS["epochs"]
@@ -79,7 +79,7 @@ def run_script(monkeypatch, losses):
     def run(name, settings, before, scan):
         value = losses["".join(sorted(settings))]
         job: Any = Stand(settings)
-        return module._Run(Trial(name, loss=value, seconds=1.0), torch.from_numpy(value + scatter), job)
+        return module._Run(Attempt(name, loss=value, seconds=1.0), torch.from_numpy(value + scatter), job)
 
     def once(path):
         return lambda job: None if path in job.has else {path: 1}
@@ -97,7 +97,7 @@ def test_an_addition_that_later_ones_make_superfluous_is_left_out(monkeypatch):
     losses = {"": 2.0, "a": 1.4, "b": 1.5, "c": 1.6, "ab": 1.2, "ac": 1.3, "abc": 1.0, "bc": 1.0}
     climb = run_script(monkeypatch, losses)
     assert list(climb.kept) == ["b", "c"]
-    assert climb.now.trial.loss == 1.0
+    assert climb.now.attempt.loss == 1.0
 
 
 def test_additions_that_all_help_stay_and_rivals_are_named(monkeypatch):
@@ -105,7 +105,7 @@ def test_additions_that_all_help_stay_and_rivals_are_named(monkeypatch):
     climb = run_script(monkeypatch, losses)
     assert list(climb.kept) == ["b", "a"]
     assert climb.kept["b"].rivals == ("a",)
-    tried = [trial.name for trial in climb.trials]
+    tried = [attempt.name for attempt in climb.attempts]
     assert tried == ["as it is", "a", "b", "c", "a", "without b"]  # c was harmful
 
 
@@ -119,7 +119,7 @@ def test_an_addition_is_judged_by_paired_differences(gain, scatter, helps):
     rng = np.random.default_rng(1)
     before = torch.from_numpy(1 + rng.uniform(0, 1, 60) - 0.5)
     noise = torch.from_numpy(rng.normal(0, scatter, 60))
-    judged = module._compare(Trial("more"), before, before - gain - (noise - noise.mean()))
+    judged = module._compare(Attempt("more"), before, before - gain - (noise - noise.mean()))
     assert judged.gain == pytest.approx(gain)
     assert judged.helps is helps
 
