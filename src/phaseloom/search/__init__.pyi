@@ -1,4 +1,5 @@
 from . import figures as figures
+from . import improve as improve
 from . import objectives as objectives
 from . import parameter_paths as parameter_paths
 from . import pruners as pruners
