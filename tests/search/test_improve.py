@@ -9,6 +9,7 @@ import torch
 
 from phaseloom.data.counts import load_counts
 from phaseloom.errors import BadInput
+from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.search import improve as module
@@ -107,6 +108,44 @@ def test_additions_that_all_help_stay_and_rivals_are_named(monkeypatch):
     assert climb.kept["b"].rivals == ("a",)
     tried = [attempt.name for attempt in climb.attempts]
     assert tried == ["as it is", "a", "b", "c", "a", "without b"]  # c was harmful
+
+
+def test_an_interruption_keeps_what_was_found(monkeypatch):
+    """Ctrl-C within the fifth run: the background that the first round kept is in the recipe."""
+    made = []
+    run = module._run
+
+    def stop_at_the_fifth(name, *rest):
+        made.append(name)
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        return run(name, *rest)
+
+    monkeypatch.setattr(module, "_run", stop_at_the_fifth)
+    ladder = {name: LADDER[name] for name in ("background", "weights")}
+    monkeypatch.setattr(module, "LADDER", ladder)
+    scan = make_scan(grid=(8, 8), background=10.0, wobble=0.3)
+    found = improve(Job.begin(Reconstruct.of(SETTINGS), scan=scan), epochs=12)
+    assert not found.is_complete
+    assert found.kept
+    assert found.lines()[0].startswith("interrupted")
+    assert set(found.recipe.to_tree()["rates"]) > {one.addition for one in found.kept}
+
+
+def test_a_run_that_is_interrupted_is_not_taken_for_one_that_ended(monkeypatch):
+    monkeypatch.setattr(module, "LADDER", {})
+    interrupt = Job.__iter__
+
+    def stop_after_three(self):
+        for epoch in interrupt(self):
+            yield epoch
+            if epoch.number == 3:
+                self.progress.stop = Stop(StopReason.INTERRUPTED, "interrupted after epoch 3")
+                return
+
+    monkeypatch.setattr(Job, "__iter__", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        improve(Job.begin(Reconstruct.of(SETTINGS), scan=make_scan(grid=(8, 8))), epochs=12)
 
 
 @pytest.mark.parametrize(

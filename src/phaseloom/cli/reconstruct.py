@@ -144,6 +144,8 @@ def improve(
         improved = found.recipe.model_copy(update={"file": recipe.file.resolve()})
         write_text(out, improved.to_text(defaults=False))
         typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {shlex.quote(str(out))}")
+    if not found.is_complete:
+        raise KeyboardInterrupt
 
 
 def _require_new_parameter_file(out: Path, *beside: Path) -> None:

@@ -107,6 +107,7 @@ class Improvement:
         final: the one of the model with all of these.
         patterns: in an attempt.
         held_out: of these.
+        is_complete: whether all was tried; Ctrl-C ends the search, not what it has found.
     """
 
     recipe: Reconstruct
@@ -115,6 +116,7 @@ class Improvement:
     final: Attempt
     patterns: int
     held_out: int
+    is_complete: bool = True
 
     def lines(self) -> list[str]:
         """What helped and what it costs, what did not, and what is left, in sentences."""
@@ -124,7 +126,7 @@ class Improvement:
         known = {attempt.addition for attempt in self.kept}
         others = dict.fromkeys(one.addition for one in self.attempts if one.addition not in known | {""})
         tried = ", ".join(others)
-        out = []
+        out = [] if self.is_complete else ["interrupted: what was found until then follows"]
         if self.kept:
             cost = last.seconds / max(first.seconds, 1e-9)
             names = ", ".join(_name_with_rivals(attempt) for attempt in self.kept)
@@ -278,13 +280,16 @@ def improve(
         }
     )
     climb = _Climb(recipe, scan, report)
-    climb.add_what_helps()
-    climb.leave_out_each()
+    is_complete = True
+    try:
+        climb.add_what_helps()
+        climb.leave_out_each()
+    except KeyboardInterrupt:
+        is_complete = False
     kept = tuple(climb.kept.values())
     improved = job.recorded.with_settings(_join(kept)) if kept else job.recorded
-    return Improvement(
-        improved, tuple(climb.attempts), kept, climb.now.attempt, len(scan), len(climb.now.losses)
-    )
+    counts = {"patterns": len(scan), "held_out": len(climb.now.losses), "is_complete": is_complete}
+    return Improvement(improved, tuple(climb.attempts), kept, climb.now.attempt, **counts)
 
 
 @dataclass(frozen=True)
@@ -401,6 +406,8 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
             losses = _measure_held_out(job)
     except BadInput as problem:
         return Attempt(name, problem=str(problem))
+    if job.progress.stop.is_interrupted:
+        raise KeyboardInterrupt
     if losses is None or not bool(losses.isfinite().all()):
         return Attempt(name, problem="no loss that is a number")
     seconds = time.process_time() - began
