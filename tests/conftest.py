@@ -1,7 +1,8 @@
 """The command line as a user runs it, and tiny scans with a known truth: 25 electron and 9 X-ray patterns."""
 
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,3 +99,17 @@ def phaseloom(monkeypatch, capsys) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(code=end.value.code or 0, out=said.out, err=said.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The Chromium of the machine, without a window."""
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((path for name in names if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("needs a Chromium on this machine: apt-get install chromium")
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.web.conftest import chromium  # noqa: F401 - a fixture
 
 DOCS = Path(__file__).parents[2] / "docs"
 FIXED_WEIGHT = 300_000
@@ -166,7 +165,7 @@ def test_keyframes_are_kept():
 
 
 @pytest.fixture
-def page(site, chromium) -> Any:  # noqa: F811
+def page(site, chromium) -> Any:
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.requests, page.complaints = [], []

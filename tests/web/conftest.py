@@ -1,7 +1,6 @@
 """A page that is served from a process of its own, and a browser where the machine has one."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -68,17 +66,3 @@ def serve() -> Iterator[Callable[[Path], Served]]:
             raise AssertionError(log.read_text())
 
         yield begin
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """The Chromium of the machine, without a window."""
-    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((path for name in names if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("needs a Chromium on this machine: apt-get install chromium")
-    with sync.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()

@@ -125,7 +125,7 @@ def improve(
     out: Annotated[Path, typer.Option(help="parameter file to write, if something helps")] = Path(
         "improved.yaml"
     ),
-    patterns: Annotated[int, typer.Option(help="of an attempt, at most: those in the middle")] = 400,
+    patterns: Annotated[int, typer.Option(min=60, help="of an attempt, at most: those in the middle")] = 400,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="of an attempt; default: those of the run, 30 at least")
     ] = None,
