@@ -23,6 +23,7 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
+from tests.ptyrad import make_project
 
 GRID, SIZE, PIXEL, STEP = (6, 5), 24, 0.25, 0.6
 EPOCHS = 3
@@ -58,24 +59,10 @@ def folder(tmp_path: Path, counts: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
 
 def project(init: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
     """A small PtyRAD project on ``scan.npy``."""
-    base = {
-        "probe_kv": 80,
-        "probe_conv_angle": 25,
-        "probe_aberrations": {"C10": -20},
-        "meas_Npix": SIZE,
-        "pos_N_scan_slow": GRID[0],
-        "pos_N_scan_fast": GRID[1],
-        "pos_scan_step_size": STEP,
-        "meas_calibration": {"mode": "dx", "value": PIXEL},
-        "probe_pmode_max": 2,
-        "obj_Nlayer": 2,
-        "obj_slice_thickness": 8,
-        "random_seed": 3,
-        "meas_params": {"path": "scan.npy"},
-    }
     recon = {"NITER": EPOCHS, "BATCH_SIZE": {"size": 8}, "output_dir": "out", "SAVE_ITERS": 2}
-    recon |= sections.pop("recon_params", {})
-    return {"init_params": base | (init or {}), "recon_params": recon} | sections
+    return make_project(
+        GRID, SIZE, PIXEL, STEP, recon, init_params={"random_seed": 3} | (init or {}), **sections
+    )
 
 
 def loaded(tree: dict[str, Any], gpuid: Any = "cpu") -> dict[str, Any]:

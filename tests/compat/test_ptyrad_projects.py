@@ -17,6 +17,7 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 from phaseloom.units import electron_wavelength
+from tests.ptyrad import make_project
 
 GRID, SIZE, PIXEL, STEP = (9, 7), 32, 0.2, 0.5
 ON = {"start_iter": 1}
@@ -49,22 +50,8 @@ def folder(tmp_path: Path, counts: np.ndarray) -> Path:
 
 def project(init: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
     """A small PtyRAD project on ``scan.npy``."""
-    base = {
-        "probe_kv": 80,
-        "probe_conv_angle": 25,
-        "probe_aberrations": {"C10": -20},
-        "meas_Npix": SIZE,
-        "pos_N_scan_slow": GRID[0],
-        "pos_N_scan_fast": GRID[1],
-        "pos_scan_step_size": STEP,
-        "meas_calibration": {"mode": "dx", "value": PIXEL},
-        "probe_pmode_max": 2,
-        "obj_Nlayer": 2,
-        "obj_slice_thickness": 8,
-        "meas_params": {"path": "scan.npy"},
-    }
-    recon = {"NITER": 2, "BATCH_SIZE": {"size": 16}} | sections.pop("recon_params", {})
-    return {"init_params": base | (init or {}), "recon_params": recon} | sections
+    recon = {"NITER": 2, "BATCH_SIZE": {"size": 16}}
+    return make_project(GRID, SIZE, PIXEL, STEP, recon, init_params=init or {}, **sections)
 
 
 def begun(tree: dict[str, Any], folder: Path) -> Job:

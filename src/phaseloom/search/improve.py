@@ -14,6 +14,7 @@ from torch import Tensor
 from phaseloom.calibration.orientations import select_nearest
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.level import count_epochs_on_all
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import DEFAULT_RATES, Reconstruct
 from phaseloom.spec import knobs
@@ -396,19 +397,19 @@ def _describe_addition(name: str, settings: Mapping[str, Any]) -> str:
 def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan4D) -> _Run | Attempt:
     """A short run until all patterns are learned from; an attempt alone if it failed."""
     began = time.process_time()
-    losses = None
     try:
         job = Job(before.with_settings(settings) if settings else before, scan, None, None)
         job.wants_evidence = False
+        last = job.recorded.epochs - count_epochs_on_all(job.recorded)
         for epoch in job:
-            if epoch.holdout is None:
+            if epoch.number == last:
                 break
-            losses = _measure_held_out(job)
+        losses = _measure_held_out(job)
     except BadInput as problem:
         return Attempt(name, problem=str(problem))
     if job.progress.stop.is_interrupted:
         raise KeyboardInterrupt
-    if losses is None or not bool(losses.isfinite().all()):
+    if not bool(losses.isfinite().all()):
         return Attempt(name, problem="no loss that is a number")
     seconds = time.process_time() - began
     return _Run(Attempt(name, loss=float(losses.mean()), seconds=seconds), losses, job)

@@ -4,8 +4,6 @@ What the engines of `phaseloom.ptycho.optimizers.engines` have in common: a batc
 brought to the detector, changed there so that they have the measured modulus, and brought back.
 """
 
-from abc import abstractmethod
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +16,7 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.engine import Engine
 from phaseloom.physics.detect import intensity, project_modulus
 from phaseloom.physics.fourier import ramp, to_real, to_reciprocal
-from phaseloom.physics.patches import gather, scatter
+from phaseloom.physics.patches import scatter
 from phaseloom.physics.propagate import fly
 from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.likelihood import Likelihood
@@ -128,10 +126,6 @@ class WaveModel:
         there = project_modulus(seen, target, self.model.detector.fields()["mask"])
         return self.model.propagator.from_detector(there, lit.rest, lit.patterns)
 
-    def windows_of(self, field: Tensor, lit: Lit, /) -> Tensor:
-        """What a batch sees of a field on the canvas."""
-        return gather(field, lit.corner, (lit.leaving.shape[-2], lit.leaving.shape[-1]))
-
     def shift_back(self, wave: Complex[Tensor, "b mode y x"], lit: Lit, /) -> Complex[Tensor, "mode y x"]:
         """Waves in the frame of the probe, added up: the adjoint of moving it to each position."""
         rows, columns = ramp(lit.rest[:, None], (wave.shape[-2], wave.shape[-1]))
@@ -217,7 +211,3 @@ class WaveEngine(Engine):
             (model.heights is not None, "axial", "has no positions along the beam: write axial: false"),
             (loses, "propagator", "needs a flight to the detector that loses no waves: take larger pixels"),
         ]
-
-    @abstractmethod
-    def update(self, batch: Int[Tensor, " b"], moving: Collection[str], /) -> Mapping[str, Tensor]:
-        """See `phaseloom.fitting.engine.Engine`."""
