@@ -15,7 +15,7 @@ from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.bright_field import measure_bright_field
-from phaseloom.direct.fit import compute_explained_share
+from phaseloom.direct.explained import compute_explained_share
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix
 from phaseloom.direct.twin import TwinEvidence
 from phaseloom.errors import BadInput

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from phaseloom.direct.bright_field import Spectrum
-from phaseloom.direct.solve import build_normal_equations
+from phaseloom.direct.explained import compute_explained_share, measure_explained_share
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix, turn_phase
 from phaseloom.errors import BadInput
 
@@ -26,7 +26,6 @@ __all__ = [
     "Candidate",
     "OpticsFit",
     "are_pixels_coarse",
-    "compute_explained_share",
     "fit_optics",
     "refine_optics",
     "search_optics",
@@ -501,24 +500,6 @@ def _sum_over_pixels(phase: Tensor, defocus: Tensor, values: Tensor) -> Tensor:
     return sums.flatten(1)[:, :count]
 
 
-def compute_explained_share(spectrum: Spectrum, optics: LinearOptics, /, *, amplitude: bool = False) -> float:
-    """Share of the changes in the bright field that a weak object explains.
-
-    Args:
-        spectrum: of the bright field.
-        optics: with which the best object is solved for.
-        amplitude: whether the object has an amplitude, besides a phase.
-    """
-    with torch.no_grad():
-        return float(_objective(spectrum, optics, amplitude))
-
-
-def _objective(spectrum: Spectrum, optics: LinearOptics, amplitude: bool) -> Tensor:
-    """Share of the changes that a weak object explains."""
-    equations = build_normal_equations(optics, spectrum, amplitude=amplitude)
-    return equations.explained(ridge=1e-3).sum() / equations.energy.sum()
-
-
 def _climb(
     spectrum: Spectrum,
     optics: LinearOptics,
@@ -538,7 +519,8 @@ def _climb(
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.tensor(values, requires_grad=True)
         placed = parameters.place(point)
-        value = -_objective(spectrum, placed, amplitude) + tension * ((placed.step - 1) / step_tolerance) ** 2
+        share = measure_explained_share(spectrum, placed, amplitude=amplitude)
+        value = tension * ((placed.step - 1) / step_tolerance) ** 2 - share
         (gradient,) = torch.autograd.grad(value, point)
         return float(value.detach()), gradient.numpy()
 
@@ -608,7 +590,8 @@ def _estimate_errors(
 
     def gradient(values: np.ndarray) -> np.ndarray:
         point = torch.tensor(values, requires_grad=True)
-        (found,) = torch.autograd.grad(-_objective(spectrum, parameters.place(point), True), point)
+        share = measure_explained_share(spectrum, parameters.place(point), amplitude=True)
+        (found,) = torch.autograd.grad(-share, point)
         return found.numpy()
 
     columns = []

@@ -19,17 +19,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from phaseloom.physics.optics import aberration_polynomial, coefficients, to_cartesian
+from phaseloom.physics.optics import aberration_change, aberration_polynomial, coefficients, to_cartesian
 
 __all__ = [
     "LinearOptics",
+    "SideBands",
     "compute_aperture",
+    "compute_bands",
     "compute_chi",
     "compute_columns",
     "orientation_matrix",
@@ -171,31 +174,71 @@ def compute_columns(
         >>> compute_columns(optics, place, frequency).flatten().tolist()  # in focus: no phase contrast
         [0j, (-2-0j)]
     """
+    bands = compute_bands(optics, place, frequency, edge=edge)
+    sides = [bands.compute_waves(number) for number in range(len(optics.depths))]
+    phases = [1j * (t1 - t2) for t1, t2 in sides]
+    amplitudes = [-(t1 + t2) for t1, t2 in sides] if amplitude else []
+    return torch.stack([*phases, *amplitudes], -1)
+
+
+class SideBands(NamedTuple):
+    """The two waves that meet the direct one at each pixel: ``t1`` and ``t2`` of the model.
+
+    Attributes:
+        before: ``(frequency, pixel)`` size of ``t1``.
+        after: that of ``t2``.
+        first: for each plane ``(frequency, pixel)`` phase of ``t1``, radian.
+        second: that of ``t2``.
+    """
+
+    before: Float[Tensor, "frequency pixel"]
+    after: Float[Tensor, "frequency pixel"]
+    first: tuple[Float[Tensor, "frequency pixel"], ...]
+    second: tuple[Float[Tensor, "frequency pixel"], ...]
+
+    def compute_waves(
+        self, plane: int, /
+    ) -> tuple[Complex[Tensor, "frequency pixel"], Complex[Tensor, "frequency pixel"]]:
+        """``t1`` and ``t2`` of a plane."""
+        return self.before * turn_phase(self.first[plane]), self.after * turn_phase(self.second[plane])
+
+
+def compute_bands(
+    optics: LinearOptics,
+    place: Float[Tensor, "pixel 2"],
+    frequency: Float[Tensor, "frequency 2"],
+    /,
+    *,
+    edge: float = 0.0,
+) -> SideBands:
+    """What of `compute_columns` depends on the optics.
+
+    Args:
+        optics: see `LinearOptics`.
+        place: as there, and the others.
+        frequency: of the scan.
+        edge: of the aperture.
+    """
     k = optics.orient_pixels(place)
     q = optics.turn_frequencies(frequency)
-    # rows and columns lie apart in memory, so that each is walked through in one go
-    middle, apart = k.T.contiguous()[:, None], q.T.contiguous()[:, :, None]
-    lower = (middle - apart).movedim(0, -1)
-    upper = (middle + apart).movedim(0, -1)
-    chi = compute_chi(optics, k)[None]
-    before = compute_aperture(optics, lower, edge)
-    after = compute_aperture(optics, upper, edge)
-    first = chi - compute_chi(optics, lower)
-    second = compute_chi(optics, upper) - chi
-    # lengths of the excitation errors, per angstrom: what defocus and depth multiply
-    away = optics.wavelength / 2 * (k.square().sum(-1)[None] - lower.square().sum(-1))
-    back = optics.wavelength / 2 * (upper.square().sum(-1) - k.square().sum(-1)[None])
-    before = before * _coherence(optics, q, away)
-    after = after * _coherence(optics, q, back)
-    phases = []
-    amplitudes = []
-    for depth in optics.depths:
-        t1 = before * turn_phase(first + 2 * math.pi * depth * away)
-        t2 = after * turn_phase(second + 2 * math.pi * depth * back)
-        phases.append(1j * (t1 - t2))
-        if amplitude:
-            amplitudes.append(-(t1 + t2))
-    return torch.stack([*phases, *amplitudes], -1)
+    along = 2 * q @ k.T
+    square = q.square().sum(-1)[:, None]
+    inside = k.square().sum(-1)[None] + square
+    before = _limit(optics, inside - along, edge)
+    after = _limit(optics, inside + along, edge)
+    if isinstance(optics.focal_spread, Tensor) or optics.focal_spread:
+        # lengths of the excitation errors, per angstrom: what defocus and depth multiply
+        before = before * _blur_focus(optics, optics.wavelength / 2 * (along - square))
+        after = after * _blur_focus(optics, optics.wavelength / 2 * (along + square))
+    if isinstance(optics.source_size, Tensor) or optics.source_size:
+        left = torch.exp(-2 * math.pi**2 * optics.source_size**2 * square)
+        before, after = before * left, after * left
+    first, second = [], []
+    for depth in optics.depths:  # a plane deeper by some length is one more in focus by it
+        there = {**optics.aberrations, "C10": optics.aberrations.get("C10", 0.0) + depth}
+        first.append(-aberration_change(k, -q, optics.wavelength, there))
+        second.append(aberration_change(k, q, optics.wavelength, there))
+    return SideBands(before, after, tuple(first), tuple(second))
 
 
 def turn_phase(angle: Float[Tensor, "*place"], /) -> Complex[Tensor, "*place"]:
@@ -229,22 +272,18 @@ def compute_aperture(
         k: cycles per angstrom (row, column).
         edge: width over which the rim is spread, cycles per angstrom.
     """
-    radius = k.square().sum(-1).clamp_min(1e-30).sqrt()
+    return _limit(optics, k.square().sum(-1), edge)
+
+
+def _limit(optics: LinearOptics, square: Tensor, edge: float) -> Tensor:
+    """The aperture where the square of a frequency is so much."""
     limit = optics.semiangle / optics.wavelength
+    radius = square.clamp_min(1e-30).sqrt()
     if not edge:
-        return (radius <= limit).to(k.dtype)
+        return (radius <= limit).to(square.dtype)
     return ((limit - radius) / edge + 0.5).clamp(0, 1)
 
 
-def _coherence(
-    optics: LinearOptics, q: Float[Tensor, "frequency 2"], away: Float[Tensor, "frequency pixel"]
-) -> Float[Tensor, "frequency #pixel"] | float:
-    """What a source of finite size and a spread of focus leave of a band."""
-    factor: Tensor | float = 1.0
-    if isinstance(optics.source_size, Tensor) or optics.source_size:
-        square = optics.source_size * optics.source_size
-        factor = torch.exp(-2 * math.pi**2 * square * q.square().sum(-1))[:, None]
-    if isinstance(optics.focal_spread, Tensor) or optics.focal_spread:
-        square = optics.focal_spread * optics.focal_spread
-        factor = factor * torch.exp(-2 * math.pi**2 * square * away.square())
-    return factor
+def _blur_focus(optics: LinearOptics, away: Float[Tensor, "frequency pixel"]) -> Tensor:
+    """What a spread of focus leaves of a band."""
+    return torch.exp(-2 * math.pi**2 * optics.focal_spread**2 * away.square())

@@ -11,7 +11,10 @@ The pupil of a probe is ``A(q) exp(-i chi(q))`` with, in Krivanek's notation,
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -21,6 +24,7 @@ from phaseloom.physics.fourier import frequencies, shift_to_centre, to_real
 from phaseloom.units import ELECTRON_REST_ENERGY, electron_wavelength, photon_wavelength
 
 __all__ = [
+    "aberration_change",
     "aberration_phase",
     "aberration_polynomial",
     "aperture",
@@ -159,6 +163,108 @@ def aberration_polynomial(
             if part is not None:
                 chi = chi + part * harmonic * radial
     return chi * (2 * math.pi / wavelength)
+
+
+def aberration_change(
+    k: Float[Tensor, "place 2"],
+    q: Float[Tensor, "move 2"],
+    /,
+    wavelength: float,
+    cartesian: Mapping[str, float | Tensor],
+) -> Float[Tensor, "move place"]:
+    """``chi(k + q) - chi(k)`` in radian for all places and all moves, in cycles per angstrom (y, x).
+
+    ``chi`` is a polynomial, so that of a sum is a sum of products of powers of both: a product of two small
+    matrices, exact, and differentiable in all four.
+
+    Args:
+        k: places.
+        q: moves.
+        wavelength: angstrom.
+        cartesian: coefficients ``C10, C12a, C12b ...``, angstrom.
+
+    Example:
+        >>> k, q = torch.rand(5, 2).double(), torch.rand(3, 2).double()
+        >>> named = {"C10": -50.0, "C12a": 20.0, "C21b": 900.0, "C30": 1e5}
+        >>> moved = k + q[:, None]
+        >>> after, before = (aberration_polynomial(*one.unbind(-1), 0.02, named) for one in (moved, k))
+        >>> bool(torch.allclose(aberration_change(k, q, 0.02, named), after - before))
+        True
+    """
+    names = tuple(name for name in cartesian if _find_orders(name))
+    if not names:
+        return k.new_zeros(len(q), len(k))
+    table = _tabulate_powers(names, k.dtype)
+    values = torch.stack([torch.as_tensor(cartesian[name], dtype=k.dtype) for name in names])
+    monomials = (2 * math.pi / wavelength) * values @ table.monomials
+    shared = monomials[table.index] * table.binomials  # (power of q, power of k)
+    of_k, of_q = (_raise_to_powers(wavelength * one, table.powers) for one in (k, q))
+    return (of_q @ shared) @ of_k.T
+
+
+@dataclass(frozen=True, eq=False)
+class _Powers:
+    """How coefficients of aberrations make a polynomial, and that of a sum.
+
+    Attributes:
+        powers: ``(monomial, 2)``, of y and x.
+        monomials: ``(coefficient, monomial)``.
+        index: ``(monomial of q, monomial of k)``, that of their product.
+        binomials: how often it comes about; 0 where it is of too high an order, or without any q.
+    """
+
+    powers: np.ndarray
+    monomials: Tensor
+    index: Tensor
+    binomials: Tensor
+
+
+def _find_orders(name: str) -> tuple[int, int] | None:
+    """Radial order and symmetry of a cartesian coefficient; ``None``: it is none."""
+    return _POLAR.get(name) or (_POLAR.get(name[:-1]) if name[-1:] in ("a", "b") else None)
+
+
+@lru_cache(maxsize=32)
+def _tabulate_powers(names: tuple[str, ...], dtype: torch.dtype) -> _Powers:
+    """The tables of some coefficients."""
+    orders = [order for name in names if (order := _find_orders(name))]
+    highest = max(n for n, _ in orders) + 1
+    powers = [(i, j) for i in range(highest + 1) for j in range(highest + 1 - i)]
+    number = {power: at for at, power in enumerate(powers)}
+    monomials = np.zeros((len(names), len(powers)))
+    for row, (name, (n, m)) in enumerate(zip(names, orders, strict=True)):
+        for i in range(m + 1):  # (x + i y)^m, real or imaginary part
+            turned = (1j**i).imag if name.endswith("b") else (1j**i).real
+            half = (n + 1 - m) // 2
+            for j in range(half + 1):  # (y^2 + x^2)^half
+                power = (i + 2 * j, m - i + 2 * (half - j))
+                monomials[row, number[power]] += (
+                    round(turned) * math.comb(m, i) * math.comb(half, j) / (n + 1)
+                )
+    index = np.zeros((len(powers), len(powers)), dtype=int)
+    binomials = np.zeros(index.shape)
+    for (r, s), of_q in number.items():
+        for (i, j), of_k in number.items():
+            if r + s and (i + r, j + s) in number:
+                index[of_q, of_k] = number[i + r, j + s]
+                binomials[of_q, of_k] = math.comb(i + r, i) * math.comb(j + s, j)
+    return _Powers(
+        np.array(powers),
+        torch.as_tensor(monomials, dtype=dtype),
+        torch.as_tensor(index),
+        torch.as_tensor(binomials, dtype=dtype),
+    )
+
+
+def _raise_to_powers(angle: Float[Tensor, "place 2"], powers: np.ndarray) -> Float[Tensor, "place monomial"]:
+    """Monomials of angles (y, x)."""
+    one = torch.ones_like(angle)
+    ladder = [one]
+    for _ in range(int(powers.max())):
+        ladder.append(ladder[-1] * angle)
+    steps = torch.stack(ladder)  # (power, place, 2)
+    rows, columns = torch.as_tensor(powers.T)
+    return (steps[rows, :, 0] * steps[columns, :, 1]).T
 
 
 def aperture(

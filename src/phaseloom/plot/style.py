@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,9 +66,29 @@ def save(figure: Figure, path: str | Path, dpi: float = 130) -> None:
         ...     [path.name for path in Path(folder).iterdir()]
         ['empty.png']
     """
-    quick: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if Path(path).suffix == ".png" else {}
+    kind = Path(path).suffix.lstrip(".").lower()
     with whole_buffer(path) as buffer:
-        figure.savefig(buffer, dpi=dpi, format=Path(path).suffix.lstrip(".").lower(), **quick)
+        if kind == "png":
+            _write_png(figure, buffer, dpi)
+        else:
+            figure.savefig(buffer, dpi=dpi, format=kind)
+
+
+def _write_png(figure: Figure, buffer: IO[bytes], dpi: float) -> None:
+    """Draw once, where `Figure.savefig` draws twice: for the layout, and for the picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    own, before = figure.canvas, figure.dpi
+    try:
+        figure.set_dpi(dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    finally:
+        figure.set_dpi(before)
+        figure.set_canvas(own)
+    picture.save(buffer, "png", compress_level=2, dpi=(dpi, dpi))
 
 
 def image(

@@ -1,0 +1,72 @@
+"""The share of changes that an object explains, and its slopes by the implicit solution."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from phaseloom.direct.bright_field import Spectrum
+from phaseloom.direct.explained import compute_explained_share, measure_explained_share
+from phaseloom.direct.transfer import LinearOptics, compute_columns
+
+NAMES = ("C10", "C12a", "C21b", "rotation", "step", "focal_spread", "semiangle", "angle")
+OPTICS = LinearOptics(
+    0.02,
+    0.012,
+    {"C10": -300.0, "C12a": 60.0, "C21b": 4e4},
+    orientation=4,
+    rotation=0.3,
+    step=1.03,
+    focal_spread=20.0,
+    source_size=0.15,
+)
+
+
+@pytest.fixture
+def spectrum() -> Spectrum:
+    random = torch.Generator().manual_seed(3)
+    place = torch.rand(60, 2, generator=random, dtype=torch.float64) * 0.8 - 0.4
+    frequency = torch.rand(25, 2, generator=random, dtype=torch.float64) * 0.6
+    counts = 1 + torch.rand(60, generator=random, dtype=torch.float64)
+    waves = compute_columns(OPTICS, place, frequency, edge=0.05)
+    objects = torch.randn(25, 2, generator=random, dtype=torch.complex128)
+    noise = torch.randn(25, 60, generator=random, dtype=torch.complex128)
+    return Spectrum((waves @ objects[..., None])[..., 0] + noise, frequency, place, counts, 0.05)
+
+
+def place_numbers(values: torch.Tensor) -> LinearOptics:
+    numbers = dict(zip(NAMES, values, strict=True))
+    coefficients = {name: numbers.pop(name) for name in NAMES if name in OPTICS.aberrations}
+    return replace(OPTICS, aberrations=coefficients, **numbers)
+
+
+@pytest.mark.parametrize("amplitude", [False, True])
+def test_slopes_are_those_of_finite_differences(spectrum, amplitude):
+    start = torch.tensor([-290.0, 70.0, 5e4, 0.33, 1.02, 25.0, 0.0121, 1.01], dtype=torch.float64)
+    scale = torch.tensor([10.0, 10.0, 1e4, 0.05, 0.02, 5.0, 1e-4, 0.01], dtype=torch.float64)
+
+    def share(moves: torch.Tensor) -> torch.Tensor:
+        return measure_explained_share(spectrum, place_numbers(start + scale * moves), amplitude=amplitude)
+
+    moves = torch.zeros(len(NAMES), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(share(moves), moves)
+    step = 1e-5 * torch.eye(len(NAMES), dtype=torch.float64)
+    wanted = torch.stack([(share(one) - share(-one)) / 2e-5 for one in step])
+    assert slope.abs().min() > 1e-6
+    assert torch.allclose(slope, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("amplitude", [False, True])
+def test_both_ways_explain_the_same(spectrum, amplitude):
+    shares = [
+        compute_explained_share(spectrum, OPTICS, amplitude=amplitude),
+        measure_explained_share(spectrum, OPTICS, amplitude=amplitude).item(),
+    ]
+    assert math.isclose(*shares, rel_tol=1e-12)
+    assert 0 < shares[0] < 1
+
+
+def test_an_object_with_depth_is_refused(spectrum):
+    with pytest.raises(ValueError, match="one plane"):
+        measure_explained_share(spectrum, replace(OPTICS, depths=(0.0, 10.0)))
