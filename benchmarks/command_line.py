@@ -42,7 +42,7 @@ def write_files(folder):
     np.savez(path, **{name: value for name, value in case.items() if name not in ours.HIDDEN})
     tree = ours.tree(path, case, {"off": 0.0, "epochs": 20, "seed": 0})
     (folder / "told.yaml").write_text(yaml.safe_dump(tree))
-    (folder / "auto.yaml").write_text(yaml.safe_dump(tree | {"start": "auto"}))
+    (folder / "auto.yaml").write_text(yaml.safe_dump(tree | {"start": "sweep"}))
     return path
 
 
@@ -53,14 +53,14 @@ def main():
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     program = [sys.executable, "-m", "phaseloom"]
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryDirectory() as place:
+        folder = Path(place)
         path = write_files(folder)
         commands = {
             "import torch": [sys.executable, "-c", "import torch"],
-            "look": [*program, "look", str(path)],
+            "look": [*program, "look", str(path), "--set", "read.npz.positions=pos_nominal_px"],
             "reconstruct, told optics": [*program, "reconstruct", "told.yaml", "--out", "{}"],
-            "reconstruct, automatic start": [*program, "reconstruct", "auto.yaml", "--out", "{}"],
+            "reconstruct, start: sweep": [*program, "reconstruct", "auto.yaml", "--out", "{}"],
         }
         seconds = {name: [] for name in commands}
         for turn in range(asked.rounds + 1):

@@ -22,6 +22,8 @@ from phaseloom.physics.fourier import (
 )
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.physics.optics import (
+    aberration_change,
+    aberration_polynomial,
     coefficients,
     electron_wavelength,
     interaction,
@@ -509,3 +511,12 @@ class TestAnalytic:
         flat = torch.ones(1, 1, 5, 32, dtype=torch.complex128) / math.sqrt(160)
         orders = intensity(far_field(multislice(flat, grating, None)))[0, 0, [0, 3, 6, 9]]
         np.testing.assert_allclose(orders.numpy(), special.jv(range(4), 0.8) ** 2, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["C10", "C12b", "C21a", "C23b", "C30", "C34a", "C45b", "C50", "C56a"])
+def test_the_change_of_an_aberration_is_that_between_two_places(name):
+    k, q = torch.rand(2, 7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
+    value = {name: 10 / 0.02 ** int(name[1])}
+    after, before = (aberration_polynomial(*one.unbind(-1), 0.02, value) for one in (k + q[:, None], k))
+    assert float((after - before).abs().max()) > 0.1
+    assert torch.allclose(aberration_change(k, q, 0.02, value), after - before, rtol=1e-9, atol=1e-9)
