@@ -35,8 +35,8 @@ class Case:
         defocus_start: how far programs start off focus.
         jitter: of positions, rms along each axis in pixels.
         peak: largest phase of an atom, radian.
-        specimen: ``atoms`` (a jittered lattice of its own in each slice) or ``crystal`` (columns of
-            two kinds with vacancies).
+        specimen: ``atoms`` (a jittered lattice of its own in each slice), ``crystal`` (columns of
+            two kinds with vacancies) or ``absorber`` (atoms of which each radian loses half the amplitude).
         dose: electrons in a pattern.
     """
 
@@ -68,8 +68,17 @@ CASES = {
         **{"dx": 0.20, "step": 0.80, "C10": 100.0, "dz": 20.0, "defocus_start": 30.0, "kv": 200.0},
         **{"semiangle": 20.0, "jitter": 0.0, "peak": 0.28, "specimen": "crystal", "dose": 1e4},
     ),
+    "S96": Case((24, 24), 96, 1, 1, dx=0.20, step=0.50, C10=-100.0, dz=0.0, peak=0.8),
+    "S192": Case((24, 24), 192, 1, 1, dx=0.20, step=0.50, C10=-100.0, dz=0.0, peak=0.8),
+    "S58": Case((24, 24), 64, 1, 1, dx=0.20, step=2.10, C10=-100.0, dz=0.0, peak=0.8),
+    "S37": Case((24, 24), 64, 1, 1, dx=0.20, step=3.15, C10=-100.0, dz=0.0, peak=0.8),
+    "absorber": Case(
+        (24, 24), 64, 1, 1, dx=0.20, step=0.50, C10=-100.0, dz=0.0, peak=0.8, specimen="absorber"
+    ),
 }
-"""``thick`` has positions known exactly; in all others the raster is jittered and starts nominal."""
+"""``thick`` has positions known exactly; in all others the raster is jittered and starts nominal. ``S96`` and
+``S192`` are S with wider detectors, ``S58`` and ``S37`` with steps that leave 58 and 37 % of the diameter of the
+beam (5 angstrom) as overlap."""
 
 
 def wavelength(kv):
@@ -124,7 +133,7 @@ def flight(pixels, dx, kv, dz):
 def expected(phase, probe, positions, transfer):
     """Expected patterns ``(position, ky, kx)`` for a probe of power 1 and one electron.
 
-    Arguments: ``phase (slice, y, x)`` in radian, ``probe (mode, y, x)``, ``positions`` in pixels and
+    Arguments: ``phase (slice, y, x)`` in radian, whose imaginary part is a loss, ``probe (mode, y, x)``, ``positions`` in pixels and
     the transfer function between slices.
     """
     n = probe.shape[-1]
@@ -188,7 +197,12 @@ def crystal(case, shape, rng):
     return out
 
 
-SPECIMENS = {"atoms": atoms, "crystal": crystal}
+def absorber(case, shape, rng):
+    """Atoms that leave half of the amplitude where they turn the phase by a radian."""
+    return atoms(case, shape, rng) * (1 + 1j * np.log(2))
+
+
+SPECIMENS = {"atoms": atoms, "crystal": crystal, "absorber": absorber}
 
 
 def raster(case):
@@ -210,7 +224,7 @@ def made(case, *, object_seed=0, noise_seed=0):
     transfer = flight(case.pixels, case.dx, case.kv, case.dz)
     clean = expected(phase, probe, positions, transfer) * np.float32(case.dose)
     return {
-        "obj_phase": phase.astype(np.float32),
+        "obj_phase": phase.real.astype(np.float32),
         "probe": probe.astype(np.complex64),
         "pos_px": positions,
         "pos_nominal_px": nominal,

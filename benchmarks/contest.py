@@ -63,10 +63,12 @@ RACES = {
         "still": ["positions"],
     },
 }
+LIKE_S = ("S96", "S192", "S58", "S37", "absorber")
+RACES |= {name: RACES["S"] | {"case": name, "settings": "S"} for name in LIKE_S}
 """Settled before any test object is drawn. ``measure`` is what the marks are of: ``error`` (relative),
 ``scaled`` (after the best contrast factor) or ``rmse`` (radian); ``target`` is the mark that a sweep wants
 reached soonest (None: only how low it comes counts); ``still`` names what is known and does
-not move."""
+not move; ``settings`` is the race whose frozen settings are taken."""
 
 PROGRAMS = {
     "ptyrad": {

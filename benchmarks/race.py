@@ -196,7 +196,7 @@ def run(given):
             }
             case = cases.written(given.into, race["case"], dose=race["dose"], **seeds)
             for program in given.programs:
-                known = {} if program == "ours" else frozen.get(name, {}).get(program)
+                known = {} if program == "ours" else frozen.get(race.get("settings", name), {}).get(program)
                 settings = None if known is None else known | common(race)
                 found = settings and course(program, case, settings, given.environments)
                 if found:
