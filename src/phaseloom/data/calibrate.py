@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,15 @@ def fit_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
     """
     mean = np.asarray(mean, np.float64)
     good = np.isfinite(mean) & (True if mask is None else mask)
-    start = _first_guess(np.where(good, mean, 0.0), good)
+    return _fit_trusted(mean.shape, np.where(good, mean, 0.0).tobytes(), good.tobytes())
+
+
+@lru_cache(maxsize=16)
+def _fit_trusted(shape: tuple[int, ...], values: bytes, trusted: bytes) -> Disk:
+    """`fit_disk` of the bytes of its arrays: a calibration asks for the same disk many times."""
+    mean = np.frombuffer(values, np.float64).reshape(shape)
+    good = np.frombuffer(trusted, bool).reshape(shape)
+    start = _first_guess(mean, good)
     rim = _Rim.of(mean, good, start)
     best = rim.fit(start)
     rim = _Rim.of(mean, good, best)

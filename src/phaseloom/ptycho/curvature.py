@@ -401,8 +401,9 @@ class Curvature:
         rules[model.detector.root] = _uniform_step(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
         flight_trust = _estimate_trust(history, FLIGHT_HALF_TRUST)
-        few = [p for p in self._list_numbers() if p.requires_grad]
-        rules |= {p: self._make_number_rule(p, flight_trust if p in flight else trust) for p in few}
+        trusts = {p: flight_trust if p in flight else trust for p in self._list_numbers() if p.requires_grad}
+        still = self._expect_amplitudes() if any(trusts.values()) else None
+        rules |= {p: self._make_number_rule(p, trust, still) for p, trust in trusts.items()}
         return rules
 
     def _measure_loss(self) -> float:
@@ -549,39 +550,39 @@ class Curvature:
         names = ("tilts", "descan", "heights", "opr_weights")
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
-    def _make_number_rule(self, parameter: nn.Parameter, trust: float) -> NewtonStep:
-        """From differences of the patterns over small steps."""
-        if not trust:
-            return NewtonStep(_no_step, momentum=False)
+    def _expect_amplitudes(self) -> Float[Tensor, "some y x"]:
+        """Roots of the expected counts of some patterns."""
         model = self.model
-        each = parameter in self._list_pattern_numbers()
         many = len(model.scan.start)
         some = torch.linspace(
             0, many - 1, min(many, PATTERNS_FOR_DIFFERENCES), device=model.scan.start.device
         ).long()
+        seen = torch.cat([model(part) for part in some.split(self.likelihood.best_piece_size)])
+        return seen.clamp(min=0).sqrt() * model.detector.mask
+
+    def _make_number_rule(self, parameter: nn.Parameter, trust: float, still: Tensor | None) -> NewtonStep:
+        """From differences of the patterns over small steps."""
+        if not trust or still is None:
+            return NewtonStep(_no_step, momentum=False)
+        each = parameter in self._list_pattern_numbers()
+        many = len(self.model.scan.start)
         values = parameter.view(many, -1) if each else parameter.view(-1)
         columns = [(slice(None), axis) for axis in range(values.shape[-1])]
         places: list[Any] = columns if each else list(range(parameter.numel()))
         slopes = []
-        still = _expected_amplitudes(model, some)
         for place in places:
             kept = values[place].clone()
             values[place] = kept + DIFFERENCE_STEP
-            slopes.append((_expected_amplitudes(model, some) - still).flatten() / DIFFERENCE_STEP)
+            slopes.append((self._expect_amplitudes() - still).flatten() / DIFFERENCE_STEP)
             values[place] = kept
         slope = torch.stack(slopes)
-        bend = self.scale * (slope @ slope.T) / len(some)
+        bend = self.scale * (slope @ slope.T) / len(still)
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
             return NewtonStep(_no_step, momentum=False)
         # a little of the mean keeps combinations that no pattern feels from long steps
         bend = bend + 1e-3 * mean * torch.eye(len(bend), device=bend.device, dtype=bend.dtype)
         return _coupled_step(bend, trust, patterns=each)
-
-
-def _expected_amplitudes(model: Ptychography, some: Tensor) -> Tensor:
-    seen = torch.cat([model(part) for part in some.split(16)])
-    return seen.clamp(min=0).sqrt() * model.detector.mask
 
 
 def _object_step(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float) -> NewtonStep:
