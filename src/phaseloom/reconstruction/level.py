@@ -19,7 +19,13 @@ from phaseloom.fitting.schedule import Every, Shape, evaluate_shape
 from phaseloom.fitting.updates import Batches
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.ptycho import batches, multigrid
-from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
+from phaseloom.ptycho.curvature import (
+    UPDATES_TO_FOLLOW_POSITIONS,
+    Curvature,
+    count_crossings,
+    incident_waves,
+    sum_illumination,
+)
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
@@ -31,7 +37,7 @@ from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
 
 __all__ = ["Level", "build_levels", "fit_level", "last_epochs", "make_batches", "set_batch_size"]
-__all__ += ["split_patterns"]
+__all__ += ["MIN_PATTERNS_ON_PLACE", "count_patterns_on_place", "split_patterns"]
 
 COARSE_EPOCHS = 0.6
 """Share of the epochs that is done on coarser grids, where there are any."""
@@ -71,6 +77,14 @@ few epochs and patterns, need their steps."""
 
 MIN_PATTERNS_FOR_HOLDOUT = 20
 """Patterns of a scan below which none is held out."""
+
+MIN_PATTERNS_ON_PLACE = 1.5
+"""Patterns that see a place of the object (`count_patterns_on_place`) below which none is held out.
+
+No other tells then what one saw, and its loss rises while the object gets better, so that steps were undone
+and the run ended early. Of a defocused probe with 44 and 37 % linear overlap the count is 1.25 and 1.16, and
+errors were 0.85 in place of 0.09 and 0.15; with 50 and 58 % it is 1.36 and 1.6, and holding out cost nothing.
+"""
 
 OWN_OF_PATTERNS = ("positions", "heights", "weights", "descan", "opr_weights")
 """Parts with a value for each pattern, which held-out patterns fit for themselves."""
@@ -267,6 +281,19 @@ def split_patterns(count: int, share: float, seed: int, /) -> tuple[np.ndarray, 
     number = round(count * share) if count >= MIN_PATTERNS_FOR_HOLDOUT else 0
     holdout = np.random.default_rng((seed, 7)).choice(count, number, replace=False)
     return np.setdiff1d(np.arange(count), holdout), np.sort(holdout)
+
+
+@torch.no_grad()
+def count_patterns_on_place(model: Ptychography, /) -> float:
+    """How many patterns see a place of the object: the mean over places, weighted by their light.
+
+    The square of all patterns' light over the sum of their squares, each summed over places: 1 where beams do
+    not overlap.
+    """
+    waves = incident_waves(model)
+    together = sum_illumination(model, waves)[0].square().sum()
+    alone = sum(len(members) * wave[0].abs().square().sum(0).square().sum() for wave, members in waves)
+    return float(together / alone)
 
 
 def make_batches(recipe: Reconstruct, level: Level, index: np.ndarray, /) -> Batches:

@@ -40,9 +40,11 @@ from phaseloom.reconstruction.evidence import Evidence
 from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.level import (
     EPOCHS_BETWEEN_MISFITS,
+    MIN_PATTERNS_ON_PLACE,
     RATES_AFTER_COARSER,
     Level,
     build_levels,
+    count_patterns_on_place,
     fit_level,
     is_explained,
     is_misfit_due,
@@ -183,6 +185,7 @@ class Job:
         self._evidence: tuple[int, Evidence] | None = None
         self.level = self._build_finest(recipe, scan)
         self.levels = [self.level]
+        recipe = _settle_holdout(recipe, self.model)
         self.recorded = recipe.model_copy(update={"batch": set_batch_size(recipe, self.level)})
         self.recipe = self.recorded
         self.initial = advice.InitialProbe.of(self.model)
@@ -603,6 +606,18 @@ def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
     job.wants_evidence = False  # nobody reads its verdict
     deque(job, maxlen=0)
     return job
+
+
+def _settle_holdout(recipe: Reconstruct, model: Ptychography) -> Reconstruct:
+    """Hold no pattern out, unless the recipe asks for it, where too few others see what one saw."""
+    if not recipe.holdout or "holdout" in recipe.model_fields_set:
+        return recipe
+    if count_patterns_on_place(model) >= MIN_PATTERNS_ON_PLACE:
+        return recipe
+    log.warning(
+        "beams overlap so little that no pattern is held out to judge the run (holdout: 0.05 does so)"
+    )
+    return recipe.model_copy(update={"holdout": 0.0})
 
 
 def _check_same_data(recipe: Reconstruct, scan: Scan4D) -> None:

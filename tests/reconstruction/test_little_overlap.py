@@ -1,0 +1,51 @@
+"""Scans whose beams hardly overlap: no pattern can be judged by the others."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks import cases, ours
+from benchmarks.score import score
+from phaseloom.reconstruction.level import MIN_PATTERNS_ON_PLACE, count_patterns_on_place
+from phaseloom.reconstruction.protocol import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+
+
+def make_job(folder, *, step: float, scan: tuple[int, int], dose: float = 1e6, **settings):
+    """A job on a scan of `benchmarks.cases`, which has nothing of ours, and the truth."""
+    case = cases.made(replace(cases.CASES["S37"], step=step, scan=scan, dose=dose), object_seed=11)
+    path = folder / f"step-{step}.npz"
+    np.savez(path, **{name: value for name, value in case.items() if name not in ours.HIDDEN})
+    chosen = {"off": 40.0, "epochs": 40, "seed": 0, "tree": settings}
+    return Job.begin(Reconstruct.of(ours.tree(path, case, chosen))), case
+
+
+@pytest.mark.parametrize(("step", "is_held_out"), [(0.5, True), (2.1, True), (3.15, False), (8.0, False)])
+def test_patterns_are_held_out_where_others_see_the_same(tmp_path, step, is_held_out, caplog):
+    job, _ = make_job(tmp_path, step=step, scan=(6, 6))
+    assert (len(job.holdout) > 0) == is_held_out
+    assert (count_patterns_on_place(job.model) > MIN_PATTERNS_ON_PLACE) == is_held_out
+    assert ("overlap so little" in caplog.text) != is_held_out
+    assert (job.recorded.holdout > 0) == is_held_out  # a run that repeats or resumes it does the same
+
+
+def test_what_the_recipe_says_of_patterns_held_out_is_done(tmp_path):
+    job, _ = make_job(tmp_path, step=3.15, scan=(6, 6), holdout=0.1)
+    assert len(job.holdout) == 4
+
+
+def test_beams_apart_are_alone_and_many_on_one_place_are_many(tmp_path):
+    apart, _ = make_job(tmp_path, step=20.0, scan=(3, 3))
+    assert count_patterns_on_place(apart.model) == pytest.approx(1, abs=0.02)
+    close, _ = make_job(tmp_path, step=0.01, scan=(3, 3))
+    assert count_patterns_on_place(close.model) == pytest.approx(9, rel=0.05)
+
+
+@pytest.mark.medium
+def test_an_object_is_found_with_44_percent_overlap(tmp_path):
+    job, case = make_job(tmp_path, step=2.8, scan=(12, 12))
+    for _ in job:
+        pass
+    phase, places = ours.state(job, float(case["dx"]))
+    assert score(phase, places, case["obj_phase"], case["pos_px"])["error"] < 0.2
