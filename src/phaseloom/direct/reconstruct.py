@@ -98,6 +98,8 @@ class DirectReconstruction:
         deflection: ``(pattern, 2)`` of the centre of mass, radian (row, column) in the frame of the stated
             positions, without descan; only of ``dpc``.
         notes: sentences on what was decided how.
+        is_folded: whether the raster is too wide for the details of the object, so that neither optics nor
+            image are determined (`describe_folding`).
     """
 
     image: DirectImage
@@ -109,6 +111,7 @@ class DirectReconstruction:
     correlation: RingCorrelation | None
     deflection: Float[np.ndarray, "pattern 2"] | None
     notes: tuple[str, ...]
+    is_folded: bool = False
 
     def lines(self) -> list[str]:
         """What was found, a line each."""
@@ -257,7 +260,7 @@ def reconstruct_scan(
         halves=True,
     )
     image = make(optics, spectrum)
-    folded = describe_folding(spectrum, optics) if fitted is not None else None
+    folded = describe_folding(spectrum, optics)
     if fitted is not None and folded is not None:
         fitted = replace(fitted, errors={})  # they are of a model that does not hold
         notes.append(folded)
@@ -280,6 +283,7 @@ def reconstruct_scan(
         correlation=_correlate_halves(grid, optics, image),
         deflection=None if deflection is None else _turn_deflections(optics, deflection),
         notes=tuple(notes),
+        is_folded=folded is not None,
     )
 
 

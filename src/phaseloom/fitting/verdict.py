@@ -518,7 +518,8 @@ def _judge_residual(run: FitRecord) -> Judgement:
     elif max(level, unseen or 0.0) > LEVEL_TO_IMPROVE:
         doubt = "; phaseloom improve looks for what the model lacks"
     elif 0 < level < 0.9 and not unseen:
-        doubt = "; noise is described too, and no pattern was held out to detect overfitting"
+        why = "so noise is described too, and no pattern was held out to tell the object from it"
+        return Judgement(Verdict.DOUBTFUL, f"doubtful: what is left is {run.describe_residual()}, {why}")
     return Judgement(Verdict.CONVERGED, f"converged: what is left is {run.describe_residual()}{also}{doubt}")
 
 

@@ -197,10 +197,18 @@ def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: D
         stated=stated,
         defocus=None if fit is None or stated is None else optics.defocus - stated,
         agreement=_correlate(model, image),
-        gain=math.inf if fit is None else fit.gain * fit.is_clear,
+        gain=_measure_gain(image),
         depth_of_focus=depth,
         contradicts_step=fit is not None and fit.is_step_free,
     )
+
+
+def _measure_gain(image: DirectResult) -> float:
+    """How clearly an image knows its optics: infinite for optics given, 0 where they are not determined."""
+    fit = image.found.fit
+    if image.found.is_folded:
+        return 0.0
+    return math.inf if fit is None else fit.gain * fit.is_clear
 
 
 def doubt_positions(scan: Scan4D, /) -> tuple[Doubt, ...]:
