@@ -66,7 +66,7 @@ def has_numba() -> bool:
         import numba
     except ImportError:
         return False
-    return not numba.config.DISABLE_JIT
+    return not getattr(numba.config, "DISABLE_JIT", False)
 
 
 def compile_kernel(kernel: Callable[..., Any], **options: Any) -> Callable[..., Any]:
