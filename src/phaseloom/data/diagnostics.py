@@ -57,8 +57,8 @@ MIN_BACKGROUND_TO_WARN = 0.02
 MAX_PART_WITHOUT_WARNING = 0.7
 MAX_PART_OF_WINDOW = 0.9
 """Diameter of the beam over the window. From patterns simulated with three times the window, and with the
-true probe, the phase of a thin object had an error of 0.13 at 0.3, 0.15 at 0.5, 0.18 at 0.7, 0.22 at 0.9, 0.26
-at 1.0 and 0.34 at 1.15."""
+true probe, the phase of a thin object had an error of 0.13 at 0.3 of the window, 0.15 at 0.5, 0.18 at 0.7,
+0.22 at 0.9, 0.26 at 1.0 and 0.34 at 1.15."""
 
 NEIGHBOURS_ASKED = 8
 """Of a place, among which the nearest other one is looked for first."""
