@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.testbed.specimens import CENTRINGS, CRYSTALS, interaction_parameter, project_potential
-from phaseloom.data.diagnostics import MIN_BACKGROUND, MIN_ERRORS_OF_BACKGROUND, find_constant_level
+from phaseloom.data.diagnostics import find_constant_level
 
 WAVELENGTH, KILOVOLTS, SEMIANGLE, REACH = 0.025079, 200.0, 0.02, 0.085
 CONFIGURATIONS, DISPLACEMENT, SIDE, PATTERNS = 2, 0.085, 4, 500
@@ -98,8 +98,7 @@ def judge(mean, angle, rng):
                 counts = rng.poisson(expected * PATTERNS) / PATTERNS
                 found = find_constant_level(counts, np.ones(part.shape, bool), patterns=PATTERNS)
                 least, error = found.least * part.size / dose, found.error * part.size / dose
-                seen = bool(least > MIN_BACKGROUND and least > MIN_ERRORS_OF_BACKGROUND * error)
-                numbers = {"least": round(least, 5), "error": round(error, 5), "seen": seen}
+                numbers = {"least": round(least, 5), "error": round(error, 5), "seen": bool(found.is_clear)}
                 yield {"ratio": ratio, "dose": dose, "share": share, **numbers}
 
 
