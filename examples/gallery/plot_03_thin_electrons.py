@@ -11,7 +11,6 @@ The simplest electron experiment: one slice, a defocused probe of known semiangl
 # each pattern of 48 x 48 pixels.
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 import phaseloom as pl
 
@@ -39,16 +38,13 @@ print(result.verdict)
 # %%
 # Beside the truth
 # ----------------
-# ``result.window`` is the field that the beam's centre crossed. A constant and a ramp of the phase cannot
-# be measured: `phase_error` removes both.
+# The field that the beam's centre crossed is compared. A constant and a ramp of the phase cannot be
+# measured: `compare_with_truth` removes both for the error.
 
-rows, columns = result.window
-top, left = np.round(np.array(result.origin) / pixel).astype(int)
-known = truth.sum(0)[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-found = result.phase[rows, columns]
+compared = pl.reconstruction.compare.compare_with_truth(result, truth)
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
-for panel, image, title in zip(axes, (found, known), ("found", "truth"), strict=True):
+for panel, image, title in zip(axes, (compared.found, compared.truth), ("found", "truth"), strict=True):
     drawn = panel.imshow(image - image.mean(), cmap="gray", vmin=-0.2, vmax=0.3)
     panel.set_title(title)
     panel.set_axis_off()
@@ -56,7 +52,7 @@ figure.colorbar(drawn, ax=axes, label="phase, rad")
 
 # %%
 
-error = pl.metrics.phase.phase_error(found, known)
+error = compared.error
 print(f"error {error.nrmse:.3f} of the contrast, correlation {error.pearson:.3f}")
 assert error.nrmse < 0.15
 assert error.pearson > 0.98

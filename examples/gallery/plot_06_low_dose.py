@@ -9,7 +9,6 @@ The same scan with 3e4, 3e3 and 3e2 electrons in each pattern, and what the numb
 # ----------------------
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 import phaseloom as pl
 
@@ -40,12 +39,10 @@ results = {dose: pl.reconstruct(recipe, scan=part) for dose, part in scans.items
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
 errors = {}
 for panel, (dose, result) in zip(axes, results.items(), strict=True):
-    rows, columns = result.window
-    top, left = np.round(np.array(result.origin) / pixel).astype(int)
-    known = truth.sum(0)[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-    errors[dose] = pl.metrics.phase.phase_error(result.phase[rows, columns], known)
+    compared = pl.reconstruction.compare.compare_with_truth(result, truth)
+    errors[dose] = compared.error
     print(f"{dose:.0e} electrons: correlation {errors[dose].pearson:.3f}; {result.uncertainty}")
-    panel.imshow(result.phase[rows, columns], cmap="gray")
+    panel.imshow(compared.found, cmap="gray")
     panel.set_title(f"{dose:.0e} electrons: {errors[dose].pearson:.2f}")
     panel.set_axis_off()
 

@@ -76,11 +76,8 @@ for panel, (name, result) in zip(axes, results.items(), strict=True):
 # With the tilt the image is that of the truth.
 
 result = results["tilted"]
-origin = np.array(model.object.canvas.origin)
-top, left = np.round((np.array(result.origin) - origin) / PIXEL).astype(int)
-rows, columns = result.window
-known = 0.4 * blots.numpy()[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-error = pl.metrics.phase.phase_error(result.phase[rows, columns], known)
+origin = model.object.canvas.origin
+error = pl.reconstruction.compare.compare_with_truth(result, 0.4 * blots.numpy(), origin=origin).error
 print(f"correlation with the truth {error.pearson:.3f}")
 losses = {name: one.history[-1]["loss"] for name, one in results.items()}
 assert losses["tilted"] < 0.8 * losses["flat"]

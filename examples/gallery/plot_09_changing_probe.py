@@ -83,10 +83,7 @@ axes[2].legend()
 
 
 def correlation(result: pl.Result) -> float:
-    rows, columns = result.window
-    top, left = np.round(np.array(result.origin) / pixel).astype(int)
-    known = truth.sum(0)[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-    return pl.metrics.phase.phase_error(result.phase[rows, columns], known).pearson
+    return pl.reconstruction.compare.compare_with_truth(result, truth).error.pearson
 
 
 found = {name: correlation(result) for name, result in results.items()}

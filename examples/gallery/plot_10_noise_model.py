@@ -58,11 +58,9 @@ for noise in ("gaussian", "amplitude", "robust"):
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
 errors = {}
 for panel, (name, result) in zip(axes, results.items(), strict=True):
-    rows, columns = result.window
-    top, left = np.round(np.array(result.origin) / pixel).astype(int)
-    known = truth.sum(0)[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-    errors[name] = pl.metrics.phase.phase_error(result.phase[rows, columns], known).nrmse
-    panel.imshow(result.phase[rows, columns], cmap="gray", vmin=-0.2, vmax=0.3)
+    compared = pl.reconstruction.compare.compare_with_truth(result, truth)
+    errors[name] = compared.error.nrmse
+    panel.imshow(compared.found, cmap="gray", vmin=-0.2, vmax=0.3)
     panel.set_title(f"{name}: error {errors[name]:.2f}")
     panel.set_axis_off()
 

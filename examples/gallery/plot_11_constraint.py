@@ -10,7 +10,6 @@ phase, and keeps the atoms of few electrons and nothing else.
 # -----------------------
 
 import matplotlib.pyplot as plt
-import numpy as np
 from torch import Tensor
 
 import phaseloom as pl
@@ -49,11 +48,9 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
 errors = {}
 for panel, (name, projections) in zip(axes, lists.items(), strict=True):
     result = pl.reconstruct(pl.Reconstruct.of({**common, "projections": projections}), scan=scan)
-    rows, columns = result.window
-    top, left = np.round(np.array(result.origin) / pixel).astype(int)
-    known = truth.sum(0)[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-    errors[name] = pl.metrics.phase.phase_error(result.phase[rows, columns], known)
-    panel.imshow(result.phase[rows, columns], cmap="gray", vmin=-0.2, vmax=0.4)
+    compared = pl.reconstruction.compare.compare_with_truth(result, truth)
+    errors[name] = compared.error
+    panel.imshow(compared.found, cmap="gray", vmin=-0.2, vmax=0.4)
     panel.set_title(f"{name}: correlation {errors[name].pearson:.3f}")
     panel.set_axis_off()
 

@@ -47,12 +47,10 @@ print(result.uncertainty)
 # The true error is smoothed over some pixels to be read as a map.
 
 
-rows, columns = result.window
-top, left = np.round(np.array(result.origin) / pixel).astype(int)
-known = truth.sum(0)[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-found = result.phase[rows, columns]
-error = pl.metrics.phase.remove_ramp(found - known)
-sigma = result.uncertainty.sigma[0][rows, columns]
+compared = pl.reconstruction.compare.compare_with_truth(result, truth)
+found = compared.found
+error = pl.metrics.phase.remove_ramp(found - compared.truth)
+sigma = result.uncertainty.sigma[0][result.window]
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
 maps = {"phase": found, "standard deviation": sigma, "true error": np.sqrt(gaussian_filter(error**2, 4))}

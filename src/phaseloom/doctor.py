@@ -33,7 +33,21 @@ VARIABLES = (
 )
 """Variables of the environment that change what a run does or how fast it is."""
 
-COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RANK", "WORLD_SIZE")
+LEAST_OF_COUNT = {
+    "OMP_NUM_THREADS": 1,
+    "MKL_NUM_THREADS": 1,
+    "NUMBA_NUM_THREADS": 1,
+    "WORLD_SIZE": 1,
+    "RANK": 0,
+}
+"""The smallest whole number that a variable may be."""
+
+COUNTS_THAT_STOP = ("NUMBA_NUM_THREADS", "RANK", "WORLD_SIZE")
+"""Those that end a run if they are wrong; of the others the default takes the place."""
+
+FILE_LOCKING = ("TRUE", "1", "FALSE", "0", "BEST_EFFORT")
+"""What HDF5 knows, in capitals; anything else counts as not set."""
+
 CACHE_FOLDERS = ("NUMBA_CACHE_DIR", "MPLCONFIGDIR")
 
 MIN_FREE_SPACE = 200_000_000
@@ -256,7 +270,8 @@ def _try_imports(modules: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Modules that cannot be imported, and why; one that ends the process does not hide the others."""
     left = list(modules)
     while left:
-        told = dict(_run(IMPORTS, *left)[0])
+        # a bad backend is told by the figures, and is no fault of the package
+        told = dict(_run(IMPORTS, *left, without=("MPLBACKEND",))[0])
         reached = [name for name in left if name in told]
         yield from ((name, " ".join(told[name].split())[:160]) for name in reached if told[name])
         if not reached:
@@ -264,12 +279,19 @@ def _try_imports(modules: Sequence[str]) -> Iterator[tuple[str, str]]:
         left = left[max(1, len(reached)) :]
 
 
-def _run(code: str, *arguments: str) -> tuple[list[Any], str]:
-    """The values that a process of its own printed as JSON, one a line, and the end of what else it said."""
+def _run(code: str, *arguments: str, without: Sequence[str] = ()) -> tuple[list[Any], str]:
+    """The values that a process of its own printed as JSON, one a line, and the end of what else it said.
+
+    Args:
+        code: of the process.
+        arguments: of the process.
+        without: variables of the environment that it does not get.
+    """
     command = [sys.executable, "-P", "-c", code, *arguments]
+    known = {name: value for name, value in os.environ.items() if name not in without}
     try:
         done = subprocess.run(  # noqa: PLW1510 - a failure is what it looks for
-            command, capture_output=True, text=True, timeout=LONGEST_PROBE, errors="replace"
+            command, capture_output=True, text=True, timeout=LONGEST_PROBE, errors="replace", env=known
         )
         out, err = done.stdout, done.stderr
     except subprocess.TimeoutExpired as problem:
@@ -326,17 +348,22 @@ def _count_cores() -> int:
 def _examine_environment(_: Path, said: list[str]) -> Iterator[Problem]:
     """Variables that are set, and those whose values are not plausible."""
     said += [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
-    for name in COUNTS:
+    for name, least in LEAST_OF_COUNT.items():
         value = os.environ.get(name, "1")
-        if not value.replace(",", "").isdigit():
-            is_fatal = name in ("RANK", "WORLD_SIZE")
-            yield Problem(f"{name}: {value!r} is not a number: unset {name}", is_fatal)
+        levels = value.split(",") if name == "OMP_NUM_THREADS" else [value]  # of nested teams
+        if not all(re.fullmatch(r"\s*\+?\d+\s*", one) and int(one) >= least for one in levels):
+            stops = name in COUNTS_THAT_STOP
+            yield Problem(f"{name}: {value!r} is not a whole number of {least} or more: unset {name}", stops)
+    locking = os.environ.get("HDF5_USE_FILE_LOCKING", "TRUE")
+    if locking not in FILE_LOCKING:
+        fix = "write TRUE, FALSE or BEST_EFFORT"
+        yield Problem(f"HDF5_USE_FILE_LOCKING: HDF5 ignores {locking!r}: {fix}")
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads) > _count_cores():
         fix = f"set OMP_NUM_THREADS to at most {_count_cores()}"
         yield Problem(f"OMP_NUM_THREADS: {threads} threads share {_count_cores()} cores: {fix}")
     processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1" and "MASTER_ADDR" not in os.environ:
+    if processes.isdigit() and int(processes) > 1 and "MASTER_ADDR" not in os.environ:
         fix = "unset WORLD_SIZE, or start with torchrun"
         yield Problem(f"WORLD_SIZE: {processes} processes are expected, but no address is given: {fix}", True)
     for name in CACHE_FOLDERS:
@@ -366,8 +393,13 @@ print(json.dumps("works"))
 def _examine_engine(_: Path, said: list[str]) -> Iterator[Problem]:
     """Whether numba compiles the kernels of the package, and keeps them."""
     fix = "runs take about two to five times longer: pip install 'phaseloom[fast]'"
-    if os.environ.get("PHASELOOM_NUMBA") == "0" or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        said.append("compiled kernels: switched off (PHASELOOM_NUMBA, NUMBA_DISABLE_JIT)")
+    if os.environ.get("PHASELOOM_NUMBA") == "0":
+        said.append("compiled kernels: switched off (PHASELOOM_NUMBA)")
+        return
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        said.append("compiled kernels: switched off (NUMBA_DISABLE_JIT)")
+        slow = "numba compiles nothing, and runs take about two to five times longer"
+        yield Problem(f"NUMBA_DISABLE_JIT: {slow}: unset NUMBA_DISABLE_JIT")
         return
     if _version("numba") is None:
         said.append("compiled kernels: none, numba is missing")

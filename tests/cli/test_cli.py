@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -288,14 +289,19 @@ def test_a_demo_takes_the_place_of_an_older_one(tmp_path):
 STARTS_AT_ONCE = ["--set", "start=none", "--set", "probe={focused: {semiangle: 25 mrad, modes: 1}}"]
 
 
-def test_improve_writes_a_file_that_runs_or_says_that_nothing_helped(works, phaseloom, tmp_path, monkeypatch):
-    """A dark current of ten counts: the background is found, and the file that is written reconstructs."""
+def write_dark(folder):
+    """A scan with a dark current of ten counts."""
     positions = simulate.raster((8, 8), 0.8) + 5.0
     truth = simulate.atoms((80, 80), 0.2, peak=0.3, seed=2)
     optics = {"energy": 80e3, "semiangle": 0.025, "window": 24, "dose": 1e4}
     data, _ = simulate.electron_scan(truth, 0.2, positions, **optics)
     dark = np.random.default_rng(0).poisson(10.0, data.counts.shape)
-    native.write(replace(data, counts=load_counts(data.counts) + dark, probe=None), tmp_path / "dark.h5")
+    native.write(replace(data, counts=load_counts(data.counts) + dark, probe=None), folder / "dark.h5")
+
+
+def test_improve_writes_a_file_that_runs_or_says_that_nothing_helped(works, phaseloom, tmp_path, monkeypatch):
+    """A dark current of ten counts: the background is found, and the file that is written reconstructs."""
+    write_dark(tmp_path)
     monkeypatch.chdir(tmp_path)
     said = works("improve", "dark.h5", *STARTS_AT_ONCE, "--epochs", "12")
     assert re.search(r"helped: .*background", said)
@@ -305,6 +311,39 @@ def test_improve_writes_a_file_that_runs_or_says_that_nothing_helped(works, phas
     (tmp_path / "improved.yaml").unlink()
     lines = works("improve", "run", "--epochs", "12").splitlines()
     assert not any(line.startswith("background ") for line in lines)  # the run has one
+
+
+@pytest.mark.medium
+def test_improve_keeps_what_it_has_found_when_a_signal_interrupts_it(tmp_path):
+    """SIGINT, as Ctrl-C sends it, once the background is kept: the file is written, the exit code is that."""
+    write_dark(tmp_path)
+    command = [sys.executable, "-m", "phaseloom.cli", "improve", "dark.h5", *STARTS_AT_ONCE]
+    with subprocess.Popen(
+        [*command, "--epochs", "30"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - as a terminal has it
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("kept: background"):
+                process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    said = "".join(lines)
+    assert process.returncode == 130, said + errors
+    assert "Traceback" not in errors
+    assert "interrupted: what was found until then follows" in said
+    assert "background: 0.2" in (tmp_path / "improved.yaml").read_text()
+
+
+def test_improve_names_what_is_no_folder_of_a_run(phaseloom, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused = phaseloom("improve", tmp_path / "empty", "--out", tmp_path / "better.yaml")
+    assert refused.code == 2
+    assert "empty: holds no run.yaml: name the folder of a run" in refused.err
 
 
 def test_improve_refuses_scans_that_are_too_small(phaseloom, scan, tmp_path):

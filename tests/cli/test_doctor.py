@@ -112,16 +112,68 @@ def test_a_full_disk_stops_a_run(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value", "stops"),
-    [("OMP_NUM_THREADS", "many", False), ("OMP_NUM_THREADS", "9999", False), ("WORLD_SIZE", "4", True)],
+    [
+        ("OMP_NUM_THREADS", "many", False),
+        ("OMP_NUM_THREADS", "9999", False),
+        ("OMP_NUM_THREADS", "0", False),
+        ("OMP_NUM_THREADS", "-3", False),
+        ("OMP_NUM_THREADS", "", False),
+        ("OMP_NUM_THREADS", "1,0", False),
+        ("MKL_NUM_THREADS", "1,1", False),
+        ("NUMBA_NUM_THREADS", "0", True),
+        ("RANK", "-1", True),
+        ("WORLD_SIZE", "0", True),
+        ("WORLD_SIZE", "4", True),
+        ("HDF5_USE_FILE_LOCKING", "maybe", False),
+        ("HDF5_USE_FILE_LOCKING", "false", False),
+    ],
 )
 def test_values_of_the_environment_that_are_not_plausible(monkeypatch, tmp_path, name, value, stops):
-    for one in (*doctor.COUNTS, *doctor.CACHE_FOLDERS, "MASTER_ADDR"):
+    for one in (*doctor.LEAST_OF_COUNT, "HDF5_USE_FILE_LOCKING", *doctor.CACHE_FOLDERS, "MASTER_ADDR"):
         monkeypatch.delenv(one, raising=False)
     assert examine("environment", tmp_path)[0] == []
     monkeypatch.setenv(name, value)
     problems, said = examine("environment", tmp_path)
     assert f"{name}={value}" in said
     assert [(one.sentence.split(":")[0], one.stops) for one in problems] == [(name, stops)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OMP_NUM_THREADS", "1,1"),
+        ("OMP_NUM_THREADS", " 1"),
+        ("RANK", "0"),
+        ("HDF5_USE_FILE_LOCKING", "FALSE"),
+    ],
+)
+def test_values_of_the_environment_that_are_plausible(monkeypatch, tmp_path, name, value):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv(name, value)
+    assert examine("environment", tmp_path)[0] == []
+
+
+def test_a_number_below_one_is_not_called_no_number(monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_NUM_THREADS", "-3")
+    (problem,) = examine("environment", tmp_path)[0]
+    assert "'-3' is not a whole number of 1 or more" in problem.sentence
+
+
+def test_a_compiler_that_is_switched_off_is_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("PHASELOOM_NUMBA", raising=False)
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    (problem,) = examine("engine", tmp_path)[0]
+    assert problem.sentence.startswith("NUMBA_DISABLE_JIT: ")
+    assert not problem.stops
+    monkeypatch.setenv("PHASELOOM_NUMBA", "0")  # ours, and so meant
+    assert examine("engine", tmp_path)[0] == []
+
+
+@pytest.mark.medium
+def test_an_unknown_backend_is_one_problem(monkeypatch, tmp_path):
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    (problem,) = diagnose(tmp_path, subjects=["packages", "figures"]).problems
+    assert problem.sentence.startswith("MPLBACKEND: matplotlib does not know 'nonsense'")
 
 
 def test_a_missing_folder_of_a_cache_is_made(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The inspection names what is wrong with a scan, and keeps quiet about a good one."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ from phaseloom.data import formats
 from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.plot.scan import scan_overview
 
 N, DX, DIAMETER = 48, 0.5, 8.0
+HOT = ("pixel in the corner", "pixel in the dark", "pixel in the disk", "cluster", "row")
 
 
 def speckled(*, step: float = 2.0, dose: float = 1e5, diameter: float = DIAMETER) -> Scan4D:
@@ -97,6 +100,12 @@ def flickering(counts: np.ndarray) -> None:
     counts[::2] //= 10
 
 
+def gaussian_probe(part: float) -> np.ndarray:
+    """A beam whose diameter (four standard deviations of its intensity) is a part of the window."""
+    y = np.arange(N) - N // 2
+    return np.exp(-(np.hypot(y[:, None], y) ** 2) / (2 * part * N / 4) ** 2)[None].astype(complex)
+
+
 @pytest.mark.parametrize(
     ("scan", "name", "level"),
     [
@@ -118,7 +127,9 @@ def flickering(counts: np.ndarray) -> None:
         (replace(GOOD, oriented=False), "orientation", "note"),
         (replace(GOOD, mask=np.arange(N * N).reshape(N, N) % 3 == 0), "masked", "warn"),
         (replace(GOOD, background=np.full((N, N), 100.0)), "background", "warn"),
-        (speckled(diameter=22.0), "window", "warn"),
+        (speckled(diameter=22.0), "window", "note"),
+        (replace(GOOD, probe=gaussian_probe(0.6)), "window", "good"),
+        (replace(GOOD, probe=gaussian_probe(0.8)), "window", "warn"),
         (replace(GOOD, probe=np.ones((1, N, N), complex)), "window", "bad"),
         (replace(GOOD, geometry=replace(GOOD.geometry, wavelength=3.0)), "beam", "warn"),
         (replace(GOOD, counts=np.roll(GOOD.counts, 3, 1)), "centre", "warn"),
@@ -127,7 +138,97 @@ def flickering(counts: np.ndarray) -> None:
 def test_what_is_wrong_is_named_with_advice(scan: Scan4D, name: str, level: str) -> None:
     finding = find(scan, name)
     assert finding.level == level
-    assert finding.advice.endswith(".")
+    assert finding.advice.endswith(".") == (level != "good")
+
+
+def spoilt(name: str, times: float = 0.0) -> Scan4D:
+    """A scan with bad pixels that count so many times the mean pixel."""
+    counts = np.array(GOOD.counts, float)
+    places = {
+        "hot pixel in the corner": np.s_[:, 2, 45],
+        "hot pixel in the dark": np.s_[:, 40, 6],
+        "hot pixel in the disk": np.s_[:, 25, 23],
+        "hot cluster": np.s_[:, 3:6, 40:43],
+        "hot row": np.s_[:, 7],
+        "dead pixel": np.s_[:, 22, 26],
+        "dead row": np.s_[:, 20],
+        "dead columns": np.s_[:, :, 27:29],
+    }
+    counts[places[name]] = round(times * counts.mean())
+    return replace(GOOD, counts=counts)
+
+
+def numbers(finding: Finding) -> list[float]:
+    """Those of its value, lengths in angstrom."""
+    value = re.sub(r"([\d.]+) nm", lambda found: f"{10 * float(found[1]):g} A", finding.value)
+    return [float(number) for number in re.findall(r"[-+]?[\d.]+(?:e[-+]?\d+)?", value)]
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        *((f"hot {where}", 10.0**power) for power in (2, 3, 4, 5, 6) for where in HOT),
+        *((f"dead {where}", 0.0) for where in ("pixel", "row", "columns")),
+    ],
+)
+def test_bad_pixels_that_are_named_are_left_out_of_all_else(name: str, times: float) -> None:
+    spoilt_scan = spoilt(name, times)
+    found = {finding.name: finding for finding in inspect(spoilt_scan)}
+    kind = f"{name.split(maxsplit=1)[0]} pixels"
+    assert found[kind].level == "warn"
+    assert len(found[kind].pixels) == int(found[kind].value)
+    part = 0.25 if name.startswith("dead") else 0.03  # of the counts: those of dead pixels are lost
+    for clean in inspect(GOOD):
+        if clean.name in (kind, "centre"):
+            continue
+        assert found[clean.name].level == clean.level, clean.name
+        tolerance = {"rel": part, "abs": 0.02}
+        assert numbers(found[clean.name]) == pytest.approx(numbers(clean), **tolerance), clean.name
+    assert np.abs(numbers(found["centre"])).max() < 1.0
+
+
+def test_pixels_that_findings_name_are_not_drawn_as_counts() -> None:
+    scan = spoilt("hot cluster", 1e6)
+    figure = scan_overview(scan, inspect(scan))
+    title = figure.axes[0].get_title()
+    assert "9 untrusted pixels" in title
+    assert figure.axes[2].get_xlim()[1] < 2 * GOOD.counts.sum((1, 2)).mean()
+
+
+def thin_object(*, ratio: float, falls: float, share: float, level: float, dose: float = 1e5) -> Scan4D:
+    """A disk, a share of the counts scattered beyond it that falls by a power, and a level in every pixel."""
+    y, x = np.indices((N, N)) - N // 2
+    away = np.hypot(y, x) / (N / 2 / ratio)
+    disk = np.clip((1 - away) * 5 + 0.5, 0, 1)
+    tail = np.maximum(away, 1.0) ** -falls
+    mean = dose * ((1 - share) * disk / disk.sum() + share * tail / tail.sum()) + level
+    counts = np.random.default_rng(4).poisson(np.broadcast_to(mean, (40, N, N)))
+    return replace(GOOD, counts=counts)
+
+
+@pytest.mark.parametrize("dose", [1e3, 1e5])
+@pytest.mark.parametrize("ratio", [1.6, 2.5, 4.0])
+@pytest.mark.parametrize(("falls", "share"), [(2.0, 0.1), (2.0, 0.6), (3.0, 0.3), (4.0, 0.05), (4.0, 0.5)])
+def test_scattering_is_no_background(dose: float, ratio: float, falls: float, share: float) -> None:
+    scan = thin_object(ratio=ratio, falls=falls, share=share, level=0, dose=dose)
+    assert find(scan, "background").level == "good"
+
+
+@pytest.mark.parametrize("ratio", [1.6, 2.5, 4.0])
+@pytest.mark.parametrize(("level", "share"), [(2.0, 0.0), (2.0, 0.02), (20.0, 0.1), (20.0, 0.3)])
+def test_counts_that_all_pixels_have_are_a_background(ratio: float, level: float, share: float) -> None:
+    found = find(thin_object(ratio=ratio, falls=3.0, share=share, level=level), "background")
+    assert found.level == "warn"
+    told = float(found.value.split("at least ")[1].split()[0])
+    assert 0.6 * level < told < 1.02 * level  # of scattering the least is told
+
+
+def test_a_background_that_is_known_is_not_told_again() -> None:
+    scan = thin_object(ratio=2.5, falls=3.0, share=0.1, level=20.0)
+    assert find(replace(scan, background=np.full((N, N), 20.0)), "background").level == "good"
+    more = find(replace(scan, background=np.full((N, N), 5.0)), "background")
+    assert more.level == "warn"
+    assert " more in each pixel" in more.value
 
 
 def test_a_long_flight_needs_a_larger_window() -> None:

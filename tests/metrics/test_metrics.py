@@ -149,6 +149,7 @@ def test_resolution_is_where_the_signal_ends():
     band = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(120)) < 0.25
     signal = np.fft.ifft2(np.fft.fft2(np.random.default_rng(4).normal(size=(128, 120))) * band).real
     curve = resolution.ring_correlation(*(30 * signal + 0.3 * noise), pixel=(2.0, 2.0))
+    assert curve.resolution("1/7") == curve.resolution("One seventh") == curve.resolution("one-seventh")
     for threshold in ("half-bit", "one-seventh", 0.5):
         assert curve.resolution(threshold) == pytest.approx(2 / 0.25, rel=0.08)
     with pytest.raises(BadInput, match="half-bit"):

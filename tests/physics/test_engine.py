@@ -11,7 +11,7 @@ import torch
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics.adjoint import far_waves, misfit
 from phaseloom.physics.engine.misfit import PixelNoise, compiled_misfit
-from phaseloom.physics.fused_kernels import compile_kernel
+from phaseloom.physics.fused_kernels import compile_kernel, has_numba
 from phaseloom.physics.windowed_transmission import cut_windows
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.likelihood import Likelihood
@@ -278,3 +278,11 @@ def test_an_engine_that_does_not_compile_is_left_out(monkeypatch, caplog):
         assert compiled_misfit(*words) is None
     assert "left out" in caplog.text
     assert compiled_misfit(*words) is None  # it is not tried again
+
+
+def test_kernels_that_would_be_interpreted_are_not_used(monkeypatch):
+    import numba
+
+    assert has_numba()
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert not has_numba()

@@ -674,6 +674,27 @@ class TestRefusals:
         with pytest.raises(BadInput, match="write slices: 1"):
             bound(getattr(engines, name), scan, model)
 
+    @pytest.mark.parametrize("thickness", [{}, {"thickness": "20 A"}])
+    @pytest.mark.parametrize("name", engines.__all__)
+    def test_slices_are_refused_before_their_thickness_is_asked_for(self, files, name, thickness):
+        tree = {"file": "in memory", "probe": {"focused": {"semiangle": "40 mrad", "defocus": "60 A"}}}
+        tree |= {"optimizer": {name: {}}, "start": "none", "preset": "none", "epochs": 1}
+        recipe = Reconstruct.of(tree | {"object": {"pixels": {"slices": 2, **thickness}}})
+        takes_them = name in ("epie", "rpie", "mpie")
+        if takes_them and thickness:
+            Job.begin(recipe, scan=files.scan)
+            return
+        words = "above zero when there are several" if takes_them else f"{name}.*2 slices.*take epie, rpie or"
+        with pytest.raises(BadInput, match=words):
+            Job.begin(recipe, scan=files.scan)
+
+    @pytest.mark.parametrize("name", engines.__all__)
+    def test_the_class_of_an_engine_is_that_which_is_made(self, name):
+        _, model = experiment()
+        engine = getattr(engines, name)(groups({"object": model.parts()["object"]}, {"object": 1.0}))
+        assert type(engine) is engines.CLASSES[name]
+        assert set(engines.CLASSES) == set(engines.__all__)
+
     @pytest.mark.parametrize(
         ("name", "knobs"),
         [

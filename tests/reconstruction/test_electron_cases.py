@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.cli import demo
 from phaseloom.data.formats import native
+from phaseloom.reconstruction.compare import compare_with_truth
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
@@ -72,7 +72,7 @@ def correlation(result, folder, *, anywhere=False):
         result = replace(
             result, origin=tuple(np.array(result.origin) + shift), positions=result.positions + shift
         )
-    return demo.against_truth(result, truth).pearson
+    return compare_with_truth(result, truth).error.pearson
 
 
 def truth_frame():

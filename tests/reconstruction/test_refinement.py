@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.cli import demo
+from phaseloom.reconstruction.compare import compare_with_truth
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
@@ -135,4 +135,4 @@ def test_object_probe_tilt_and_thickness_are_found_together(tmp_path, true, stat
     result = done.result()
     np.testing.assert_allclose(1e3 * result.tilts[0], true, atol=0.1)
     np.testing.assert_allclose(result.gaps, GAP, rtol=0.05)
-    assert demo.against_truth(result, truth).nrmse < 0.18
+    assert compare_with_truth(result, truth).error.nrmse < 0.18

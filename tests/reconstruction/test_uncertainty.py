@@ -77,7 +77,7 @@ class TestFlags:
 
     def test_a_loss_above_that_of_noise_is_a_model_error_and_scales(self, files, tree):
         job = begun(files, tree)
-        job.progress.history = [{"loss": 4.0, "terms": {"noise": 4.0}, "holdout": None}]
+        job.progress.history = 3 * [{"loss": 4.0, "terms": {"noise": 4.0}, "holdout": None}]
         found = estimate_uncertainty(job)
         assert LowerBound.MODEL_ERROR in found.reasons
         assert found.excess == 2.0
@@ -118,6 +118,16 @@ class TestRefusals:
     def test_before_the_first_epoch_there_is_none(self, files, tree):
         assert estimate_uncertainty(begun(files, tree)).missing_code == NoMap.NO_EPOCH
 
+    @pytest.mark.parametrize("optimizer", ["gauss_newton", "adam", "epie", "raar", "lsq_ml"])
+    def test_after_one_epoch_or_two_there_is_none(self, files, tree, optimizer):
+        settings = {} if optimizer in ("gauss_newton", "adam") else {"rates": {}, "penalties": []}
+        settings |= {"optimizer": optimizer, "object": {"pixels": {"kind": "complex"}}}
+        for epochs in (1, 2):
+            found = estimate_uncertainty(ended(files, tree, epochs=epochs, **settings))
+            assert found.missing_code == NoMap.FEW_EPOCHS
+            assert f"{epochs} epoch" in found.missing
+        assert estimate_uncertainty(ended(files, tree, epochs=3, **settings)).sigma is not None
+
 
 class TestMap:
     @pytest.mark.parametrize(
@@ -139,7 +149,7 @@ class TestMap:
         assert 0 < found.mean < found.pixel < 0.2
 
     def test_a_near_field_has_one(self, files):
-        tree = {"file": str(files.near), "start": "none", "noise": "poisson", "epochs": 2}
+        tree = {"file": str(files.near), "start": "none", "noise": "poisson", "epochs": 3}
         job = Job.begin(Reconstruct.of(tree))
         for _ in job:
             pass

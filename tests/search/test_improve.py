@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from phaseloom.data.counts import load_counts
+from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.reconstruction.protocol import Job
@@ -64,6 +65,114 @@ def test_what_the_patterns_lack_is_found_and_nothing_else(scan, wanted):
     assert (whole["probe"]["focused"]["modes"] > 1) is ("modes" in wanted)
     lines = found.lines()
     assert lines[0].startswith("helped: " if wanted else "nothing helped: ")
+
+
+def spoil(*, dose=1e4, share=0.29, source=0.3, seed=5):
+    """Own simulation: a background of a share of the counts, a finite source and a hot pixel."""
+    pixels, wavelength, semiangle, defocus, step = 48, 0.025079, 0.02, 120.0, 1.2
+    angle = 4 * semiangle / pixels
+    pixel = wavelength / angle / pixels
+    rng = np.random.default_rng(seed)
+    k = np.fft.fftfreq(pixels, pixel)
+    theta = wavelength * np.hypot(k[:, None], k)
+    aperture = (theta <= semiangle) * np.exp(1j * np.pi / wavelength * defocus * theta**2)
+    size = int(16 * step / pixel) + pixels + 24
+    rows = np.arange(size) * pixel
+    phase = np.zeros((size, size))
+    for y, x in rng.uniform(0, size * pixel, (int(0.12 * (size * pixel) ** 2), 2)):
+        atom = [np.exp(-((rows - middle) ** 2) / (2 * 0.35**2)) for middle in (y, x)]
+        phase += 0.5 * rng.uniform(0.4, 1) * np.outer(*atom)
+    positions = np.stack(np.indices((16, 16)), -1).reshape(-1, 2) * step
+    patterns = []
+    for place in positions:
+        pattern = 0.0
+        for shift in source * np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)]):
+            at = place + shift + 36 * pixel
+            corner = np.round(at / pixel).astype(int)
+            rest = at - corner * pixel
+            ramp = np.exp(-2j * np.pi * (k[:, None] * rest[0] + k * rest[1]))
+            probe = np.fft.fftshift(np.fft.ifft2(aperture * ramp))
+            first, last = corner - pixels // 2, corner + pixels // 2
+            window = np.exp(1j * phase[first[0] : last[0], first[1] : last[1]])
+            pattern = pattern + np.fft.fftshift(np.abs(np.fft.fft2(probe * window)) ** 2)
+        patterns.append(pattern)
+    expected = np.stack(patterns)
+    expected *= dose / expected.sum((1, 2)).mean()
+    counts = rng.poisson(expected + share / (1 - share) * dose / pixels**2)
+    counts[:, 10, 30] += int(1000 * dose / pixels**2)
+    geometry = Geometry(wavelength=wavelength, shape=(pixels, pixels), angle=(angle, angle), beam="electron")
+    return Scan4D(counts=counts, positions=positions, geometry=geometry, grid=(16, 16), oriented=False)
+
+
+@pytest.mark.slow
+def test_a_background_is_found_beside_a_finite_source_and_a_hot_pixel(monkeypatch):
+    """A calibrated run of few electrons, in which patterns held out show nothing of the object."""
+    monkeypatch.setattr(module, "LADDER", {name: LADDER[name] for name in ("background", "weights")})
+    torch.set_num_threads(1)
+    settings = {"probe": {"focused": {"semiangle": "20 mrad", "defocus": "12 nm"}}, "epochs": 30}
+    job = Job.begin(Reconstruct.of(settings), scan=spoil())
+    assert not job.scan.mask[10, 30]
+    found = improve(job)
+    assert [attempt.addition for attempt in found.kept] == ["background"]
+    assert not found.shows_object
+    assert any(line.startswith("doubtful: patterns held out show nothing") for line in found.lines())
+
+
+def judge_background(monkeypatch, scan, *, gain, explained):
+    """A climb on a scan in which a background changes the loss by so much, by fifty standard errors."""
+    scatter = np.random.default_rng(0).normal(0, 0.01, 40)
+
+    def run(name, settings, before, scan):
+        losses = torch.from_numpy(1.0 - gain * bool(settings) + scatter)
+        job: Any = None
+        return module._Run(Attempt(name, loss=1.0), losses, job, explained)
+
+    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "_find_doubt", lambda name, job: "")
+    monkeypatch.setattr(module, "LADDER", {"background": lambda job: {"rates.background": 0.02}})
+    climb = module._Climb(NOTHING, scan, lambda line: None)
+    climb._try("background")
+    return climb.attempts[-1]
+
+
+@pytest.mark.parametrize(
+    ("share", "gain", "explained", "helps"),
+    [
+        (
+            0.29,
+            -0.02,
+            None,
+            True,
+        ),  # nothing of the object is seen, so losses do not refute what the dark shows
+        (0.29, -0.02, (0.3, 0.2), True),
+        (0.29, 0.0, (0.5, 0.01), True),
+        (0.29, -0.02, (0.5, 0.01), False),
+        (0.0, 0.0, None, False),
+        (0.0, 0.02, (0.5, 0.01), True),
+    ],
+)
+def test_the_dark_part_of_the_detector_asks_for_a_background(monkeypatch, share, gain, explained, helps):
+    attempt = judge_background(monkeypatch, spoil_without_source(share), gain=gain, explained=explained)
+    assert attempt.helps is helps
+    assert bool(attempt.evidence) is (helps and gain <= 0)
+
+
+def spoil_without_source(share):
+    """The same with a mask on the hot pixel, as a run has it."""
+    scan = spoil(share=share, source=0.0)
+    mask = scan.mask.copy()
+    mask[10, 30] = False
+    return replace(scan, mask=mask)
+
+
+def test_what_says_little_is_said_to_say_little():
+    attempt = Attempt("as it is", loss=1.0)
+    told = {"recipe": NOTHING, "attempts": (attempt,), "kept": (), "final": attempt}
+    sure = module.Improvement(**told, patterns=100, held_out=15, explained=(0.5, 0.01))
+    assert sure.shows_object
+    assert not any(line.startswith("doubtful") for line in sure.lines())
+    for share in (None, (0.1, 0.1), (-0.2, 0.01)):
+        assert any(line.startswith("doubtful") for line in replace(sure, explained=share).lines())
 
 
 NOTHING: Any = None

@@ -11,7 +11,8 @@ from phaseloom import samples
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.files import make_folder, whole_buffer
-from phaseloom.metrics.phase import PhaseError, phase_error
+from phaseloom.metrics.phase import phase_error
+from phaseloom.reconstruction import compare
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
@@ -52,7 +53,7 @@ def compare_with_truth(job: Job, result: Result, /) -> list[str]:
     """Quality of a demonstration's result: its loss, or its error against the truth."""
     if job.scan.geometry.beam == "photon":
         return [f"misfit of patterns held out: {result.metrics['hold-out']:.2f} (1 = shot noise)"]
-    error = against_truth(result, np.load(job.recipe.file.with_name("truth.npy")))
+    error = compare.compare_with_truth(result, np.load(job.recipe.file.with_name("truth.npy"))).error
     return [
         f"phase error against the truth: {error.nrmse:.3f} of its contrast, correlation {error.pearson:.3f}"
     ]
@@ -69,17 +70,6 @@ def compare_direct_image(job: Job, /) -> list[str]:
         image.found.image.phase.numpy(), truth[rows, columns].reshape(ELECTRON_GRID), max_shift=2, margin=2
     )
     return [f"direct image, without epochs: correlation {error.pearson:.3f} with the truth"]
-
-
-def against_truth(result: Result, truth: np.ndarray, /) -> PhaseError:
-    """Error of the summed phase in the scanned field; the truth's pixel ``[0, 0]`` is at position 0."""
-    rows, columns = result.window
-    first = np.round(np.array(result.origin) / np.array(result.pixel)).astype(int)
-    seen = np.angle(result.object).sum(0)[rows, columns]
-    known = truth.sum(0)[rows.start + first[0] :, columns.start + first[1] :][
-        : seen.shape[0], : seen.shape[1]
-    ]
-    return phase_error(seen, known)
 
 
 def _xray(folder: Path) -> Job:

@@ -15,10 +15,10 @@ __all__ = [
     "DataFile",
     "Set",
     "check_picture_name",
-    "find_runs_folder",
     "is_parameter_file",
     "load_own_recipe",
     "load_recipe",
+    "load_recipe_with_folder",
     "lock_output",
     "lock_resumed",
     "new_folder",
@@ -61,18 +61,25 @@ def is_parameter_file(file: Path) -> bool:
 
 def load_recipe(file: Path, settings: list[str] | None) -> Any:
     """The recipe of a reconstruction from a data file, a parameter file (also of PtyRAD) or a result."""
+    return load_recipe_with_folder(file, settings)[0]
+
+
+def load_recipe_with_folder(file: Path, settings: list[str] | None) -> tuple[Any, Path]:
+    """The recipe, and where its runs go: ``output_dir`` of a PtyRAD file that has one, else ``runs``."""
     from phaseloom.cli.describe import refuse_foreign
     from phaseloom.reconstruction.recipe import Reconstruct
 
     changes = parse_settings(settings or [])
+    usual = Path("runs")
     if not is_parameter_file(file):
-        return Reconstruct.from_path(file, changes)
+        return Reconstruct.from_path(file, changes), usual
     tree = parameter_tree(file)
     if (ours := translated_tree(tree, file)) is None:
         refuse_foreign(tree, file)
-        return Reconstruct.from_tree(tree, file.parent, changes)
+        return Reconstruct.from_tree(tree, file.parent, changes), usual
     recipe = Reconstruct.of(ours)
-    return recipe.with_settings(changes) if changes else recipe
+    folder = Path((tree.get("recon_params") or {}).get("output_dir") or usual)
+    return recipe.with_settings(changes) if changes else recipe, folder
 
 
 def load_own_recipe(kind: type["ScanRecipe"], file: Path, changes: dict[str, Any]) -> Any:
@@ -154,13 +161,6 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
                 f"--set {path}", value, "is not a value that YAML can read: check quotes and braces"
             ) from None
     return out
-
-
-def find_runs_folder(file: Path) -> Path:
-    """Where runs of a parameter file go: ``output_dir`` of a PtyRAD file that has one, else ``runs``."""
-    tree = parameter_tree(file) if is_parameter_file(file) else {}
-    section = tree.get("recon_params")
-    return Path((section or {}).get("output_dir") or "runs")
 
 
 def new_run_folder(out: Path | None, name: str, parent: Path = Path("runs")) -> Path:

@@ -14,8 +14,8 @@ from phaseloom.cli.files import (
     DataFile,
     Set,
     check_picture_name,
-    find_runs_folder,
     load_recipe,
+    load_recipe_with_folder,
     lock_output,
     lock_resumed,
     new_run_folder,
@@ -70,12 +70,12 @@ def reconstruct(
             raise BadInput("reconstruct", " ".join(settings or [str(out)]), fix)
         job = Job.resume(lock_resumed(file))
     else:
-        recipe = load_recipe(file, settings)
+        recipe, runs = load_recipe_with_folder(file, settings)
         typer.echo(
             f"reading {recipe.require_file()}"
             + ("" if recipe.start.name == "none" else " and finding the start (seconds to minutes)")
         )
-        folder = new_run_folder(out, recipe.title or recipe.file.stem, find_runs_folder(file))
+        folder = new_run_folder(out, recipe.title or recipe.file.stem, runs)
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
     run(job, quiet=quiet, halves=halves, draws=draws)
 
@@ -131,12 +131,16 @@ def improve(
     ] = None,
 ) -> None:
     """Find what a model lacks (background, modes, weights, blur ...), judged by patterns held out."""
+    from phaseloom.data.folder_survey import is_store
     from phaseloom.files import write_text
     from phaseloom.reconstruction.protocol import Job
+    from phaseloom.runs.control import require_run_folder
     from phaseloom.search.improve import improve as find_additions
 
     _require_new_parameter_file(lock_output(out, is_file=True))
-    recipe = load_recipe(file / "run.yaml" if file.is_dir() else file, settings)
+    if file.is_dir() and not is_store(file):
+        file = require_run_folder(file) / "run.yaml"
+    recipe = load_recipe(file, settings)
     typer.echo(f"reading {recipe.require_file()}; each line is a short run, judged by patterns held out")
     found = find_additions(Job.begin(recipe), patterns=patterns, epochs=epochs, report=typer.echo)
     echo_lines(found.lines())

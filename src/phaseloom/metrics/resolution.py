@@ -40,6 +40,9 @@ class RingCorrelation:
         The crossing is interpolated between rings. A curve that never falls gives the period of its
         last ring (the true resolution is finer than the pixel shows); one that starts below, infinity.
 
+        Args:
+            threshold: ``"half-bit"``, ``"one-seventh"`` or ``"1/7"``, or a number.
+
         Raises:
             BadInput: not the name of a threshold nor a number.
 
@@ -60,11 +63,13 @@ class RingCorrelation:
 
     def _threshold(self, name: str | float) -> np.ndarray | float:
         known = {"half-bit": self.threshold_half_bit, "one-seventh": self.threshold_one_seventh}
-        if isinstance(name, str) and name not in known:
-            raise BadInput(
-                "resolution.threshold", name, "is unknown: write half-bit, one-seventh or a number"
-            )
-        return known[name] if isinstance(name, str) else name
+        known["1/7"] = self.threshold_one_seventh
+        if not isinstance(name, str):
+            return name
+        if (said := name.strip().lower().replace(" ", "-").replace("_", "-")) not in known:
+            fix = f"is unknown: write {', '.join(known)} or a number"
+            raise BadInput("resolution.threshold", name, fix)
+        return known[said]
 
 
 def ring_correlation(

@@ -47,7 +47,7 @@ def get_compiled_kernels(*tensors: Tensor) -> SimpleNamespace | None:
 
 @lru_cache(maxsize=1)
 def _compile_kernels() -> SimpleNamespace | None:
-    """``None`` without numba (the extra ``fast``), or if ``PHASELOOM_NUMBA`` is 0."""
+    """``None`` where `has_numba` says no."""
     if not has_numba():
         return None
     return SimpleNamespace(
@@ -56,14 +56,17 @@ def _compile_kernels() -> SimpleNamespace | None:
 
 
 def has_numba() -> bool:
-    """Whether numba is there (the extra ``fast``) and wanted: not if ``PHASELOOM_NUMBA`` is 0."""
+    """Whether numba is there (the extra ``fast``) and compiles: not if ``PHASELOOM_NUMBA`` is 0.
+
+    With ``NUMBA_DISABLE_JIT`` its kernels would be interpreted, far more slowly than PyTorch does the same.
+    """
     if os.environ.get("PHASELOOM_NUMBA") == "0":
         return False
     try:
-        import numba  # noqa: F401
+        import numba
     except ImportError:
         return False
-    return True
+    return not getattr(numba.config, "DISABLE_JIT", False)
 
 
 def compile_kernel(kernel: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
 
     Args:
         scan: the data; at most 20000 of its patterns are read, evenly spread, of files at most 1.6e7 values.
-        findings: objects with ``name, value, level, advice``; they are listed beside the figures.
+        findings: objects with ``name, value, level, advice``; they are listed beside the figures. ``pixels``
+            that they name are not trusted.
 
     Example:
         >>> geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
@@ -57,6 +59,7 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
         >>> len(scan_overview(Scan4D(counts=np.ones((9, 8, 8)), positions=places, geometry=geometry)).axes)
         4
     """
+    scan = _mask_named_pixels(scan, findings or [])
     size = math.prod(scan.geometry.shape)
     most = MAX_PATTERNS_READ
     if not isinstance(scan.counts, np.ndarray):
@@ -72,6 +75,14 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
     title = scan.metadata.get("title") or f"{len(scan)} patterns of {scan.mask.shape[0]}×{scan.mask.shape[1]}"
     figure.suptitle(title, fontsize=13, fontweight="bold")
     return figure
+
+
+def _mask_named_pixels(scan: Scan4D, findings: list[Any]) -> Scan4D:
+    """The scan without the pixels that findings name."""
+    good = scan.mask.copy()
+    for row, column in (place for found in findings for place in getattr(found, "pixels", ())):
+        good[row, column] = False
+    return replace(scan, mask=good)
 
 
 def read_totals(scan: Scan4D, index: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:

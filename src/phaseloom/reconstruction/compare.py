@@ -1,21 +1,22 @@
-"""Two results of the same object side by side."""
+"""Two results of the same object side by side, and one beside the truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from phaseloom import plot
 from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput
-from phaseloom.metrics.phase import remove_plane_wave
+from phaseloom.metrics.phase import PhaseError, phase_error, remove_plane_wave, sum_phase
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.result import Result
 from phaseloom.units import LENGTH
 
-__all__ = ["ResultComparison", "compare", "compare_results", "crop_to_common_field", "find_result"]
-__all__ += ["list_differences"]
+__all__ = ["ResultComparison", "TruthComparison", "compare", "compare_results", "compare_with_truth"]
+__all__ += ["crop_to_common_field", "find_result", "list_differences"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,92 @@ def compare_results(a: Result, b: Result, /) -> ResultComparison:
     likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
     likeness /= float(np.linalg.norm(one - one.mean()) * np.linalg.norm(two - two.mean())) + 1e-30
     return ResultComparison(one, two, a.pixel, ring_correlation(one, two, pixel=a.pixel), float(likeness))
+
+
+@dataclass(frozen=True, eq=False)
+class TruthComparison:
+    """A result and the truth over the scanned field.
+
+    Attributes:
+        found: phase ``(y, x)`` of the result, summed over slices, radian.
+        truth: the same of the truth, on the pixels of the result.
+        error: distance of both, without shift, constant and ramp.
+    """
+
+    found: np.ndarray
+    truth: np.ndarray
+    error: PhaseError
+
+
+def compare_with_truth(
+    result: Result,
+    truth: ArrayLike,
+    /,
+    *,
+    pixel: tuple[float, float] | None = None,
+    origin: tuple[float, float] = (0.0, 0.0),
+    margin: int = 8,
+    max_shift: int = 6,
+) -> TruthComparison:
+    """Compare the phase of a result with the true one over the scanned field.
+
+    The truth is interpolated by cubic splines where its pixels are not those of the result.
+
+    Args:
+        result: of a scan whose object is known.
+        truth: phase ``(y, x)`` or ``(slice, y, x)`` in radian, or complex transmission.
+        pixel: of the truth (y, x), angstrom; default: that of the result.
+        origin: position (y, x) of the centre of its pixel ``[0, 0]``, in the coordinates of the scan's
+            positions.
+        margin: pixels at each edge that are not compared.
+        max_shift: largest shift looked for, pixels.
+
+    Raises:
+        BadInput: the truth does not cover the field, or is not an image.
+
+    Example:
+        >>> from phaseloom.reconstruction.protocol import Job
+        >>> from phaseloom.reconstruction.recipe import Reconstruct
+        >>> from phaseloom.simulation import simulate
+        >>> truth = simulate.atoms((64, 64), 0.2, peak=0.2, seed=1)
+        >>> beam = {"energy": 80e3, "semiangle": 0.03, "defocus": 60.0, "window": 32, "dose": 1e5}
+        >>> scan, _ = simulate.electron_scan(truth, 0.2, simulate.raster((8, 8), 0.8) + 3.5, **beam)
+        >>> probe = {"focused": {"semiangle": "30 mrad", "defocus": "6 nm", "modes": 1}}
+        >>> job = Job.begin(Reconstruct.of({"probe": probe, "start": "none", "epochs": 20}), scan=scan)
+        >>> for _ in job:
+        ...     pass
+        >>> compare_with_truth(job.result(), truth).error.pearson > 0.95
+        True
+    """
+    from scipy.ndimage import map_coordinates
+
+    phase = _sum_true_phase(np.asarray(truth))
+    rows, columns = result.window
+    found = result.phase[rows, columns]
+    places = [
+        (first + step * (np.arange(size) + side.start) - start) / (step if pixel is None else pixel[axis])
+        for axis, (first, step, size, side, start) in enumerate(
+            zip(result.origin, result.pixel, found.shape, (rows, columns), origin, strict=True)
+        )
+    ]
+    if any(at.min() < -0.5 or at.max() > size - 0.5 for at, size in zip(places, phase.shape, strict=True)):
+        both = [
+            f"{at.min():.1f} to {at.max():.1f} of {size}"
+            for at, size in zip(places, phase.shape, strict=True)
+        ]
+        fix = "lie beyond the truth: check its pixel and its origin, the position of its pixel [0, 0]"
+        raise BadInput("compare_with_truth", f"pixels {' and '.join(both)}", fix)
+    known = map_coordinates(phase, np.meshgrid(*places, indexing="ij"), order=3, mode="nearest")
+    return TruthComparison(found, known, phase_error(found, known, margin=margin, max_shift=max_shift))
+
+
+def _sum_true_phase(truth: np.ndarray) -> np.ndarray:
+    """Phase ``(y, x)`` over all slices."""
+    if truth.ndim not in (2, 3) or not np.isfinite(truth).all():
+        fix = "is not a finite phase (y, x) or (slice, y, x) in radian, nor a transmission"
+        raise BadInput("compare_with_truth: truth", truth.shape, fix)
+    slices = truth if truth.ndim == 3 else truth[None]
+    return sum_phase(slices) if np.iscomplexobj(truth) else slices.sum(0).astype(float)
 
 
 def compare(first: Path, second: Path, picture: Path, /) -> list[str]:

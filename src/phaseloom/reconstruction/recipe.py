@@ -291,6 +291,8 @@ class Reconstruct(ScanRecipe):
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""
         coarse = room is not None
         room = room or scans.canvas(scan)
+        if self.uses_engine:  # before slices are asked for their thickness
+            engines.CLASSES[self.optimizer.name].check_slices(self.optimizer.name, self._count_slices())
         self._check_memory(room)
         model = Ptychography.of(
             scan,
@@ -304,9 +306,14 @@ class Reconstruct(ScanRecipe):
             model.detector.start_background(_estimate_background(scan))
         return model
 
+    def _count_slices(self) -> int:
+        """Slices that the object is asked for."""
+        return int(self.object.values.get("slices") or 1)
+
     def _check_memory(self, room: scans.Canvas) -> None:
         """Refuse an object that could never be kept: six numbers for each voxel."""
-        slices, modes = (int(self.object.values.get(name) or 1) for name in ("slices", "modes"))
+        slices = self._count_slices()
+        modes = int(self.object.values.get("modes") or 1)
         need = 6 * 8 * float(np.prod(room.shape)) * slices * modes
         there = _memory.available()
         if there is not None and need > there:

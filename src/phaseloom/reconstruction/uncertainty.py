@@ -100,6 +100,9 @@ UPDATES_OF_DRAWS = 8
 On S the draws scatter by 0.0156 rad at 1e4 electrons and 0.0059 at 1e5, where the errors are 0.016 and
 0.0061; four epochs of small batches at whole rates gave 0.0162 and 0.0090."""
 
+MIN_EPOCHS = 3
+"""From which losses can show whether the fit still moves; sigma is the error of a fit that has settled."""
+
 MIN_DRAWS = 2
 """Draws below which nothing scatters."""
 
@@ -134,6 +137,8 @@ class NoMap(StrEnum):
     BIASED_LIKELIHOOD = "biased_likelihood"
     NO_EPOCH = "no_epoch"
     """The object is that of the start."""
+    FEW_EPOCHS = "few_epochs"
+    """The object is hardly more than that of the start, and losses do not tell how far it has to go."""
     NOT_FINITE = "not_finite"
 
 
@@ -271,6 +276,9 @@ def _refuse(level: Level, counts: MeanCounts) -> tuple[NoMap, str] | None:
         return NoMap.BIASED_LIKELIHOOD, text
     if not level.progress.history:
         return NoMap.NO_EPOCH, "no epoch was done: run the reconstruction first"
+    if (epochs := len(level.progress.history)) < MIN_EPOCHS:
+        done = f"{epochs} epoch{'s' * (epochs > 1)}"
+        return NoMap.FEW_EPOCHS, f"{done} cannot show that the fit has settled: run {MIN_EPOCHS} or more"
     return None
 
 

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from phaseloom.calibration.orientations import select_nearest
+from phaseloom.data.diagnostics import find_constant_level
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.level import count_epochs_on_all
+from phaseloom.reconstruction.level import count_epochs_on_all, is_explained
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import DEFAULT_RATES, Reconstruct
 from phaseloom.spec import knobs
@@ -36,6 +38,7 @@ MIN_BACKGROUND = 0.002
 """Share of the counts that a background has to be. Where few patterns leave an object noisy, 0.02 % in the
 dark pixels improved predictions of a scan without a background."""
 
+MAX_PATTERNS_FOR_MEAN = 500
 MIN_PATTERNS = 60
 MIN_EPOCHS = 30
 """Of an attempt, if none are asked for: of models that have not settled the more pliable one does better."""
@@ -69,6 +72,7 @@ class Attempt:
         problem: why the run failed, or why what it found is not believed.
         addition: its name in `LADDER`.
         rivals: other additions of the same round that gained nearly as much.
+        evidence: what of the data asks for it where patterns held out do not.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Attempt:
     problem: str = ""
     addition: str = ""
     rivals: tuple[str, ...] = ()
+    evidence: str = ""
 
     @property
     def is_harmful(self) -> bool:
@@ -94,7 +99,8 @@ class Attempt:
         line = f"{self.name:24s} {self.loss:9.4f}"
         if self.error:
             line += f"  {-self.gain:+9.4f} +- {self.error:.4f}  {'helps' if self.helps else '-':5s}"
-        return f"{line}  {self.seconds:6.1f} CPU s{'  ' * bool(self.problem)}{self.problem}"
+        remark = self.problem or self.evidence
+        return f"{line}  {self.seconds:6.1f} CPU s{'  ' * bool(remark)}{remark}"
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Improvement:
         final: the one of the model with all of these.
         patterns: in an attempt.
         held_out: of these.
+        explained: share of the differences between the patterns held out that the model with all of these
+            explains, and its standard error; ``None``: they differ by noise alone.
         is_complete: whether all was tried; Ctrl-C ends the search, not what it has found.
     """
 
@@ -117,7 +125,13 @@ class Improvement:
     final: Attempt
     patterns: int
     held_out: int
+    explained: tuple[float, float] | None = None
     is_complete: bool = True
+
+    @property
+    def shows_object(self) -> bool:
+        """Whether patterns held out show anything of the object; if not, losses hardly tell models apart."""
+        return is_explained(self.explained)
 
     def lines(self) -> list[str]:
         """What helped and what it costs, what did not, and what is left, in sentences."""
@@ -135,6 +149,12 @@ class Improvement:
             out.append(f"helped: {names}: {change}, at {cost:.1f} times the CPU time")
         if tried:
             out.append(f"did not help: {tried}" if self.kept else f"nothing helped: {tried}")
+        if not self.shows_object:
+            out.append(
+                "doubtful: patterns held out show nothing of the object, so the comparisons say little: the "
+                "probe alone fits their mean, whatever the model lacks. First find orientation, "
+                "defocus and step (phaseloom calibrate), take more patterns or epochs, or count longer"
+            )
         if last.loss > GOOD_LOSS:
             out.append(
                 f"left: {last.loss:.2f} times shot noise. What was tried does not explain it: look at "
@@ -289,17 +309,26 @@ def improve(
         is_complete = False
     kept = tuple(climb.kept.values())
     improved = job.recorded.with_settings(_join(kept)) if kept else job.recorded
-    counts = {"patterns": len(scan), "held_out": len(climb.now.losses), "is_complete": is_complete}
-    return Improvement(improved, tuple(climb.attempts), kept, climb.now.attempt, **counts)
+    return Improvement(
+        improved,
+        tuple(climb.attempts),
+        kept,
+        climb.now.attempt,
+        patterns=len(scan),
+        held_out=len(climb.now.losses),
+        explained=climb.now.explained,
+        is_complete=is_complete,
+    )
 
 
 @dataclass(frozen=True)
 class _Run:
-    """An attempt that ended, with the loss of each pattern held out."""
+    """An attempt that ended, with the loss of each pattern held out, and what it explains of them."""
 
     attempt: Attempt
     losses: Tensor
     job: Job
+    explained: tuple[float, float] | None = None
 
 
 class _Climb:
@@ -324,7 +353,7 @@ class _Climb:
         names = list(LADDER)
         while names:
             tried = [found for name in names if (found := self._try(name)) is not None]
-            names = [one.attempt.addition for one in tried if not one.attempt.is_harmful]
+            names = [one.attempt.addition for one in tried if one.attempt.helps or not one.attempt.is_harmful]
             helpful = [one for one in tried if one.attempt.helps]
             if not helpful:
                 return
@@ -342,6 +371,8 @@ class _Climb:
         if "changing probe" in self.kept:
             self.kept.pop("modes", None)  # it has them
         for name in list(self.kept)[:-1]:
+            if self.kept[name].evidence or _find_evidence(name, self.scan):
+                continue
             others = {other: attempt for other, attempt in self.kept.items() if other != name}
             found = _run(f"without {name}", _join(others.values()), self.recipe, self.scan)
             if isinstance(found, Attempt):
@@ -367,6 +398,9 @@ class _Climb:
         attempt = replace(_compare(found.attempt, self.now.losses, found.losses), **own)
         if attempt.helps and (doubt := _find_doubt(name, found.job)):
             attempt = replace(attempt, helps=False, problem=doubt)
+        is_refuted = attempt.is_harmful and is_explained(self.now.explained)
+        if not attempt.helps and not is_refuted and (evidence := _find_evidence(name, self.scan)):
+            attempt = replace(attempt, helps=True, evidence=evidence, problem="")
         return self._record(found, attempt)
 
     def _record(self, run: _Run, attempt: Attempt) -> _Run:
@@ -381,6 +415,8 @@ def _join(attempts: Iterable[Attempt]) -> dict[str, Any]:
 
 
 def _name_with_rivals(attempt: Attempt) -> str:
+    if attempt.evidence:
+        return f"{attempt.name} ({attempt.evidence})"
     if not attempt.rivals:
         return attempt.name
     return f"{attempt.name} (or {' or '.join(attempt.rivals)}: the patterns hardly tell which)"
@@ -412,7 +448,9 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
     if not bool(losses.isfinite().all()):
         return Attempt(name, problem="no loss that is a number")
     seconds = time.process_time() - began
-    return _Run(Attempt(name, loss=float(losses.mean()), seconds=seconds), losses, job)
+    return _Run(
+        Attempt(name, loss=float(losses.mean()), seconds=seconds), losses, job, job.measure_explained()
+    )
 
 
 @torch.no_grad()
@@ -438,6 +476,24 @@ def _find_doubt(name: str, job: Job) -> str:
         return ""
     share = float(job.model.detector.background().mean()) / max(float(job.scan.mean_pattern().mean()), 1e-30)
     return "" if share > MIN_BACKGROUND else f"{share:.2%} of the counts are too few to be believed"
+
+
+def _find_evidence(name: str, scan: Scan4D) -> str:
+    """What asks for an addition although predictions are no better; empty: nothing does.
+
+    A probe that may move takes over the dark part of the mean pattern: where patterns differ by little more
+    than noise, they are predicted as well without a background. But scattering falls with the angle.
+    """
+    if name != "background" or scan.geometry.near:
+        return ""
+    patterns = min(len(scan), MAX_PATTERNS_FOR_MEAN)
+    mean = scan.mean_pattern(most=patterns) - (0.0 if scan.background is None else scan.background)
+    level = find_constant_level(np.where(scan.mask, mean, 0.0), scan.mask, patterns=patterns)
+    if level is None or not level.is_clear:
+        return ""
+    return (
+        f"all pixels beyond the bright part have {level.least:.2g} counts or more, {level.share:.0%} of all"
+    )
 
 
 def _choose_rate(job: Job, part: str, newton: float = NEWTON_RATE) -> float:

@@ -426,6 +426,14 @@ class LSQML(WaveEngine):
         return by_object if "object" in moving else still, by_probe if "probe" in moving else still
 
 
+CLASSES: Mapping[str, type[WaveEngine]] = {
+    **dict.fromkeys(("epie", "rpie", "mpie"), PIE),
+    **dict.fromkeys(("difference_map", "raar"), WaveProjections),
+    "lsq_ml": LSQML,
+}
+"""The class of each engine: what an engine can do is known before it is made."""
+
+
 def best_steps(
     change: Complex[Tensor, "b mode y x"], along: tuple[Tensor, Tensor], /
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -181,6 +181,7 @@ class WaveEngine(Engine):
         """
         place = f"optimizer: {self.name}"
         team().require_single_process(place)
+        self.check_slices(self.name, len(model.object.gaps) + 1)
         if likelihood.penalties:
             fix = f"needs gradients, which {self.name} does not have: leave it out, or use gauss_newton"
             raise BadInput("penalties", ", ".join(likelihood.penalties), fix)
@@ -193,6 +194,17 @@ class WaveEngine(Engine):
                 raise BadInput(f"rates.{group['name']}", group["base"], fix)
         self.experiment = WaveModel(model, likelihood)
 
+    @classmethod
+    def check_slices(cls, name: str, slices: int, /) -> None:
+        """Refuse several slices, where the engine of this name does not take them.
+
+        Raises:
+            BadInput: too many slices.
+        """
+        if slices > 1 and not cls.takes_slices:
+            fix = "needs one slice: write slices: 1, take epie, rpie or mpie, or use gauss_newton"
+            raise BadInput(f"optimizer: {name}", f"{slices} slices", fix)
+
     def _list_obstacles(self, model: Ptychography) -> list[tuple[bool, str, str]]:
         """What the model may have that projections do not know of, and what to do about it."""
         thing, probe, detector, onward = model.object, model.probe, model.detector, model.propagator.onward
@@ -200,11 +212,9 @@ class WaveEngine(Engine):
         own = type(probe).forward is Illumination.forward and type(probe).modes_of is Illumination.modes_of
         fixed = all(group["name"] != "probe" for group in self.param_groups)
         loses = onward is not None and bool((onward.abs() - 1).abs().max() > MAX_POWER_LOSS)
-        slices = len(thing.gaps) + 1
         return [
             (not plain, "object", "needs complex pixels: write object: {pixels: {kind: complex}}"),
             (len(thing.occupancy) > 1, "object: modes", "needs an object in one state: write modes: 1"),
-            (slices > 1 and not self.takes_slices, f"{slices} slices", "needs one slice: write slices: 1"),
             (not own, "probe", "needs one probe for all patterns: leave relaxed out"),
             (not (fixed or isinstance(probe, Probe)), "probe", "needs a probe of pixels to move: freeze it"),
             (not detector.counts_plainly(), "detector", "needs pixels without blur, area or saturation"),
