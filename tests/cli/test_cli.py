@@ -38,6 +38,7 @@ VERBS = [
     "search",
     "calibrate",
     "improve",
+    "watch",
     "export",
     "get",
 ]

@@ -32,7 +32,7 @@ from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.newton import GaussNewton
-from phaseloom.fitting.outcome import Advice
+from phaseloom.fitting.outcome import Advice, Stop
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.metrics.phase import remove_plane_wave, sum_phase
 from phaseloom.plot.cards import draw_waves, write_card
@@ -241,7 +241,13 @@ class Job:
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch, and at the end the result."""
         with self._lock:
-            yield from self._run()
+            try:
+                yield from self._run()
+            except KeyboardInterrupt:
+                if self.growth is None:
+                    raise
+                self.progress.stop = Stop.after_interruption(self.progress.epoch)
+                self.growth.conclude(self)  # the run can be resumed on the patterns that came
 
     def _run(self) -> Iterator[Epoch]:
         self.ended = None
@@ -306,6 +312,9 @@ class Job:
         """The run of a folder as its last snapshot has it."""
         recipe = Reconstruct.from_path(folder / "run.yaml")
         snapshot = find_snapshot(folder, list_fixed_settings(recipe))
+        if scan is None and recipe.file == IN_MEMORY and (folder / RECORD_NAME).is_file():
+            fix = f"was killed while its scan grew; what came is there: phaseloom reconstruct {RECORD_NAME}"
+            raise BadInput(str(folder), None, f"{fix} in this folder")
         if scan is None and recipe.file == IN_MEMORY:
             fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
             raise BadInput(str(folder), None, fix)

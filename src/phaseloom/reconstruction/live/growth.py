@@ -23,7 +23,6 @@ from phaseloom.data.growing.growing_scan import GrowingScan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, WriteFailed
 from phaseloom.fitting.loop import Epoch, Progress
-from phaseloom.fitting.outcome import Stop
 from phaseloom.fitting.schedule import evaluate_shape
 from phaseloom.ptycho.canvas import Canvas, canvas
 from phaseloom.reconstruction.level import Level, fit_patterns, set_batch_size, split_patterns
@@ -136,26 +135,19 @@ class Growth:
     def prepare_epoch(self, job: Growable, /) -> bool:
         """Take in patterns that have come; whether there is something to learn from now.
 
-        When no more come, the job becomes an ordinary one. An interruption while patterns are waited for ends
-        the growth too.
+        When no more come, the job becomes an ordinary one.
         """
-        try:
-            resting = self.passes >= self.epochs and self.count == len(self.growing)
-            self.growing.update(wait=SECONDS_OF_REST if resting else 0.0)
-            if self.growing.end is not None and len(self.growing) == self.count:
-                self.conclude(job)
-                return True
-            if len(self.growing) > self.count:
-                self._take_in(job)
-            return self.passes < self.epochs
-        except KeyboardInterrupt:
-            job.progress.stop = Stop.after_interruption(job.progress.epoch)
+        resting = self.passes >= self.epochs and self.count == len(self.growing)
+        self.growing.update(wait=SECONDS_OF_REST if resting else 0.0)
+        if self.growing.end is not None and len(self.growing) == self.count:
+            self.conclude(job)
             return True
+        if len(self.growing) > self.count:
+            self._take_in(job)
+        return self.passes < self.epochs
 
     def fit(self, job: Growable, /) -> Iterator[Epoch]:
-        """An epoch on the patterns that are here; none after an interruption."""
-        if job.progress.stop.is_interrupted:
-            return
+        """An epoch on the patterns that are here."""
         index, learned = self._choose(job.training)
         began = time.monotonic()
         number = job.progress.epoch + 1
@@ -179,6 +171,7 @@ class Growth:
             found = event["explained"]
             noise = event["holdout"] if job.level.likelihood.has_noise_model else None
             self.dose = judge_dose(self.count, len(job.holdout), found, noise)
+        self.growing.update()  # what came during the epoch is behind
         event["growth"] = self.describe()
         self._draw_image(job)
 
