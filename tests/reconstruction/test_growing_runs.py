@@ -1,6 +1,7 @@
 """Reconstructions of scans that are still being taken, on data of the simulated detector (numpy alone)."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.outcome import StopReason
 from phaseloom.ptycho.canvas import canvas
 from phaseloom.reconstruction.live import growth as growths
+from phaseloom.reconstruction.live import resolution
 from phaseloom.reconstruction.live.carry_over import carry_model, enlarge_canvas
 from phaseloom.reconstruction.live.dose import DoseVerdict
 from phaseloom.reconstruction.live.growing_image import GrowingImage
@@ -349,3 +351,23 @@ def test_the_direct_image_shows_the_phase_of_the_object():
     seen, true = (v - smooth @ np.linalg.lstsq(smooth, v)[0] for v in (image.phase().ravel(), blurred))
     assert np.corrcoef(seen, true)[0, 1] > 0.9
     assert image.transmission().shape == (30, 30)
+
+
+@pytest.mark.medium
+def test_a_resolution_is_judged_by_halves_of_what_came(monkeypatch):
+    made = simulate((16, 16), window=32, step=3.0, photons=3e4, seed=2)
+    geometry = pl.Geometry(wavelength=WAVELENGTH * 1e10, shape=(32, 32), angle=DETECTOR_PIXEL / DISTANCE)
+    taken = pl.Scan4D(counts=made.frames, positions=made.positions * 1e10, geometry=geometry, grid=made.grid)
+    monkeypatch.setattr(resolution, "MIN_PATTERNS", 140)
+    job = follow(taken, in_parts(256, 60, 40))
+    due = []
+    for _ in job:
+        if resolution.is_check_due(job):
+            due.append(job.growth.count)
+            job.growth.dose = resolution.judge_resolution(job, 1e5 if len(due) == 1 else 1.0)
+            verdict = DoseVerdict.RESOLVED if len(due) == 1 else DoseVerdict.NOT_RESOLVED
+            assert job.growth.dose.verdict is verdict
+            assert "halves of the counts agree to" in str(job.growth.dose)
+    assert due[0] >= 140
+    assert due[-1] == 256
+    assert all(later >= 1.5 * before or later == 256 for before, later in pairwise(due))

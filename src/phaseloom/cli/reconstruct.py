@@ -190,9 +190,10 @@ class _GrowthReport:
             return
         try:
             growth.dose = judge_resolution(self.job, self.target)
-        except BadInput as problem:
-            self.target = None
-            print_line(f"WARN until: {problem}")
+        except BadInput as problem:  # too small a field as yet, or counts that cannot be split
+            if str(problem) not in self.printed:
+                self.printed.add(str(problem))
+                print_line(f"WARN --until: {problem}")
             return
         self.printed.add(growth.dose.verdict)
         print_line(f"dose: {growth.dose}")

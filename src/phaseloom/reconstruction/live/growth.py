@@ -106,6 +106,7 @@ class Growth:
         dose: whether the patterns so far suffice; ``None`` before the first judgement.
         learned: place of the first pattern that no epoch has learned from.
         passes: how often an average pattern was learned from.
+        checked: patterns at the last judgement of the resolution.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Growth:
         self.learned = 0
         self.passes = 0.0
         self.count = 0
+        self.checked = 0
         self.room = _plan_canvas(job, growing)
         self.order = np.random.default_rng((job.recorded.seed, 11))
         self._seconds_per_pattern = 0.0

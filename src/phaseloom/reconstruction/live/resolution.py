@@ -21,7 +21,7 @@ def is_check_due(job: Job, /) -> bool:
     growth = job.growth
     if growth is None or growth.count < MIN_PATTERNS:
         return False
-    last = growth.dose.patterns if growth.dose is not None and growth.dose.target is not None else 0
+    last = growth.checked
     complete = growth.count == growth.growing.announcement.count
     return growth.count > last and (complete or growth.count >= GROWTH_BETWEEN_CHECKS * last)
 
@@ -40,6 +40,8 @@ def judge_resolution(job: Job, target: float, /) -> DoseJudgement:
         BadInput: counts that are not whole numbers, or too small a field.
         KeyboardInterrupt: interrupted.
     """
+    if job.growth is not None:
+        job.growth.checked = job.growth.count
     update = {
         "epochs": EPOCHS_OF_HALF,
         "outputs": (),
