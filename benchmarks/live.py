@@ -91,18 +91,18 @@ def describe(job: Job) -> dict[str, Any]:
     return {"loss": job.progress.history[-1]["loss"], "held out": held[-1], "epochs": job.progress.epoch}
 
 
-def measure_error(job: Job, truth: np.ndarray) -> float:
+def measure_error(job: Job, truth: np.ndarray, *, window: int = 64, border: int = BORDER) -> float:
     """Root mean square of the phase's error in the scanned field, radian, as numpy alone finds it."""
     seen = job.model.object.transmission()[0, 0].detach().cpu().numpy()
     best = np.inf
     origin = np.array(job.model.object.canvas.origin) / np.array(job.model.object.canvas.pixel)
     # object pixel [0, 0] of the truth lies 4 pixels and half a window before the first position
-    first = np.round(origin + 4 + 32).astype(int)
-    inner = seen[BORDER:-BORDER, BORDER:-BORDER]
+    first = np.round(origin + 4 + window // 2).astype(int)
+    inner = seen[border:-border, border:-border]
     rows, columns = inner.shape
     for dy in range(-3, 4):
         for dx in range(-3, 4):
-            y, x = first + BORDER + (dy, dx)
+            y, x = first + border + (dy, dx)
             best = min(best, _rms(inner * truth[y : y + rows, x : x + columns].conj()))
     return best
 
