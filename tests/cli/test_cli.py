@@ -39,6 +39,7 @@ VERBS = [
     "calibrate",
     "improve",
     "watch",
+    "projections",
     "export",
     "get",
 ]
