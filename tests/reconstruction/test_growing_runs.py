@@ -98,9 +98,14 @@ def test_patterns_join_and_the_run_ends_as_that_of_the_whole_scan(taken, tmp_pat
     seen = []
     for epoch in job:
         seen.append((epoch.number, len(job.training) + len(job.holdout)))
+        if job.growth is not None:
+            assert f"{seen[-1][1]} of 90, " in job._repr_html_()
+            here = len(job.growth.growing)
+            assert repr(job.growth.growing).startswith(f"GrowingScan(feed: {here} of 90 patterns; ")
     counts = [count for _, count in seen]
     assert counts == sorted(counts)
     assert counts[0] < 90
+    assert "of 90, 0 behind" not in job._repr_html_()
     assert counts[-4:] == [90] * 4
     assert [number for number, _ in seen] == list(range(1, len(seen) + 1))
     assert job.growth is None

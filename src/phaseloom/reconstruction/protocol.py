@@ -451,6 +451,7 @@ class Job:
             "folder": self.directory or "none",
         }
         facts |= {"loss": f"{images['history'][-1]['loss']:.4g}"} if images["history"] else {}
+        facts |= {} if self.growth is None else self.growth.list_facts()
         pictures = draw_waves(
             sum_phase(remove_plane_wave(images["object"])), images["object"], images["probe"]
         )

@@ -351,6 +351,13 @@ class GrowingScan:
         some = ", ".join(map(str, missing[:MAX_NAMED]))
         return f"number{'s' if len(missing) > 1 else ''} {some}{' ...' if len(missing) > MAX_NAMED else ''}"
 
+    def __repr__(self) -> str:
+        """The source, how many patterns came of how many, and why no more come."""
+        count = self.arrivals.announced
+        planned = "" if count is None else f" of {count}"
+        state = "growing" if self.end is None else self.end.value
+        return f"GrowingScan({self.feed.name}: {len(self)}{planned} patterns; {state})"
+
     def __enter__(self) -> Self:
         """The scan itself."""
         return self

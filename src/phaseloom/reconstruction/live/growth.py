@@ -184,6 +184,14 @@ class Growth:
         found |= {"patterns": self.count, "behind": self.count_behind()}
         return found if self.dose is None else found | {"dose": self.dose.to_event()}
 
+    def list_facts(self) -> dict[str, str]:
+        """How many patterns there are, and what is wrong with others, as words for people."""
+        announced = self.growing.arrivals.announced
+        planned = "" if announced is None else f" of {announced}"
+        found = {"patterns": f"{self.count}{planned}, {self.count_behind()} behind"}
+        found |= {"missing": "; ".join(said)} if (said := self.growing.describe()) else {}
+        return found if self.dose is None else found | {"dose": str(self.dose)}
+
     def count_behind(self) -> int:
         """Patterns that are here and that no epoch has learned from yet."""
         return len(self.growing) - self.learned
