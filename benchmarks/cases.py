@@ -77,8 +77,8 @@ CASES = {
     ),
 }
 """``thick`` has positions known exactly; in all others the raster is jittered and starts nominal. ``S96`` and
-``S192`` are S with wider detectors, ``S58`` and ``S37`` with steps that leave 58 and 37 % of the diameter of the
-beam (5 angstrom) as overlap."""
+``S192`` are S with wider detectors, ``S58`` and ``S37`` with steps that leave 58 and 37 % of the diameter of
+the beam (5 angstrom) as overlap."""
 
 
 def wavelength(kv):
@@ -133,8 +133,8 @@ def flight(pixels, dx, kv, dz):
 def expected(phase, probe, positions, transfer):
     """Expected patterns ``(position, ky, kx)`` for a probe of power 1 and one electron.
 
-    Arguments: ``phase (slice, y, x)`` in radian, whose imaginary part is a loss, ``probe (mode, y, x)``, ``positions`` in pixels and
-    the transfer function between slices.
+    Arguments: ``phase (slice, y, x)`` in radian, whose imaginary part is a loss, ``probe (mode, y, x)``,
+    ``positions`` in pixels and the transfer function between slices.
     """
     n = probe.shape[-1]
     through, spectrum, q = np.exp(1j * phase), np.fft.fft2(probe), np.fft.fftfreq(n)

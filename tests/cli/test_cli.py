@@ -39,6 +39,8 @@ VERBS = [
     "search",
     "calibrate",
     "improve",
+    "watch",
+    "projections",
     "export",
     "get",
 ]

@@ -248,6 +248,65 @@ def export(
     echo_lines(files.write(source, target, format=name, knobs=knobs), start="written: ")
 
 
+@app.command()
+def projections(
+    table: Annotated[
+        Path,
+        typer.Argument(help="text file with a line 'ANGLE, RUN' for each projection: degrees, run folder"),
+    ],
+    out: Annotated[Path, typer.Argument(help="NXtomo file to write, .nxs or .h5")],
+    *,
+    air: Annotated[
+        str | None, typer.Option(help="width of empty field at the left and right edges, e.g. '200 nm'")
+    ] = None,
+) -> None:
+    """Write phases of several results for tomography: unwrapped, without ramps, on one field, with angles."""
+    from phaseloom.export.projections import gather_projections, write_projections
+    from phaseloom.reconstruction.compare import find_result
+    from phaseloom.result import load
+    from phaseloom.units import LENGTH
+
+    if out.suffix not in (".nxs", ".h5"):
+        raise BadInput("OUT", out.name, "is not a NeXus file: give it the ending .nxs or .h5")
+    check_new(out)
+    rows = _read_angles(table)
+    results = [load(find_result(run)) for _, run in rows]
+    width = 0.0 if air is None else LENGTH.parse(air, "--air")
+    found = gather_projections(results, [angle for angle, _ in rows], air=width)
+    write_projections(found, out, title=table.stem)
+    count, height, columns = found.phase.shape
+    typer.echo(f"written: {out} ({count} projections of {height} x {columns} pixels)")
+    for (angle, run), share in zip(rows, found.jumps, strict=True):
+        if share > MAX_SHARE_OF_JUMPS:
+            typer.echo(f"WARN {run} at {angle:g} degrees: the phase could not be unwrapped everywhere")
+
+
+MAX_SHARE_OF_JUMPS = 1e-3
+"""Of neighbouring pixels, from which a phase is not unwrapped everywhere."""
+
+
+def _read_angles(table: Path) -> list[tuple[float, Path]]:
+    """Angles and runs of the lines of a file; runs are relative to it."""
+    if not table.is_file():
+        raise BadInput(str(table), None, "does not exist: write lines 'ANGLE, RUN' into it")
+    rows = []
+    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        angle, comma, run = (part.strip() for part in text.partition(","))
+        try:
+            rows.append((float(angle), table.parent / run))
+        except ValueError:
+            comma = ""
+        if not comma or not run:
+            fix = "is not 'ANGLE, RUN', such as '12.5, runs/scan7'"
+            raise BadInput(f"{table.name}: line {number}", text, fix)
+    if not rows:
+        raise BadInput(table.name, None, "holds no line 'ANGLE, RUN'")
+    return rows
+
+
 FORMATS_OF_FOLDERS = ("figures", "stacks")
 """Formats of several files, which go into a folder."""
 

@@ -20,6 +20,7 @@ from phaseloom.cli.files import (
     lock_resumed,
     new_run_folder,
     parameter_tree,
+    parse_settings,
     translated_tree,
 )
 from phaseloom.cli.runner import echo_lines, offer_resume, run_epochs
@@ -78,6 +79,145 @@ def reconstruct(
         folder = new_run_folder(out, recipe.title or recipe.file.stem, runs)
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
     run(job, quiet=quiet, halves=halves, draws=draws)
+
+
+@app.command()
+def watch(  # noqa: PLR0913 - one option for each thing that a source leaves open
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="address of a detector's stream (tcp://host:port), a file that gets longer, or a folder "
+            "that frames are added to"
+        ),
+    ],
+    settings: Set = None,
+    *,
+    recipe: Annotated[
+        Path | None, typer.Option(help="parameter file, such as the run.yaml of an earlier scan")
+    ] = None,
+    setup: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with what the source does not say: energy, distance, positions ..."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; default: runs/DATE-NAME")] = None,
+    first: Annotated[
+        int | None, typer.Option(min=20, help="patterns to begin with; default: a tenth, 64 at least")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="resolution that the dose has to suffice for, e.g. '20 nm': measured by halves"),
+    ] = None,
+    silence: Annotated[
+        float, typer.Option(min=0.1, help="seconds without a pattern after which the scan is over")
+    ] = 30.0,
+    patience: Annotated[
+        float, typer.Option(min=0.1, help="seconds that the first pattern is waited for")
+    ] = 300.0,
+    subscribe: Annotated[
+        bool, typer.Option("--subscribe", help="the stream publishes (PUB) rather than pushes")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Reconstruct a scan while it is taken: patterns join as they come.
+
+    Ctrl-C ends the growth: what has come is kept, and the run is resumed as any other.
+    """
+    from phaseloom.data.growing import open_growing
+    from phaseloom.reconstruction.protocol import Job
+    from phaseloom.reconstruction.recipe import Reconstruct
+    from phaseloom.units import LENGTH
+
+    target = None if until is None else LENGTH.parse(until, "--until")
+    own = Reconstruct.of({}).with_settings(parse_settings(settings or []))
+    chosen = own if recipe is None else load_recipe(recipe, settings)
+    knobs = {} if setup is None else _load_setup(setup)
+    is_file = "://" not in source
+    if is_file and chosen.read is not None:
+        knobs = {**chosen.read.values, **knobs}
+    folder = new_run_folder(out, chosen.title or Path(source).stem or "live")
+    typer.echo(f"waiting for {source}")
+    how = {"silence": silence, "patience": patience, "subscribe": subscribe}
+    how |= {"format": chosen.read.name} if is_file and chosen.read is not None else {}
+    with open_growing(source, setup=knobs, **how) as growing:
+        number = growing.announcement.count
+        said = "a scan whose number of patterns is not known" if number is None else f"{number} patterns"
+        typer.echo(f"{source} announces {said}; Ctrl-C ends the growth and keeps what has come")
+        job = Job.follow(chosen, growing, folder, first=first)
+        run(job, quiet=quiet, report=_GrowthReport(job, target))
+
+
+class _GrowthReport:
+    """Lines on a scan that grows, each printed once: what is missing, and whether the dose suffices."""
+
+    def __init__(self, job: Any, target: float | None):
+        self.job = job
+        self.growing = job.growth.growing
+        self.target = target
+        self.printed: set[str] = set()
+        self.kinds: set[str] = set()
+        self.is_over = False
+
+    def __call__(self, epoch: Any, print_line: Callable[[str], Any]) -> None:
+        """After an epoch."""
+        growth = self.job.growth
+        if growth is None:
+            self._print_end(print_line)
+            return
+        for line in self.growing.describe():
+            kind = line.lstrip("0123456789 ").split(" (")[0]
+            if kind not in self.kinds:  # numbers in it grow; the last ones are printed at the end
+                self.kinds.add(kind)
+                print_line(f"WARN {line}")
+        self._judge_resolution(growth, print_line)
+        if growth.dose is not None and growth.dose.verdict not in self.printed:
+            self.printed.add(growth.dose.verdict)
+            print_line(f"dose: {growth.dose}")
+
+    def describe(self) -> str:
+        """How many patterns are here, for the progress bar."""
+        growth = self.job.growth
+        if growth is None:
+            return ""
+        count = self.growing.announcement.count
+        planned = "" if count is None else f" of {count}"
+        behind = growth.count_behind()
+        return f"{growth.count}{planned} patterns" + (f", {behind} behind" if behind else "") + ", "
+
+    def _judge_resolution(self, growth: Any, print_line: Callable[[str], Any]) -> None:
+        from phaseloom.reconstruction.live.resolution import is_check_due, judge_resolution
+
+        if self.target is None or not is_check_due(self.job):
+            return
+        try:
+            growth.dose = judge_resolution(self.job, self.target)
+        except BadInput as problem:  # too small a field as yet, or counts that cannot be split
+            if str(problem) not in self.printed:
+                self.printed.add(str(problem))
+                print_line(f"WARN --until: {problem}")
+            return
+        self.printed.add(growth.dose.verdict)
+        print_line(f"dose: {growth.dose}")
+
+    def _print_end(self, print_line: Callable[[str], Any]) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        for line in self.growing.describe():
+            print_line(f"WARN {line}")
+        print_line(f"the scan is over: {len(self.growing)} patterns are here, the last epochs follow")
+
+
+def _load_setup(path: Path) -> dict[str, Any]:
+    """What a file says of an experiment."""
+    from phaseloom.documents import load_yaml
+
+    if not path.is_file():
+        raise BadInput("--setup", str(path), "does not exist: write lines such as 'energy: 8 keV' into it")
+    found = load_yaml(path)
+    positions = found.get("positions")
+    if isinstance(positions, str) and (path.parent / positions).is_file():
+        found["positions"] = str((path.parent / positions).resolve())
+    return found
 
 
 @app.command()
@@ -298,15 +438,20 @@ def demo(
         echo_lines(protocol.compare_with_truth(job, result))
 
 
-def run(job: Any, *, quiet: bool, halves: bool = False, draws: int = 0) -> Any:
-    """Run a reconstruction to its end, print its verdict, and write result and report into its folder."""
+def run(
+    job: Any, *, quiet: bool, halves: bool = False, draws: int = 0, report: _GrowthReport | None = None
+) -> Any:
+    """Run a reconstruction to its end, print its verdict, and write result and report into its folder.
+
+    Of a scan that grows, ``report`` prints what becomes of it after every epoch.
+    """
     from phaseloom.fitting.distributed import team
     from phaseloom.reconstruction import preflight
 
     echo_lines(preflight.warn_before_run(job, started=job.start is not None), start="WARN ")
     echo_lines(job.start_lines())
     _save_first_image(job)
-    printed_codes = _run_with_advice(job, quiet=quiet)
+    printed_codes = _run_with_advice(job, quiet=quiet, growth=report)
     result = _save(job, job.ended or job.result())
     if halves and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
         result = _save(job, _add_half_data_frc(job, result, quiet=quiet))
@@ -341,15 +486,18 @@ def _save_first_image(job: Any) -> None:
     typer.echo(f"direct image, before any epoch: {job.directory / 'direct.png'}")
 
 
-def _run_with_advice(job: Any, *, quiet: bool) -> set[str]:
+def _run_with_advice(job: Any, *, quiet: bool, growth: _GrowthReport | None = None) -> set[str]:
     """Run all epochs behind a progress bar; the codes of the advice that was printed."""
     printed_codes: set[str] = set()
 
     def describe_losses(epoch: Any) -> str:
         holdout = "" if epoch.holdout is None else f", hold-out {epoch.holdout:.3f}"
-        return f"loss {epoch.loss:.3f}{holdout}"
+        patterns = "" if growth is None else growth.describe()
+        return f"{patterns}loss {epoch.loss:.3f}{holdout}"
 
     def report_advice(epoch: Any, print_line: Callable[[str], Any]) -> None:
+        if growth is not None:
+            growth(epoch, print_line)
         if epoch.number % EPOCHS_BETWEEN_ADVICE == 0 and epoch.number < job.recipe.epochs:
             _print_new_advice(job.advice(), printed_codes, print_line)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from phaseloom.data.growing.unfinished import open_shared_hdf5
 from phaseloom.errors import BadInput
 
 __all__ = [
@@ -98,9 +99,7 @@ class HDF5Source:
     @classmethod
     def of(cls, path: Path, dataset: str) -> "HDF5Source":
         """Look at a data set without reading it."""
-        import h5py
-
-        with h5py.File(path) as file:
+        with open_shared_hdf5(path) as file:
             data: Any = file[dataset]
             return cls(Path(path), dataset, tuple(data.shape), data.dtype)
 
@@ -110,9 +109,7 @@ class HDF5Source:
 
     def blocks(self, wanted: Iterable[Any], /) -> Iterator[np.ndarray]:
         """Read one block after the other; the file is opened once."""
-        import h5py
-
-        with h5py.File(self.path) as file:
+        with open_shared_hdf5(self.path) as file:
             data: Any = file[self.dataset]
             if data.chunks is not None:
                 with suppress(ImportError):

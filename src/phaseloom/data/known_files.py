@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from phaseloom.data.growing.unfinished import open_shared_hdf5
 from phaseloom.data.scan import Scan4D
 
 __all__ = ["KnownFile", "Purpose", "describe_scan", "identify", "identify_open_file", "purpose_of"]
@@ -107,7 +108,7 @@ def identify(path: Path, /) -> KnownFile | None:
     if not path.is_file():  # a pipe would be waited for
         return None
     try:
-        with h5py.File(path) as file:
+        with open_shared_hdf5(path) as file:
             return identify_open_file(file)
     except (OSError, RuntimeError, KeyError, ValueError):
         return None

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["collect_remarks", "warn"]
+__all__ = ["collect_remarks", "mute_remarks", "warn"]
 
 _collected: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
+_muted: ContextVar[bool] = ContextVar("muted", default=False)
 
 
 def warn(log: logging.Logger, text: str, /, *values: object) -> None:
@@ -18,6 +19,8 @@ def warn(log: logging.Logger, text: str, /, *values: object) -> None:
         text: with places for the values, as of `logging.Logger.warning`.
         *values: for those places.
     """
+    if _muted.get():
+        return
     log.warning(text, *values)
     found = _collected.get()
     sentence = text % values if values else text
@@ -41,3 +44,20 @@ def collect_remarks() -> Iterator[list[str]]:
         yield found
     finally:
         _collected.reset(token)
+
+
+@contextmanager
+def mute_remarks() -> Iterator[None]:
+    """Neither log nor keep remarks inside of the block: of a file that is read again and again.
+
+    Example:
+        >>> with collect_remarks() as found, mute_remarks():
+        ...     warn(logging.getLogger("phaseloom"), "%s: is cut", "a.mib")
+        >>> found
+        []
+    """
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)

@@ -343,6 +343,7 @@ class Likelihood:
             return 2**31
         height, width = self.model.object.window
         modes = self.model.probe.modes().shape[0] * len(self.model.object.occupancy)
+        modes *= len(self.model.scan.moments())
         wave = 2 * start.element_size() * height * width * modes
         return max(1, WAVE_BYTES_AT_ONCE // wave)
 

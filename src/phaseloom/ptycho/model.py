@@ -1,5 +1,7 @@
 """The experiment as one sentence: illuminate, pass through, fly, count."""
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
@@ -78,12 +80,16 @@ class Ptychography(nn.Module):
         flight: propagators.Flight = propagators.exact,
         detector: detectors.CountingDetector | None = None,
         axial: bool | None = None,
+        fly: float | None = None,
     ) -> "Ptychography":
         """A model of a scan from the given parts, and first guesses for the others.
 
         Positions along the beam (``scan.heights``) are modelled if ``axial``, by default where they differ by
-        more than a tenth of the depth of focus.
+        more than a tenth of the depth of focus. In a fly scan, with the shutter open for a share ``fly`` of
+        the way to the next position, a pattern is the sum of those of moments along its way.
         """
+        if fly and scan.geometry.near:
+            raise BadInput("fly", fly, "is not supported in the near field: leave it out")
         part = object if object is not None else objects.pixels(scans.canvas(scan))
         if scan.geometry.has_tilted_sample and part.gaps:
             fix = "slices along a tilted surface are not built: give the object one slice"
@@ -102,7 +108,7 @@ class Ptychography(nn.Module):
             object=part,
             probe=beam,
             heights=heights,
-            scan=scans.Positions.of(scan, part.canvas),
+            scan=scans.Positions.of(scan, part.canvas, fly),
             propagator=flight(scan, part.gaps),
             detector=detector if detector is not None else detectors.counting(scan),
         )
@@ -142,7 +148,7 @@ class Ptychography(nn.Module):
         seen = slices
         if self.heights is not None:
             seen, rest = self.heights.resample_windows(slices, rest, index)
-        wave = self.probe(rest, way, index)[:, None]
+        wave = self._illuminate(rest, way, index)[:, None]
         if self.illumination_sum is not None:
             there = wave
             if self.heights is not None:
@@ -150,6 +156,17 @@ class Ptychography(nn.Module):
             flights = self.propagator.gap_kernels(index)
             illuminate(self.illumination_sum, place, there, slices, flights, share=self.object.occupancy)
         return self.propagator(wave, seen, rest, index, way)
+
+    def _illuminate(
+        self, rest: Float[Tensor, "b 2"], way: Complex[Tensor, "b 1 y x"] | None, index: Int[Tensor, " b"]
+    ) -> Complex[Tensor, "b mode y x"]:
+        """The modes on the object; of a beam that moves, those of each moment, which add as intensities."""
+        motion = self.scan.motion
+        if motion is None:
+            return self.probe(rest, way, index)
+        moments = self.scan.moments()
+        waves = [self.probe(rest + at * motion[index], way, index) for at in moments]
+        return torch.cat(waves, 1) / math.sqrt(len(moments))
 
     def misfit(
         self, index: Int[Tensor, " b"], counts: Float[Tensor, "b y x"], divergence: Divergence
@@ -192,6 +209,7 @@ class Ptychography(nn.Module):
         return (
             self.use_custom_adjoint
             and self.heights is None
+            and self.scan.motion is None
             and len(self.object.occupancy) == 1
             and self.propagator.is_plain_far_field()
             and type(self.probe).forward is illumination.Illumination.forward

@@ -18,8 +18,8 @@ from phaseloom.ptycho import probes
 from phaseloom.ptycho.canvas import Canvas, canvas, cone_beam_curvature, measure_cone_margin
 from phaseloom.ptycho.illumination import measure_focal_depth
 
-__all__ = ["Canvas", "Heights", "Positions", "canvas", "depth_of_focus", "heights_matter"]
-__all__ += ["measure_height_sensitivity", "project_to_heights"]
+__all__ = ["Canvas", "Heights", "Positions", "canvas", "depth_of_focus", "estimate_motion"]
+__all__ += ["heights_matter", "measure_height_sensitivity", "project_to_heights"]
 
 
 class Positions(nn.Module):
@@ -40,16 +40,26 @@ class Positions(nn.Module):
         stretch: common scale alone; a parameter.
         lines: ``(slow, 2)`` shift of each line of a raster; a parameter, empty without a raster.
         start: ``(n, 2)`` positions as measured, object pixels of the canvas.
+        motion: ``(n, 2)`` way of the beam during each exposure, object pixels, of which the position is the
+            middle; ``None``: the beam stood still.
 
     Source:
         Guizar-Sicairos & Fienup 2008, doi 10.1364/OE.16.007264.
     """
 
     start: Tensor
+    motion: Tensor | None
     step: float = 1.0
 
-    def __init__(self, start: Float[Tensor, "n 2"], canvas: Canvas, grid: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        start: Float[Tensor, "n 2"],
+        canvas: Canvas,
+        grid: tuple[int, int] | None = None,
+        motion: Float[Tensor, "n 2"] | None = None,
+    ):
         super().__init__()
+        self.register_buffer("motion", motion, persistent=False)
         self.canvas = canvas
         self.grid = grid
         self.register_buffer("start", start)
@@ -64,10 +74,25 @@ class Positions(nn.Module):
         self._bounds_cache: TensorCache[tuple[Tensor, Tensor]] = TensorCache()
 
     @classmethod
-    def of(cls, scan: Scan4D, canvas: Canvas) -> "Positions":
-        """Positions of a scan on its canvas."""
+    def of(cls, scan: Scan4D, canvas: Canvas, fly: float | None = None) -> "Positions":
+        """Positions of a scan on its canvas; of a fly scan see `estimate_motion`."""
         pixels = (scan.positions - np.array(canvas.origin)) / np.array(canvas.pixel)
-        return cls(torch.as_tensor(pixels, dtype=torch.float32), canvas, scan.grid)
+        motion = None
+        if fly:
+            moved = estimate_motion(scan.positions, fly) / np.array(canvas.pixel)
+            motion = torch.as_tensor(moved, dtype=torch.float32)
+        return cls(torch.as_tensor(pixels, dtype=torch.float32), canvas, scan.grid, motion)
+
+    def moments(self) -> list[float]:
+        """Moments of an exposure, as shares of its way from the middle: no more than a pixel apart.
+
+        Each stands for the same part of the exposure; a beam that stands still has one.
+        """
+        if self.motion is None:
+            return [0.0]
+        longest = float(self.motion.norm(dim=1).max())
+        count = max(MIN_MOMENTS, math.ceil(longest / MAX_PIXELS_BETWEEN_MOMENTS))
+        return [(number + 0.5) / count - 0.5 for number in range(count)]
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -141,6 +166,63 @@ class Positions(nn.Module):
         """Refined positions in the frame of the scan, angstrom ``(n, 2)``."""
         pixels = self.current_positions().detach().cpu().double().numpy()
         return pixels * np.array(self.canvas.pixel) + np.array(self.canvas.origin)
+
+
+MIN_MOMENTS = 3
+"""Moments of an exposure that the beam moves in, at least."""
+
+MAX_PIXELS_BETWEEN_MOMENTS = 1.0
+"""Object pixels that the beam moves between two moments. On a way of 4 pixels with 4 moments, patterns of the
+simulated detector differ from those with 24 by less than a tenth of the noise of 3e4 photons."""
+
+MAX_STEP_OF_LINE = 1.5
+"""Steps, in units of the median, above which the beam goes to the next line, or a pattern is missing."""
+
+MIN_COSINE_OF_LINE = 0.5
+"""Of the angle between steps that belong to one line."""
+
+
+def estimate_motion(positions: Float[np.ndarray, "n 2"], share: float, /) -> Float[np.ndarray, "n 2"]:
+    """Way of the beam during each exposure of a fly scan, in the unit of the positions.
+
+    It is a share of the way to the neighbours along the scan line, which are told by the length and the
+    direction of the steps: jumps to the next line, turns of a raster that is scanned to and fro, and gaps of
+    lost patterns do not count. A pattern without a neighbour takes the way of the nearest one in time.
+
+    Args:
+        positions: in the order in which they were taken, of the middle of each exposure.
+        share: of the time from one pattern to the next in which the shutter is open, 0 to 1.
+
+    Raises:
+        BadInput: positions of which no two are on one line, or a share that is not possible.
+
+    Example:
+        >>> line = np.stack([np.zeros(4), np.arange(4.0)], 1)
+        >>> raster = np.concatenate([line, line[::-1] + (1.0, 0.0)])  # to and fro
+        >>> estimate_motion(raster, 0.5)[[0, 3, 4, 7], 1].tolist()
+        [0.5, 0.5, -0.5, -0.5]
+    """
+    if not 0 <= share <= 1:
+        raise BadInput("fly", share, "must be a share of the way to the next position, from 0 to 1")
+    steps = np.diff(np.asarray(positions, float), axis=0)
+    length = np.hypot(*steps.T)
+    unit = steps / np.maximum(length, 1e-12)[:, None]
+    follows = np.sum(unit[1:] * unit[:-1], axis=1) > MIN_COSINE_OF_LINE
+    on_line = (np.append(follows, False) | np.insert(follows, 0, False))[: len(steps)]
+    usual = np.median(length) if len(length) else 0.0
+    on_line &= (length <= MAX_STEP_OF_LINE * usual) & (length > 0)
+    if not on_line.any():
+        fix = "needs positions along lines, in the order in which they were taken: leave it out"
+        raise BadInput("fly", share, fix)
+    weight = on_line.astype(float)[:, None]
+    total = np.zeros_like(positions, float)
+    count = np.zeros((len(positions), 1))
+    for part in (slice(None, -1), slice(1, None)):
+        total[part] += weight * steps
+        count[part] += weight
+    known = np.flatnonzero(count[:, 0])
+    nearest = known[np.abs(np.arange(len(positions))[:, None] - known).argmin(1)]
+    return share * (total / np.maximum(count, 1))[nearest]
 
 
 def _lever_arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,8 +36,8 @@ from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
 
-__all__ = ["Level", "build_levels", "fit_level", "last_epochs", "make_batches", "set_batch_size"]
-__all__ += ["MIN_PATTERNS_ON_PLACE", "count_patterns_on_place", "split_patterns"]
+__all__ = ["MIN_PATTERNS_ON_PLACE", "Level", "build_levels", "count_patterns_on_place", "fit_level"]
+__all__ += ["fit_patterns", "last_epochs", "make_batches", "set_batch_size", "split_patterns"]
 
 COARSE_EPOCHS = 0.6
 """Share of the epochs that is done on coarser grids, where there are any."""
@@ -305,8 +305,11 @@ def make_batches(recipe: Reconstruct, level: Level, index: np.ndarray, /) -> Bat
 
 
 def count_epochs_on_all(recipe: Reconstruct, /) -> int:
-    """Epochs at the end of a run that learn from all patterns, if any were held out before."""
-    return int(EPOCHS_ON_ALL * recipe.epochs)
+    """Epochs at the end of a run that learn from all patterns, if any were held out before.
+
+    Epochs in which a scan was still growing do not count.
+    """
+    return int(EPOCHS_ON_ALL * (recipe.epochs - recipe.found.get("live", {}).get("epochs", 0)))
 
 
 def is_misfit_due(recipe: Reconstruct, number: int, /) -> bool:
@@ -348,28 +351,36 @@ def fit_level(
             change a rate while the run is under way.
     """
     progress = level.progress
-    training, holdout = patterns
+    holdout = patterns[1]
     shape = _shift_shape(recipe.shape.partial(), progress.coarse_epochs, last, rate_factor)
     on_all = count_epochs_on_all(recipe) if last == recipe.epochs and len(holdout) else 0
     if progress.epoch < last - on_all:
         pace = {"epochs": last - on_all, "horizon": last, "shape": shape}
-        yield from _fit(level, recipe, training, holdout, changes, **pace)
+        yield from fit_patterns(level, recipe, patterns, changes, **pace)
     if on_all and last - on_all <= progress.epoch < last and progress.result_epoch is None:
         everything = np.sort(np.concatenate(patterns))
         pace = {"epochs": last, "horizon": last, "shape": shape}
-        yield from _fit(level, recipe, everything, holdout[:0], changes, **pace)
+        yield from fit_patterns(level, recipe, (everything, holdout[:0]), changes, **pace)
 
 
-def _fit(
+def fit_patterns(
     level: Level,
     recipe: Reconstruct,
-    training: np.ndarray,
-    holdout: np.ndarray,
+    patterns: tuple[np.ndarray, np.ndarray],
     changes: Callable[[], Sequence[RateChange]],
     /,
     **pace: Any,
 ) -> Iterator[Epoch]:
-    """Epochs that learn from some patterns and are judged by others."""
+    """Epochs that learn from some patterns and are judged by others.
+
+    Args:
+        level: under way.
+        recipe: of the run.
+        patterns: indices to learn from, and indices held out.
+        changes: see `fit_level`.
+        **pace: ``epochs``, ``horizon`` and ``shape`` of `phaseloom.fitting.loop.fit`.
+    """
+    training, holdout = patterns
     if level.progress.stop.is_settled:
         return
     order = make_batches(recipe, level, training)

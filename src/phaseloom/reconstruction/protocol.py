@@ -7,10 +7,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from phaseloom import plugins
@@ -23,6 +24,7 @@ from phaseloom.calibration.calibrate import (
 )
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
+from phaseloom.data.growing.growing_scan import GrowingScan
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
@@ -30,7 +32,7 @@ from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.newton import GaussNewton
-from phaseloom.fitting.outcome import Advice
+from phaseloom.fitting.outcome import Advice, Stop
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.metrics.phase import remove_plane_wave, sum_phase
 from phaseloom.plot.cards import draw_waves, write_card
@@ -51,6 +53,12 @@ from phaseloom.reconstruction.level import (
     last_epochs,
     set_batch_size,
     split_patterns,
+)
+from phaseloom.reconstruction.live.growth import (
+    RECORD_NAME,
+    Growth,
+    count_first_patterns,
+    require_all_patterns,
 )
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Reconstruct
 from phaseloom.reconstruction.run_folder import (
@@ -126,12 +134,51 @@ class Job:
         start: what the automatic start found, or ``None``.
         levels: from the coarsest grid to that of the data; before the first epoch the latter alone.
         level: the one under way, whose ``scan``, ``model`` and ``progress`` are the job's.
+        growth: the part of the run in which patterns come; ``None`` of an ordinary one, and afterwards.
         ended: the result that the last loop left in the directory when it came to its end, or ``None``.
         training, holdout: indices of the patterns to learn from, and of those held out.
         wants_evidence: whether a direct image and a null test may be made, for the verdict.
     """
 
     wants_evidence = True
+    growth: Growth | None = None
+
+    @classmethod
+    def follow(
+        cls,
+        recipe: Reconstruct,
+        growing: GrowingScan,
+        directory: Path | str | None = None,
+        /,
+        *,
+        first: int | None = None,
+    ) -> "Job":
+        """Begin on the patterns of a scan that are here, and take in the others as they come.
+
+        Each epoch of the job then learns from all that has come; ``epoch.number`` goes on while the scan
+        grows, and when it is over for half of the epochs of the recipe (docs/howto-beamtime.md). What the
+        recipe leaves open (probe, defocus, orientation) is found from the first patterns: better give it, as
+        the settled ``run.yaml`` of an earlier scan does. There are no coarser grids.
+
+        Args:
+            recipe: of the reconstruction; its file is not looked at.
+            growing: the scan (`phaseloom.data.growing.open_growing`).
+            directory: folder of the run; default: nothing is written. Patterns that come from no file are
+                recorded in its ``scan.h5``.
+            first: patterns that are waited for before anything is found; default: a tenth of those that are
+                announced, and 64 at least.
+
+        Raises:
+            BadInput: see `begin`; a preparation that leaves out patterns.
+        """
+        growing.await_patterns(first or count_first_patterns(growing.announcement.count))
+        if directory is not None and growing.feed.file is None:  # so that they outlive this process
+            growing.record(Path(directory) / RECORD_NAME)
+        recipe = recipe.model_copy(update={"levels": 0})
+        job = cls.begin(recipe, directory, scan=growing.scan(), check=partial(require_all_patterns, growing))
+        with release_on_failure(job._lock if isinstance(job._lock, OutputLock) else None):
+            job.growth = Growth(job, growing, batch=recipe.batch, build_finest=cls._build_finest)
+        return job
 
     @classmethod
     def begin(
@@ -190,32 +237,50 @@ class Job:
         self.recipe = self.recorded
         self.initial = advice.InitialProbe.of(self.model)
         self.training, self.holdout = split_patterns(len(scan), recipe.holdout, recipe.seed)
+        if "holdout" in recipe.found:  # of a scan that came in parts
+            self.holdout = np.array(recipe.found["holdout"], int)
+            self.training = np.setdiff1d(np.arange(len(scan)), self.holdout)
 
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch, and at the end the result."""
         with self._lock:
-            yield from self._run()
+            try:
+                yield from self._run()
+            except KeyboardInterrupt:
+                if self.growth is None:
+                    raise
+                self.progress.stop = Stop.after_interruption(self.progress.epoch)
+                self.growth.conclude(self)  # the run can be resumed on the patterns that came
 
     def _run(self) -> Iterator[Epoch]:
         self.ended = None
         steering = self._open()
         has_moved = steering.steer()
         while not self.progress.stop.is_requested:
+            if self._awaits_patterns():
+                steering.steer()
+                continue
             has_changed = False
             for done in self._fit():
                 has_moved = True
                 self._save_epoch(done)
                 yield done
-                if has_changed := steering.steer():
+                if has_changed := steering.steer() or self.growth is not None:
                     break
             if has_changed:
                 continue
             if not self._enter_finer_level():
                 break
             has_moved = True
+        if self.growth is not None:
+            self.growth.conclude(self)
         self._record_end(steering)
         self._save_new_result(moved=has_moved)
         steering.answer_late()
+
+    def _awaits_patterns(self) -> bool:
+        """Take in patterns that have come; whether there is nothing to learn from now."""
+        return self.growth is not None and not self.growth.prepare_epoch(self)
 
     @classmethod
     def resume(cls, directory: Path | str, /, *, scan: Scan4D | None = None) -> "Job":
@@ -250,6 +315,9 @@ class Job:
         """The run of a folder as its last snapshot has it."""
         recipe = Reconstruct.from_path(folder / "run.yaml")
         snapshot = find_snapshot(folder, list_fixed_settings(recipe))
+        if scan is None and recipe.file == IN_MEMORY and (folder / RECORD_NAME).is_file():
+            fix = f"was killed while its scan grew; what came is there: phaseloom reconstruct {RECORD_NAME}"
+            raise BadInput(str(folder), None, f"{fix} in this folder")
         if scan is None and recipe.file == IN_MEMORY:
             fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
             raise BadInput(str(folder), None, fix)
@@ -386,6 +454,7 @@ class Job:
             "folder": self.directory or "none",
         }
         facts |= {"loss": f"{images['history'][-1]['loss']:.4g}"} if images["history"] else {}
+        facts |= {} if self.growth is None else self.growth.list_facts()
         pictures = draw_waves(
             sum_phase(remove_plane_wave(images["object"])), images["object"], images["probe"]
         )
@@ -402,6 +471,7 @@ class Job:
 
     def save_recipe(self) -> None:
         """Write the parameter file into the folder of the run."""
+        self.__dict__.pop("_fixed_settings", None)
         if self.directory is not None:
             save_recipe(self.recorded, self.directory)
 
@@ -425,6 +495,8 @@ class Job:
 
     def go_back(self, folder: Path, /) -> None:
         """Build the levels again, and bring them to the state of the snapshot in the folder of the run."""
+        if self.growth is not None:
+            raise BadInput("steer back", None, "is not possible while the scan grows: wait for its end")
         scan = self.finest.scan
         del self.levels, self.level  # memory for the new ones
         self.levels = [self._build_finest(self.recorded, scan)]
@@ -491,6 +563,8 @@ class Job:
         return self.model.scan.canvas.pixel[0] / self.finest.model.scan.canvas.pixel[0]
 
     def _fit(self) -> Iterator[Epoch]:
+        if self.growth is not None:
+            return self.growth.fit(self)
         number = self.levels.index(self.level)
         patterns = self.training, self.holdout
         changes: Callable[[], Sequence[Any]] = lambda: self.recipe.changes  # noqa: E731
@@ -503,9 +577,12 @@ class Job:
         if epoch.holdout is not None and is_misfit_due(self.recipe, epoch.number):
             event["explained"] = self.measure_explained()
             by_newton = isinstance(self.progress.optimizer, GaussNewton)  # others need more epochs
+            by_newton = by_newton and self.growth is None  # as scans do that have just begun
             if by_newton and epoch.number == EPOCHS_BETWEEN_MISFITS and not is_explained(event["explained"]):
                 self._hold_positions()
         event["state"] = result_builder.summarise_state(self.model)
+        if self.growth is not None:
+            self.growth.record_epoch(self, event)
         if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:

@@ -172,6 +172,8 @@ class Reconstruct(ScanRecipe):
         epochs: at most.
         axial: whether positions along the beam are modelled; default: where they differ by a tenth of
             the depth of focus.
+        fly: share of the time between two positions in which the shutter is open while the beam moves (a fly
+            scan): 1 for continuous exposure; default: the beam stands still.
         levels: coarser grids that the run begins on; default: one, where that loses no light.
         holdout: share of the patterns that tell when to stop; the last tenth of the epochs learns from all.
         patience: epochs without improvement of the hold-out loss before stopping.
@@ -210,6 +212,7 @@ class Reconstruct(ScanRecipe):
     outputs: tuple[Call, ...] = part("phaseloom.export", ())
     epochs: int = Field(20, ge=1, le=MAX_EPOCHS, strict=True)
     axial: bool | None = None
+    fly: float | None = Field(None, ge=0, le=1)
     levels: int | None = Field(None, ge=0, le=4, strict=True)
     holdout: float = Field(0.05, ge=0, lt=0.9)
     patience: int | None = Field(15, ge=1, strict=True)
@@ -301,6 +304,7 @@ class Reconstruct(ScanRecipe):
             flight=self.propagator.partial(),
             detector=self.detector(scan),
             axial=self.axial,
+            fly=self.fly,
         )
         if self.rate_of("background") and scan.background is None:
             model.detector.start_background(_estimate_background(scan))

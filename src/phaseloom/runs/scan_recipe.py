@@ -38,6 +38,7 @@ SECTIONS_OF_SCAN_RECIPES = frozenset(
         "device",
         "epochs",
         "file",
+        "fly",
         "found",
         "halves",
         "holdout",

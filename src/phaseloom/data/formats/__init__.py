@@ -192,10 +192,10 @@ def _read_with_knobs(
     """Call a reader with the knobs of a side-car and those given."""
     wanted = spec.knobs(__name__, name)
     beside, written = sidecar.load(path)
-    chosen = _parse_knobs(written, wanted, beside.name, strict=True)
+    chosen = parse_knobs(written, wanted, beside.name, strict=True)
     if lazy and "lazy" in wanted:
         chosen["lazy"] = True
-    chosen |= _parse_knobs(values, wanted, path.name, strict=False)
+    chosen |= parse_knobs(values, wanted, path.name, strict=False)
     own = {name: value for name, value in chosen.items() if name not in Setup.__annotations__}
     _require_knobs(path, wanted, chosen)
     try:
@@ -235,7 +235,7 @@ def _require_knobs(path: Path, wanted: Knobs, chosen: Mapping[str, Any]) -> None
     raise MissingValues(path, missing, chosen, frozenset())
 
 
-def _parse_knobs(values: Mapping[str, object], wanted: Knobs, place: str, *, strict: bool) -> dict[str, Any]:
+def parse_knobs(values: Mapping[str, object], wanted: Knobs, place: str, *, strict: bool) -> dict[str, Any]:
     """Knobs by name in inner units; with ``strict`` even numbers need their unit."""
     parsed: dict[str, Any] = {}
     for name, value in values.items():

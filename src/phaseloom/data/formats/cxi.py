@@ -17,7 +17,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from phaseloom.data.counts import HDF5Source
+from phaseloom.data.counts import HDF5Source, SelectedCounts
 from phaseloom.data.formats import cxi_layout
 from phaseloom.data.formats.arrangement import arrange
 from phaseloom.data.formats.arrays import clean_counts
@@ -32,6 +32,7 @@ from phaseloom.data.formats.files import (
 from phaseloom.data.formats.header import About, MissingValues
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
+from phaseloom.data.growing.unfinished import get_unfinished
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
@@ -142,7 +143,12 @@ def read(
         geometry = _set_focus(geometry, detector, focus)
         if field is None and (reason := describe_near_field(geometry, positions)):
             raise MissingValues(path, {"focus": f"{reason}: {FOCUS_HELP}"}, {}, frozenset())
-        grid = raster or cxi_layout.find_raster(detector, n) or attrs.get("phaseloom_grid")
+        found = raster or cxi_layout.find_raster(detector, n) or attrs.get("phaseloom_grid")
+        grid = None if found is None else (int(found[0]), int(found[1]))
+        if (unfinished := get_unfinished()) is not None:
+            positions, grid = unfinished.cut(n, positions, grid)
+            heights = None if heights is None else heights[: len(positions)]
+            counts = counts if len(positions) == n else SelectedCounts(counts, np.arange(len(positions)))
         scan = Scan4D(
             counts=counts,
             positions=positions,
@@ -151,7 +157,7 @@ def read(
             flat=cxi_layout.read_flat(detector, geometry.shape),
             weights=cxi_layout.read_weights(top, detector, n),
             heights=heights,
-            grid=None if grid is None else (int(grid[0]), int(grid[1])),
+            grid=grid,
             oriented=bool(attrs.get("phaseloom_oriented", detector.find("basis_vectors") is not None)),
             metadata=_read_titles(top),
             probe=cxi_layout.read_illumination(top, geometry.shape) if probe else None,

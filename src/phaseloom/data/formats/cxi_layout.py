@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from phaseloom.data.formats.files import CheckedGroup
+from phaseloom.data.growing.unfinished import get_unfinished
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import ACROSS, LAB_BASIS, Geometry
 from phaseloom.errors import BadInput
@@ -245,7 +246,7 @@ def _read_translation(tree: CheckedGroup, name: str, count: int) -> np.ndarray:
         fix = f"must be ({count}, 3): x, y, z of the sample in metres"
         raise BadInput(place, f"shape {table.shape}", fix)
     table = table.reshape(-1, table.shape[-1])
-    if len(table) != count:
+    if len(table) != count and get_unfinished() is None:
         raise BadInput(place, f"{len(table)} rows", f"but there are {count} patterns: store one row for each")
     if not np.isfinite(table).all():
         bad = int((~np.isfinite(table)).any(1).sum())

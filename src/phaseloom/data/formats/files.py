@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from phaseloom.data.growing.unfinished import open_shared_hdf5
 from phaseloom.errors import BadInput, nearest
 from phaseloom.files import whole_hdf5
 
@@ -271,7 +272,7 @@ def open_hdf5(path: Path, /) -> Iterator[h5py.File]:
         __import__("hdf5plugin")
     path = require_file(path)
     try:
-        with h5py.File(path) as file:
+        with open_shared_hdf5(path) as file:
             yield file
     except BadInput:
         raise

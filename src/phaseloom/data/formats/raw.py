@@ -12,6 +12,7 @@ from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About
 from phaseloom.data.formats.quantities.stored_type import suggest_dtype
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
+from phaseloom.data.growing.unfinished import get_unfinished
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -65,6 +66,8 @@ def read(
     """
     path = require_file(path)
     data = _map_file(path, shape, _parse_dtype(path, dtype), (offset, gap), order)
+    if data.ndim == 3 and len(shape) == 4:  # of a raster that is not finished
+        setup["grid"] = setup.get("grid") or (shape[0], shape[1])
     better = suggest_dtype(data)
     if better is not None:
         text = "%s: values are not plausible counts as %s, but are as %s: check dtype, write dtype: '%s'"
@@ -91,14 +94,26 @@ def _map_file(path: Path, shape: tuple[int, ...], dtype: np.dtype, skip: tuple[i
         fix = "must not be negative, and a gap needs order C"
         raise BadInput(f"{path.name}: offset, gap", (offset, gap), fix)
     frames = math.prod(shape[:-2])
-    need = offset + frames * (math.prod(shape[-2:]) * dtype.itemsize + gap)
+    stride = math.prod(shape[-2:]) * dtype.itemsize + gap
+    need = offset + frames * stride
     size = path.stat().st_size
+    if get_unfinished() is not None and order == "C" and offset + stride <= size + gap < need:
+        frames = (size + gap - offset) // stride
+        return _map_frames(path, (frames, *shape[-2:]), dtype, skip)
     if size not in (need, need - gap) or size < offset:
         fix = f"bytes long, but shape, dtype, offset and gap make {need}: correct one of them"
         raise BadInput(path.name, f"is {size}", fix)
-    if not gap:
+    if order == "F":
         return np.memmap(path, dtype, "r", offset, tuple(shape), order)
-    return _map_file_with_gaps(path, tuple(shape), dtype, skip)
+    return _map_frames(path, tuple(shape), dtype, skip)
+
+
+def _map_frames(path: Path, shape: tuple[int, ...], dtype: np.dtype, skip: tuple[int, int]) -> np.memmap:
+    """Patterns one after the other, with or without bytes between them."""
+    offset, gap = skip
+    return (
+        _map_file_with_gaps(path, shape, dtype, skip) if gap else np.memmap(path, dtype, "r", offset, shape)
+    )
 
 
 def _map_file_with_gaps(

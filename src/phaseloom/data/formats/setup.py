@@ -4,17 +4,20 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypedDict
 
 import numpy as np
 
+from phaseloom.data.counts import SelectedCounts
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
 from phaseloom.data.formats.arrays import Negative, clean_counts
 from phaseloom.data.formats.header import Header, MissingValues, list_missing, merge
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
 from phaseloom.data.formats.quantities.tables import TABLE_SUFFIXES, read_positions_table, read_table
 from phaseloom.data.formats.sidecar import compose
+from phaseloom.data.growing.unfinished import get_unfinished
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
 from phaseloom.units import ANGLE, Angle, Energy, Length
@@ -182,19 +185,14 @@ def build_scan(
     own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
     geometry = _build_geometry(given, (height, width), path.name, own_wavelength)
     grid = _require_raster(given["grid"], raster, path.name)
-    table, unit = _read_positions(path, given, read_member)
+    table, given["positions_unit"] = _read_positions(path, given, read_member)
     if table is None and given["step"] is None:
         table = header.positions
-        given["positions_unit"] = "A"
-    if table is None:
-        positions = _raster_positions(given, counts.shape[0], grid, path.name)
-    else:
-        place = f"{path.name}: positions: {given['positions'] or 'of the file'}"
-        positions = convert_positions(
-            table, given["positions_unit"] or unit, geometry, counts.shape[0], place
-        )
-        grid = grid if grid and grid[0] * grid[1] == len(positions) else None
-    positions = rotate_positions(positions, given["rotation"])
+    positions, grid = _find_positions(path.name, given, table, geometry, (counts.shape[0], grid))
+    if len(positions) < counts.shape[0]:  # of a scan that is not finished: they come after their patterns
+        counts = SelectedCounts(counts, np.arange(len(positions)))
+    if get_unfinished() is not None:
+        header = _cut_to_patterns(header, len(positions))
     if given["field"] is None and (reason := describe_near_field(geometry, positions)):
         missing = {"focus": f"{reason}: {FOCUS_HELP}"}
         raise MissingValues(path, missing, stated, from_file)
@@ -213,6 +211,35 @@ def build_scan(
         oriented=header.oriented,
         metadata={**header.metadata, "setup": compose(stated, from_file, Setup.__annotations__)},
     )
+
+
+def _find_positions(
+    name: str,
+    given: dict[str, Any],
+    table: np.ndarray | None,
+    geometry: Geometry,
+    raster: tuple[int, tuple[int, int] | None],
+    /,
+) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """Positions (angstrom) and raster of the patterns that there are, from a table or a step."""
+    patterns, grid = raster
+    unfinished = get_unfinished()
+    if table is None:
+        count = patterns if unfinished is None or grid is None else grid[0] * grid[1]
+        positions = _raster_positions(given, count, grid, name)
+    else:
+        place = f"{name}: positions: {given['positions'] or 'of the file'}"
+        count = patterns if unfinished is None else np.size(table) // 2
+        positions = convert_positions(table, given["positions_unit"], geometry, count, place)
+        grid = grid if grid and grid[0] * grid[1] == len(positions) else None
+    positions = rotate_positions(positions, given["rotation"])
+    return (positions, grid) if unfinished is None else unfinished.cut(patterns, positions, grid)
+
+
+def _cut_to_patterns(header: Header, count: int) -> Header:
+    """A header with the numbers of the first patterns only."""
+    parts = {name: getattr(header, name) for name in ("weights", "heights")}
+    return replace(header, **{name: None if v is None else v[:count] for name, v in parts.items()})
 
 
 def _build_geometry(
@@ -327,8 +354,9 @@ def convert_positions(
 def _read_positions(
     path: Path, given: dict[str, Any], read_member: Callable[[str], np.ndarray] | None
 ) -> tuple[np.ndarray | None, str]:
-    """Positions that the user names, and the unit that they have there."""
+    """Positions that the user names, and their unit: as stated, else as read with them, else angstrom."""
     name = given["positions"]
+    stated = given["positions_unit"] or "A"
     if isinstance(name, (list, tuple)):
         parts = [np.ravel(np.asarray(_read_named_table(path, one, read_member))) for one in name]
         if len(parts[0]) != len(parts[1]):
@@ -336,11 +364,14 @@ def _read_positions(
             raise BadInput(
                 f"{path.name}: positions", f"{len(parts[0])} rows and {len(parts[1])} columns", fix
             )
-        return np.column_stack(parts), "A"
-    if name is None or _is_member(name, read_member):
-        return _read_named_table(path, name, read_member), "A"
+        return np.column_stack(parts), stated
+    if name is None:
+        return None, "A"
+    if _is_member(name, read_member):
+        return _read_named_table(path, name, read_member), stated
     beside = path.parent / name
-    return read_positions_table(beside if beside.exists() else Path(name), given["columns"])
+    table, unit = read_positions_table(beside if beside.exists() else Path(name), given["columns"])
+    return table, given["positions_unit"] or unit
 
 
 def _is_member(name: str, read_member: Callable[[str], np.ndarray] | None) -> bool:

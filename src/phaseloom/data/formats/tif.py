@@ -20,7 +20,7 @@ from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
 
-__all__ = ["ABOUT", "is_single_image", "list_files", "read"]
+__all__ = ["ABOUT", "is_single_image", "list_files", "read", "read_image"]
 
 ABOUT = About(
     files=".tif .tiff; a series of one pattern each",
@@ -153,7 +153,7 @@ class FileSeries:
         Raises:
             BadInput: a file that holds no single pattern, or one of another shape.
         """
-        first = _read_image(files[0])
+        first = read_image(files[0])
         series = cls(files, (len(files), *first.shape), first.dtype)
         for number in np.unique(np.linspace(0, len(files) - 1, MAX_FILES_CHECKED).astype(int)):
             series.read_pattern(number)
@@ -161,7 +161,7 @@ class FileSeries:
 
     def read_pattern(self, number: int) -> np.ndarray:
         """One pattern ``(y, x)``, of the shape and type of the first."""
-        image = _read_image(self.files[number])
+        image = read_image(self.files[number])
         if image.shape != self.shape[1:] or image.dtype != self.dtype:
             first = f"{' x '.join(map(str, self.shape[1:]))} pixels of {self.dtype} of {self.files[0].name}"
             fix = f"is not {first}: move it away, or name the files of the scan with series: 'scan_*.tif'"
@@ -175,7 +175,7 @@ class FileSeries:
         return np.stack([self.read_pattern(number)[block[1:]] for number in numbers])
 
 
-def _read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """The only image of a file."""
     tifffile = _import_tifffile(path)
     try:

@@ -219,5 +219,10 @@ class WaveEngine(Engine):
             (not (fixed or isinstance(probe, Probe)), "probe", "needs a probe of pixels to move: freeze it"),
             (not detector.counts_plainly(), "detector", "needs pixels without blur, area or saturation"),
             (model.heights is not None, "axial", "has no positions along the beam: write axial: false"),
+            (
+                model.scan.motion is not None,
+                "fly",
+                "has no beam that moves: leave it out",
+            ),
             (loses, "propagator", "needs a flight to the detector that loses no waves: take larger pixels"),
         ]

@@ -17,6 +17,7 @@ from phaseloom.data.formats.kinds.sources import FrameSource, JoinedSource, Squa
 from phaseloom.data.formats.kinds.tree import Tree
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP
 from phaseloom.data.formats.setup import Setup, build_scan
+from phaseloom.data.growing.unfinished import get_unfinished
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -172,7 +173,7 @@ def _cut_to_frames(name: str, setup: Setup, header: Header, count: int) -> Heade
     if header.grid is not None and setup.get("grid") is None and np.prod(header.grid) < count:
         warn(log, "%s: states a raster of %dx%d, but holds %d patterns", name, *header.grid, count)
         header = replace(header, grid=None)
-    if setup.get("positions") is not None:
+    if setup.get("positions") is not None or get_unfinished() is not None:
         return header
     if header.positions is not None and setup.get("step") is None:
         if len(header.positions) > count:

@@ -11,6 +11,7 @@ import numpy as np
 
 from phaseloom.data.counts import HDF5Source, Source
 from phaseloom.data.formats.files import READ_ERRORS
+from phaseloom.data.growing.unfinished import open_shared_hdf5
 from phaseloom.errors import BadInput
 
 __all__ = ["FrameSource", "JoinedSource", "SquaredSource"]
@@ -70,7 +71,7 @@ class FrameSource:
         first, rows, columns = block
         numbers = np.arange(self.shape[0])[first]
         out = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        with h5py.File(self.path) as file:
+        with open_shared_hdf5(self.path) as file:
             for place, number in enumerate(numbers):
                 name = self.template.format(number)
                 try:
