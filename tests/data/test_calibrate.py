@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.special import erfc
 
 from phaseloom.data import prepare
 from phaseloom.data.calibrate import Disk, fit_disk, half_maximum_radius
@@ -82,6 +83,27 @@ def test_told_errors_cover_the_truth_as_often_as_they_should() -> None:
     assert 0.6 < np.sqrt((pull**2).mean()) < 1.6
     assert (abs(pull) < 2).mean() > 0.8
     assert (abs(pull) < 1).mean() < 0.95
+
+
+def soft_disk(true: float, centre: np.ndarray, soft: float, rng: np.random.Generator) -> np.ndarray:
+    """What pixels count of a disk whose edge falls off along the radius, half of it at the radius."""
+    y, x = (np.indices((48 * OVER, 48 * OVER)) + 0.5) / OVER - 0.5
+    edge = 0.5 * erfc((np.hypot(y - centre[0], x - centre[1]) - true) / (soft * np.sqrt(2)))
+    image = edge.reshape(48, OVER, 48, OVER).mean((1, 3))
+    return rng.poisson(1e4 * image).astype(float)
+
+
+def test_told_errors_cover_an_aperture_with_a_soft_edge() -> None:
+    """It does not move as the rim of a blurred disk does, and no pattern tells which it is."""
+    pulls, told = [], []
+    for number in range(16):
+        rng = np.random.default_rng(number)
+        true, soft = rng.uniform(5, 18), rng.uniform(0.2, 1.2)
+        fit = fit_disk(soft_disk(true, 23.5 + rng.uniform(-2, 2, 2), soft, rng))
+        pulls.append(abs(fit.radius - true) / fit.radius_error)
+        told.append(fit.radius_error)
+    assert (np.array(pulls) < 2).mean() >= 0.9
+    assert np.median(told) < 0.06
 
 
 def test_the_fit_is_far_better_than_the_area_above_half_the_maximum() -> None:

@@ -19,6 +19,9 @@ INNER_RADIUS = 0.6
 OUTER_RADIUS = 1.4
 """The ring around the rim that is fitted, in radii of the disk."""
 
+MODEL_ERROR = 0.01
+"""Pixels by which a radius errs at least: noiseless disks with a sharp rim were off by so much."""
+
 Floats = NDArray[np.float64]
 
 
@@ -64,7 +67,9 @@ def fit_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
     Inside and outside may vary smoothly (a polynomial each); only the rim decides. The errors are those
     of a jackknife over sixteen sectors of the rim, so they hold for counting noise as for whatever else
     makes the rim uneven, such as diffraction from the specimen. A texture that is the same all
-    around is not seen by it.
+    around is not seen by it. That of the radius also holds how far a rim moves by what blurs it: the spread
+    of a detector moves a curved rim inwards by ``width^2 / (2 radius)``, which the fit takes back, the soft
+    edge of an aperture does not, and patterns do not tell which it is (`benchmarks.calibration_errors`).
 
     Args:
         mean: ``(y, x)`` mean pattern.
@@ -99,7 +104,7 @@ def _fit_trusted(shape: tuple[int, ...], values: bytes, trusted: bytes) -> Disk:
     radius, y, x, first, second, width = _unpack_fit(best)
     return Disk(
         radius=radius,
-        radius_error=error[0],
+        radius_error=math.hypot(error[0], _bend_rim(width, radius), MODEL_ERROR),
         centre=(y, x),
         centre_error=(error[1], error[2]),
         width=width,
@@ -179,13 +184,18 @@ class _Rim:
         u = (self.x - x) / radius
         away = np.maximum(np.hypot(v, u), 1e-9)
         edge = 1 + (first * (v**2 - u**2) + second * 2 * u * v) / away**2
-        bend = width**2 / (2 * radius)  # a blur in two dimensions moves a curved rim inwards
-        inside = 0.5 * erfc(((away - edge) * radius + bend) / (width * math.sqrt(2)))
+        distance = (away - edge) * radius + _bend_rim(width, radius)
+        inside = 0.5 * erfc(distance / (width * math.sqrt(2)))
         terms = [np.ones_like(v), v, u, v * v, u * v, u * u]
         levels = np.stack([t * inside for t in terms] + [t * (1 - inside) for t in terms[:3]], 1)
         normal = levels.T @ levels
         heights = np.linalg.solve(normal + 1e-12 * np.trace(normal) * np.eye(9), levels.T @ self.counts)
         return self.counts - levels @ heights
+
+
+def _bend_rim(width: float, radius: float) -> float:
+    """By how much a blur in two dimensions moves a curved rim inwards."""
+    return width**2 / (2 * radius)
 
 
 def _unpack_fit(values: Floats) -> tuple[float, float, float, float, float, float]:
