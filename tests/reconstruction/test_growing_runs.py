@@ -1,6 +1,7 @@
 """Reconstructions of scans that are still being taken, on data of the simulated detector (numpy alone)."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -153,6 +154,36 @@ def test_nothing_is_lost_by_an_interruption_while_patterns_are_waited_for(taken,
         assert np.array_equal(again.model.object.transmission().detach(), before)
     assert [epoch.number for epoch in again][-1] == again.recipe.epochs
     assert len(again.scan) == here
+
+
+@pytest.mark.medium
+def test_the_recipe_of_a_run_that_grew_serves_the_next_one(taken, tmp_path):
+    for _ in follow(taken, in_parts(90, 30, 20), tmp_path / "one"):
+        pass
+    recipe = pl.Reconstruct.from_path(tmp_path / "one" / "run.yaml")
+    growing = GrowingScan(Feed(taken, in_parts(90, 45, 45)))
+    with pytest.raises(BadInput, match="exists already"):
+        pl.Job.follow(recipe, growing, tmp_path / "one", first=30)
+    growing = GrowingScan(Feed(taken, in_parts(90, 45, 45)))
+    job = pl.Job.follow(recipe, growing, tmp_path / "two", first=30)
+    for _ in job:
+        pass
+    assert job.growth is None
+    assert job.recipe.epochs <= job.recipe.found["live"]["epochs"] + 6
+    assert job.recipe.file == (tmp_path / "two" / "scan.h5").resolve()
+
+
+def test_patterns_that_are_blank_where_they_are_modelled_are_left_out_at_the_end(taken):
+    counts = taken.counts.copy()
+    counts[[3, 50]] = 0
+    counts[[3, 50], 0, 0] = 9  # outside of the crop
+    growing = GrowingScan(Feed(replace(taken, counts=counts), in_parts(90, 30, 30)))
+    recipe = pl.Reconstruct.of({**RECIPE, "epochs": 2, "prepare": [{"crop": {"to": [24, 24]}}]})
+    job = pl.Job.follow(recipe, growing, first=30)
+    for _ in job:
+        pass
+    assert len(job.scan) == 88
+    assert max(*job.holdout, *job.training) == 87
 
 
 @pytest.mark.medium

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +171,16 @@ class Job:
         Raises:
             BadInput: see `begin`; a preparation that leaves out patterns.
         """
+        team().require_single_process("Job.follow")
         growing.await_patterns(first or count_first_patterns(growing.announcement.count))
-        if directory is not None and growing.feed.file is None:  # so that they outlive this process
+        require_all_patterns(recipe, growing)
+        is_new = directory is not None and not (Path(directory) / "run.yaml").exists()
+        if directory is not None and is_new and growing.feed.file is None:  # they outlive this process
             growing.record(Path(directory) / RECORD_NAME)
-        recipe = recipe.model_copy(update={"levels": 0})
-        job = cls.begin(recipe, directory, scan=growing.scan(), check=partial(require_all_patterns, growing))
+        planned = recipe.found.get("live", {}).get("planned", recipe.epochs)  # of a run that grew too
+        kept = {"levels": 0, "epochs": planned, "steered": (), "changes": ()}
+        recipe = recipe.model_copy(update=kept)
+        job = cls.begin(recipe, directory, scan=growing.scan())
         with release_on_failure(job._lock if isinstance(job._lock, OutputLock) else None):
             job.growth = Growth(job, growing, batch=recipe.batch, build_finest=cls._build_finest)
         return job

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from phaseloom.data import formats
-from phaseloom.data.counts import SelectedCounts
+from phaseloom.data.counts import SelectedCounts, split_indices
 from phaseloom.data.formats import native
 from phaseloom.data.growing.growing_scan import GrowingScan
 from phaseloom.data.scan import Scan4D
@@ -132,7 +132,6 @@ class Growth:
         self.order = np.random.default_rng((job.recorded.seed, 11))
         self._seconds_per_pattern = 0.0
         self._image_is_due = 0.0
-        self._began = time.monotonic()
 
     def prepare_epoch(self, job: Growable, /) -> bool:
         """Take in patterns that have come; whether there is something to learn from now.
@@ -205,7 +204,12 @@ class Growth:
         order = self.growing.finish()
         raw = self.growing.scan()
         scan = job.recorded.scan(raw)
-        self._split(job, self.growing.numbers)
+        numbers = self.growing.numbers
+        if len(scan) < len(raw):  # some hold counts outside of what is modelled only
+            lit = _find_lit(job.recorded.scan_with_blanks(raw))
+            order = order[lit]
+            numbers = numbers[lit]
+        self._split(job, numbers)
         recipe = self._make_final_recipe(job, raw, scan)
         level = self.build_finest(recipe, scan)
         carry_model(job.level.model, level.model, order)
@@ -265,7 +269,7 @@ class Growth:
         arrivals = {name: value for name, value in vars(self.growing.arrivals).items() if value}
         end = str(self.growing.end or "interrupted")
         found = {**recipe.found, "data": digest_of_scan(scan), "setup": hash_setup(scan)}
-        found["live"] = {"epochs": job.progress.epoch, "end": end, **arrivals}
+        found["live"] = {"epochs": job.progress.epoch, "planned": self.epochs, "end": end, **arrivals}
         if not np.array_equal(job.holdout, split_patterns(len(scan), recipe.holdout, recipe.seed)[1]):
             found["holdout"] = job.holdout.tolist()
         file = self._find_file(job, raw)
@@ -339,6 +343,12 @@ def _plan_canvas(job: Growable, growing: GrowingScan) -> Canvas:
     return canvas(job.recorded.scan_with_blanks(planned))
 
 
+def _find_lit(scan: Scan4D) -> np.ndarray:
+    """Which patterns hold counts in trusted pixels."""
+    parts = (np.asarray(scan.counts[some])[:, scan.mask].any(1) for some in split_indices(scan.counts))
+    return np.concatenate(list(parts))
+
+
 def _carry_progress(source: Progress, target: Progress) -> None:
     """The epochs that were done."""
     target.epoch = source.epoch
@@ -368,12 +378,13 @@ def count_first_patterns(announced: int | None, /) -> int:
     )
 
 
-def require_all_patterns(growing: GrowingScan, scan: Scan4D, /) -> None:
+def require_all_patterns(recipe: Reconstruct, growing: GrowingScan, /) -> None:
     """Refuse a preparation that leaves out patterns of a scan that grows.
 
     Raises:
         BadInput: it does.
     """
-    if len(scan) != len(growing):
+    left = len(recipe.scan_with_blanks(growing.scan()))
+    if left != len(growing):
         fix = "leaves out patterns, which is not possible while they come: select them in a later run"
-        raise BadInput("prepare", f"{len(scan)} of {len(growing)}", fix)
+        raise BadInput("prepare", f"{left} of {len(growing)}", fix)
