@@ -29,7 +29,7 @@ from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict
-from phaseloom.retrieval.preprocessing import mask_hot_pixels
+from phaseloom.retrieval.preprocessing import mask_bad_pixels
 from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
 from phaseloom.spec import to_yaml
 
@@ -40,6 +40,7 @@ __all__ = [
     "MIN_EXPLAINED_SHARE",
     "FailedPrediction",
     "ScanPrediction",
+    "check_prediction",
     "find_missing",
     "measure_misfit",
     "plot_prediction",
@@ -102,7 +103,7 @@ def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | Non
     card = {**card, "name": card.get("name") or path.stem}
     scan = recipe.scan()
     prediction = predict(net, card, scan, read_beam_optics(recipe.probe), dose=dose)
-    found, doubts = _check_prediction(prediction, scan)
+    found, doubts = check_prediction(prediction, scan)
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
     return ScanPrediction(prediction, found, card, recipe, made, doubts, describe_scan(scan))
 
@@ -113,8 +114,8 @@ def measure_misfit(
 ) -> PatternMisfit:
     """Compare a prediction with the patterns around the middle of its scan, and no object with them.
 
-    Hot pixels are left out, as in the prediction, and so are angles beyond one and a half semiangles: most of
-    what scatters there is finer than a predicted phase can be.
+    Hot and dead pixels are left out, as in the prediction, and so are angles beyond one and a half
+    semiangles: most of what scatters there is finer than a predicted phase can be.
 
     Args:
         prediction: of the scan.
@@ -124,11 +125,13 @@ def measure_misfit(
     Raises:
         BadInput: a beam that the detector cannot hold.
     """
-    scan, _ = mask_hot_pixels(scan)
+    scan, _ = mask_bad_pixels(scan)
     few = scan.select(_select_inner(scan, most))
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))], np.float32))
+    shift = np.asarray(prediction.offset) + (0.0 if few.descan is None else few.descan)
+    few = replace(few, descan=np.broadcast_to(shift, (len(few), 2)).copy())
     few = _enlarge_detector(few, prediction.semiangle)
-    model = _make_model(prediction, few)
+    model = _make_model(prediction.align(), few)
     measured = torch.from_numpy(few.counts)
     parts = torch.arange(len(few)).split(PATTERNS_AT_ONCE)
     pieces = ((model.detector.display(model(part)), measured[part]) for part in parts)
@@ -162,7 +165,7 @@ def plot_prediction(prediction: Prediction, /) -> "Figure":
     return figure
 
 
-def _check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | None, list[str]]:
+def check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | None, list[str]]:
     """The misfit, and warnings that follow from it."""
     try:
         found = measure_misfit(prediction, scan)
@@ -237,6 +240,7 @@ def _write_h5(outcome: ScanPrediction, path: Path) -> None:
         phase.attrs["units"] = "radian"
         for name in ("pixel", "origin"):
             file.create_dataset(name, data=getattr(made, name)).attrs["units"] = "angstrom"
+        file.create_dataset("rotation", data=made.rotation).attrs["units"] = "radian"
         file["told"] = made.told
         file.attrs["phaseloom_prediction"] = 1
         file.attrs["model"] = made.model
