@@ -61,7 +61,7 @@ def _describe_unusual(found: Any, recipe: Any, out: Path) -> Iterator[str]:
     median = sorted(found.totals)[len(found) // 2]
     for number in numbers[:MAX_PRINTED_PATTERNS]:
         share = f"{100 * found.totals[number] / median:.0f} % of the median"
-        yield f"  pattern {number}: misfit {found.misfit[number]:.3g}, counts {share}"
+        yield f"  pattern {found.number(number)}: misfit {found.misfit[number]:.3g}, counts {share}"
     if beside := found.together(numbers):
         fix = "a region of the specimen, perhaps; look at its map first"
         yield f"  {beside} of them lie side by side: {fix}"
