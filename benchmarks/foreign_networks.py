@@ -23,7 +23,8 @@ from phaseloom.learning import weight_files
 from phaseloom.learning.weight_files import find_network
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.probes.guesses import BeamOptics
-from phaseloom.retrieval.predict_scans import check_prediction
+from phaseloom.retrieval.networks.linear import LinearRecovery
+from phaseloom.retrieval.predict_scans import check_prediction, measure_repeatability
 from phaseloom.retrieval.prediction import predict
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.units import electron_wavelength
@@ -77,8 +78,9 @@ def judge(net, card, path):
         made = predict(net, card, scan, optics)
     except BadInput as problem:
         return {**row, "refused": str(problem)}
-    misfit, warnings = check_prediction(made, scan)
-    row |= {"accepted": not warnings, "warnings": warnings, "notes": list(made.notes)}
+    again = measure_repeatability(net, card, scan, optics)
+    misfit, warnings = check_prediction(made, scan, again, linear=isinstance(net, LinearRecovery))
+    row |= {"accepted": not warnings, "warnings": warnings, "notes": list(made.notes), "repeatability": again}
     if misfit is not None:
         row |= {key: value for key, value in vars(misfit).items() if isinstance(value, (float, int))}
     row["cpu_s"] = time.process_time() - began

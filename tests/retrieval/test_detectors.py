@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from phaseloom.data.prepare import flip
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files
 from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.probes.guesses import BeamOptics
-from phaseloom.retrieval.predict_scans import measure_misfit
+from phaseloom.retrieval.predict_scans import check_prediction, measure_misfit, measure_repeatability
 from phaseloom.retrieval.prediction import Prediction, predict
 from tests.retrieval.independent import DEFOCUS, SEMIANGLE, STEP, Detector, record
 
@@ -87,3 +88,26 @@ def test_what_repeats_with_the_scan_is_left_out():
     fine = (found.phase - found.phase.mean())[5:80, 5:80].reshape(15, 5, 15, 5)
     assert fine.mean((0, 2)).std() < 0.1 * found.phase.std()
     assert alike(found, truth) > 0.93
+
+
+def warnings_of(detector: Detector, electrons: float, *, mirrored: bool = False) -> list[str]:
+    scan, _ = record(detector, electrons=electrons)
+    if mirrored:
+        scan = flip(scan, axis="x")
+    path = find_network("tiny")
+    net, card = weight_files.load_network(path), weight_files.load_card(path)
+    again = measure_repeatability(net, card, scan, OPTICS)
+    return check_prediction(predict(net, card, scan, OPTICS), scan, again)[1]
+
+
+def test_a_good_prediction_is_accepted_and_others_are_warned_of():
+    assert warnings_of(Detector(), 1e6) == []
+    assert "orientation of the detector" in warnings_of(Detector(), 1e6, mirrored=True)[0]
+    assert "halves of the electrons agree by" in warnings_of(Detector(), 300)[-1]
+
+
+def test_counts_that_are_no_electrons_have_no_halves():
+    scan, _ = record(Detector())
+    path = find_network("tiny")
+    net, card = weight_files.load_network(path), weight_files.load_card(path)
+    assert measure_repeatability(net, card, scan, OPTICS) is None
