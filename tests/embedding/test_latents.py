@@ -347,6 +347,22 @@ def test_the_commands_find_write_and_say_what_to_do_next(phaseloom, work):
     assert len(ScanRecipe.from_path(work / "next.yaml").scan()) == 116
 
 
+def test_latents_are_clustered_as_they_are_unless_whitening_is_asked_for(phaseloom, work):
+    assert phaseloom("embed", "scan.h5", "--model", "net.safetensors").code == 0
+    groups = {}
+    for name, more in {"usual": (), "raw": ("--raw",), "whitened": ("--whiten",)}.items():
+        words = ("--out", name, "--clusters", "4", "--seeds", "2", *more)
+        assert phaseloom("latents", "embeddings.h5", *words).code == 0
+        with h5py.File(f"{name}/clusters.h5") as file:
+            found = []
+            file.visititems(
+                lambda path, one, into=found: into.append(one[()]) if hasattr(one, "shape") else None
+            )
+        groups[name] = np.concatenate([np.ravel(one) for one in found if np.asarray(one).dtype.kind in "iu"])
+    np.testing.assert_array_equal(groups["usual"], groups["raw"])
+    assert not np.array_equal(groups["usual"], groups["whitened"])
+
+
 def test_the_verb_prints_a_table_and_writes_what_it_can(phaseloom, work):
     assert phaseloom("embed", "scan.h5", "--model", "net.safetensors").code == 0
     alone = phaseloom("latents", "embeddings.h5", "--out", "alone", "--clusters", "2", "--raw")

@@ -93,7 +93,7 @@ def latents(
     seeds: Annotated[int, typer.Option(min=2, help="number of random starts to compare")] = 5,
     whiten: Annotated[
         bool, typer.Option("--whiten/--raw", help="divide each latent by its standard deviation, or not")
-    ] = True,
+    ] = False,
     labels: Annotated[
         Path | None, typer.Option(help="true labels of the patterns, .npy, to compare with")
     ] = None,
