@@ -225,13 +225,14 @@ def collect(far, pixels, grid: Grid):
     return power.reshape(-1, pixels, grid.samples, pixels, grid.samples).sum((2, 4))
 
 
-def shifts_before_orientation(shifts, orientation):
+def shifts_before_orientation(shifts, orientation, pixels):
     """Shifts of patterns that come out as ``shifts`` after `orient_patterns`, the centre on ``n // 2``."""
     transpose, *flips = orientation
     before = shifts.copy()
     for axis, flip in enumerate(flips):
         if flip:
-            before[..., axis] = -shifts[..., axis] - 1  # flipped, pixel n // 2 - 1 becomes n // 2
+            # flipped, pixel n // 2 - 1 of an even number becomes n // 2
+            before[..., axis] = -shifts[..., axis] - (pixels + 1) % 2
     return before[..., ::-1] if transpose else before
 
 
@@ -258,7 +259,7 @@ def simulate_scan(case: Case, *, specimen: Specimen | None = None, noise: bool =
     middle = specimen.pixel * np.array(specimen.phases.shape[-2:]) / 2
     positions = positions + middle
     recorded = pattern_shifts(case, faults)
-    shifts = shifts_before_orientation(recorded, faults.orientation)
+    shifts = shifts_before_orientation(recorded, faults.orientation, case.pixels)
     flat = {"positions": positions.reshape(-1, 2), "shifts": shifts.reshape(-1, 2)}
     patterns = orient_patterns(diffract(case, faults, specimen, grid, **flat), faults.orientation)
     patterns = patterns.reshape(case.scan, case.scan, case.pixels, case.pixels)

@@ -347,6 +347,22 @@ def test_the_commands_find_write_and_say_what_to_do_next(phaseloom, work):
     assert len(ScanRecipe.from_path(work / "next.yaml").scan()) == 116
 
 
+def test_latents_are_clustered_as_they_are_unless_whitening_is_asked_for(phaseloom, work):
+    assert phaseloom("embed", "scan.h5", "--model", "net.safetensors").code == 0
+    groups = {}
+    for name, more in {"usual": (), "raw": ("--raw",), "whitened": ("--whiten",)}.items():
+        words = ("--out", name, "--clusters", "4", "--seeds", "2", *more)
+        assert phaseloom("latents", "embeddings.h5", *words).code == 0
+        with h5py.File(f"{name}/clusters.h5") as file:
+            found = []
+            file.visititems(
+                lambda path, one, into=found: into.append(one[()]) if hasattr(one, "shape") else None
+            )
+        groups[name] = np.concatenate([np.ravel(one) for one in found if np.asarray(one).dtype.kind in "iu"])
+    np.testing.assert_array_equal(groups["usual"], groups["raw"])
+    assert not np.array_equal(groups["usual"], groups["whitened"])
+
+
 def test_the_verb_prints_a_table_and_writes_what_it_can(phaseloom, work):
     assert phaseloom("embed", "scan.h5", "--model", "net.safetensors").code == 0
     alone = phaseloom("latents", "embeddings.h5", "--out", "alone", "--clusters", "2", "--raw")
@@ -382,3 +398,20 @@ def test_the_verb_prints_a_table_and_writes_what_it_can(phaseloom, work):
 def test_leaving_out_nothing_is_refused_by_name(scan):
     with pytest.raises(BadInput, match="without: needs numbers"):
         prepare.without(scan)
+
+
+def test_a_frame_behind_a_blank_one_is_called_by_its_number_in_the_file(scan, tmp_path, phaseloom):
+    counts = scan.counts.copy()
+    counts[50], counts[80] = 0, 2 * counts[80]
+    native.write(replace(scan, counts=counts), tmp_path / "scan.h5")
+    net, card = fitted(scan)
+    model = pretrained.save_network(net, tmp_path / "net.safetensors", card)
+    out = tmp_path / "embeddings.h5"
+    done = phaseloom("embed", tmp_path / "scan.h5", "--model", model, "--out", out)
+    assert done.code == 0, done.err
+    assert "pattern 80: misfit" in done.out
+    found = ScanEmbedding.load(out)
+    assert [found.number(index) for index in found.unusual()] == [80]
+    steps = {"file": str(tmp_path / "scan.h5"), "prepare": [{"without": {"numbers": [80]}}]}
+    left = ScanRecipe.of(steps).scan()
+    np.testing.assert_array_equal(left.positions, np.delete(scan.positions, [50, 80], axis=0))

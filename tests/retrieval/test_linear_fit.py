@@ -176,7 +176,7 @@ def test_on_the_command_line_a_scan_is_fitted_for_and_settings_hold(phaseloom, f
     net, card = pretrained.load_network("new"), pretrained.load_card("new")
     lens = {name: OWN.aberrations[name] for name in ("defocus", "C12", "phi12")}
     found = predict(net, card, own.scan(), BeamOptics(semiangle=0.018, aberrations=lens))
-    assert np.corrcoef(found.phase[8:-8, 8:-8].ravel(), own.phase[8:-8, 8:-8].ravel())[0, 1] > 0.7
+    assert np.corrcoef(found.phase[8:-8, 8:-8].ravel(), own.phase[8:-8, 8:-8].ravel())[0, 1] > 0.65
 
 
 def test_on_the_command_line_a_file_says_how_many_scans(phaseloom, file):

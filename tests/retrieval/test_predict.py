@@ -15,12 +15,13 @@ from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files
 from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.probes.guesses import BeamOptics
+from phaseloom.retrieval.detector_shares import compute_overlaps
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
 from phaseloom.retrieval.networks.stitching import overlap
 from phaseloom.retrieval.networks.tiny import tiny
 from phaseloom.retrieval.prediction import Prediction, predict
-from phaseloom.retrieval.preprocessing import PatternPreprocessor, compute_overlaps
+from phaseloom.retrieval.preprocessing import PatternPreprocessor
 from phaseloom.retrieval.raster import fill_empty_places, find_raster
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment, compute_image_shape, encode_conditions
@@ -98,8 +99,8 @@ def test_the_network_is_given_what_it_was_trained_on(net, card, sample):
     found = predict(net, card, whole(sample), OPTICS, dose=1e6)
     with torch.no_grad():
         direct = net(torch.from_numpy(sample.patterns)[None], torch.ones(1, 8))[0].numpy()
-    np.testing.assert_allclose(found.phase, direct - direct.mean(), atol=1e-5)
-    np.testing.assert_allclose(found.told, encode_conditions(EXPERIMENT), atol=1e-6)
+    assert alike(found.phase, direct) > 0.995
+    np.testing.assert_allclose(found.told[:-1], encode_conditions(EXPERIMENT)[:-1], atol=1e-6)
 
 
 def test_the_beam_is_found_from_the_patterns(net, card, sample):
@@ -214,14 +215,21 @@ def test_positions_off_a_raster_are_refused(net, card, sample):
         predict(net, card, scan.select(np.sort(np.random.default_rng(1).permutation(154)[:50])), OPTICS)
 
 
-@pytest.mark.parametrize("degrees", [30.0, -12.0])
-def test_a_turned_raster_is_refused_for_its_true_reason(net, card, sample, degrees):
+def test_a_raster_turned_by_a_right_angle_needs_no_turn(net, card, sample):
     scan = whole(sample)
-    said = f"turned by {degrees:g} degrees.*patterns do not turn.*turn patterns and positions together"
-    with pytest.raises(BadInput, match=said):
-        predict(net, card, at(scan, turned(scan.positions, degrees)), OPTICS)
     square = predict(net, card, at(scan, turned(scan.positions, 90.0)), OPTICS)
     assert square.phase.shape == compute_image_shape((14, 11))
+    assert square.rotation == 0.0
+
+
+@pytest.mark.parametrize("degrees", [30.0, -12.0])
+def test_empty_places_of_a_turned_raster_are_filled_where_they_are(sample, degrees):
+    scan = whole(sample)
+    places = turned(scan.positions, degrees)
+    kept = np.setdiff1d(np.arange(len(scan)), [40, 77])
+    filled, lattice, _ = fill_empty_places(part := at(scan, places).select(kept), find_raster(part))
+    assert abs(lattice.rotation) == pytest.approx(np.deg2rad(abs(degrees)), abs=1e-6)
+    np.testing.assert_allclose(np.sort(filled.positions[-2:], 0), np.sort(places[[40, 77]], 0), atol=1e-6)
 
 
 def test_a_few_empty_places_are_filled_from_their_neighbours(net, card, sample):
@@ -261,9 +269,9 @@ def test_a_hot_pixel_is_masked_and_said(net, card, sample):
     counts = np.asarray(scan.counts).copy()
     counts[:, 3, 20] = 1e5
     usual = predict(net, card, scan, OPTICS, dose=1e6)
-    assert not known(usual.notes, "outshine")
+    assert not known(usual.notes, "hot pixel")
     found = predict(net, card, replace(scan, counts=counts), OPTICS)
-    assert known(found.notes, r"a pixel outshines all its neighbours and is masked: (3, 20)")
+    assert known(found.notes, "masked: 1 hot pixel at (row, column) (3, 20)")
     assert alike(found.phase, usual.phase) > 0.99
     faint = replace(scan, counts=(counts / 1e6).astype(np.float32))
     assert known(predict(net, card, faint, OPTICS).notes, "(3, 20)")
@@ -311,9 +319,7 @@ def test_masked_pixels_are_taken_from_across(net, card, sample):
     counts = np.where(mask, np.asarray(whole(sample).counts), 1e9).astype(np.float32)
     hurt = replace(whole(sample), mask=mask, counts=counts)
     found = predict(net, card, hurt, OPTICS)
-    assert known(
-        found.notes, "29 of the model's pixels are masked: 5 taken as those across, 24 as on average"
-    )
+    assert known(found.notes, "5 of the model's pixels are masked: 5 taken as those across")
     assert alike(found.phase, sample.phase) > 0.8
 
 
@@ -363,7 +369,8 @@ def test_a_dose_beyond_the_training_is_held_and_said(net, card, sample):
     found = predict(net, {**card, "doses": [1e4, 1e5]}, whole(sample), OPTICS, dose=1e6)
     assert found.told[-1] == pytest.approx(1 / 3)
     with_noise = {**card, "doses": [3e3, None]}
-    assert predict(net, with_noise, whole(sample), OPTICS, dose=1e6).told[-1] == pytest.approx(2 / 3)
+    told = predict(net, with_noise, whole(sample), OPTICS, dose=1e6).told[-1]
+    assert told == pytest.approx(np.log10(3e5 / 1e4) / 3)  # more is not believed of a microscope
     assert not known(predict(net, card, whole(sample), OPTICS, dose=1e6).notes, "few for this model")
     dim = replace(whole(sample), counts=np.asarray(whole(sample).counts) / 1e3)
     assert known(predict(net, card, dim, OPTICS).notes, "few for this model, trained for patterns without")

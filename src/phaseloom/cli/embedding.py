@@ -61,7 +61,7 @@ def _describe_unusual(found: Any, recipe: Any, out: Path) -> Iterator[str]:
     median = sorted(found.totals)[len(found) // 2]
     for number in numbers[:MAX_PRINTED_PATTERNS]:
         share = f"{100 * found.totals[number] / median:.0f} % of the median"
-        yield f"  pattern {number}: misfit {found.misfit[number]:.3g}, counts {share}"
+        yield f"  pattern {found.number(number)}: misfit {found.misfit[number]:.3g}, counts {share}"
     if beside := found.together(numbers):
         fix = "a region of the specimen, perhaps; look at its map first"
         yield f"  {beside} of them lie side by side: {fix}"
@@ -93,7 +93,7 @@ def latents(
     seeds: Annotated[int, typer.Option(min=2, help="number of random starts to compare")] = 5,
     whiten: Annotated[
         bool, typer.Option("--whiten/--raw", help="divide each latent by its standard deviation, or not")
-    ] = True,
+    ] = False,
     labels: Annotated[
         Path | None, typer.Option(help="true labels of the patterns, .npy, to compare with")
     ] = None,

@@ -25,7 +25,7 @@ from phaseloom.files import whole_buffer, whole_hdf5
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.plot.cards import encode_png, write_card
 from phaseloom.result import Provenance
-from phaseloom.runs.scan_recipe import ScanRecipe
+from phaseloom.runs.scan_recipe import ScanRecipe, find_lit_patterns
 
 __all__ = ["OUTLIER_THRESHOLD", "PATTERNS_AT_ONCE", "ScanEmbedding", "denoise", "embed", "embed_patterns"]
 __all__ += ["load_autoencoder", "make_objective", "measure_outliers", "require_writable"]
@@ -51,6 +51,8 @@ class ScanEmbedding:
         positions: ``(n, 2)`` of the beam (row, column), angstrom.
         grid: rows and columns of the scan, if its patterns are in that order.
         provenance: see `phaseloom.result.Provenance`.
+        numbers: ``(n,)`` number of each pattern in the prepared scan, blank patterns counted; ``None``: none
+            was left out. ``prepare: [{without: {numbers: ...}}]`` counts like this.
     """
 
     latents: np.ndarray
@@ -59,6 +61,7 @@ class ScanEmbedding:
     positions: np.ndarray
     grid: tuple[int, int] | None
     provenance: Provenance
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of patterns."""
@@ -93,6 +96,10 @@ class ScanEmbedding:
         misfit, counts = (measure_outliers(values, self.positions) for values in (self.misfit, self.totals))
         return np.flatnonzero((misfit > threshold) | (np.abs(counts) > threshold))
 
+    def number(self, index: int, /) -> int:
+        """Number of a pattern in the prepared scan, blank patterns counted, from its place in the arrays."""
+        return int(index if self.numbers is None else self.numbers[index])
+
     def together(self, numbers: np.ndarray, /) -> int:
         """How many of some patterns lie beside another of them: more a region of the specimen than frames."""
         if len(numbers) < 2:
@@ -113,6 +120,8 @@ class ScanEmbedding:
         arrays["provenance"] = json.dumps(asdict(self.provenance))
         if self.grid is not None:
             arrays["grid"] = np.array(self.grid)
+        if self.numbers is not None:
+            arrays["numbers"] = self.numbers
         if path.suffix == ".npz":
             with whole_buffer(path) as buffer:
                 np.savez(buffer, **arrays)
@@ -135,7 +144,7 @@ class ScanEmbedding:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
         grid = None if arrays["grid"] is None else (int(arrays["grid"][0]), int(arrays["grid"][1]))
         latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
-        found = cls(latents, misfit, totals, positions, grid, arrays["provenance"])
+        found = cls(latents, misfit, totals, positions, grid, arrays["provenance"], arrays["numbers"])
         return found._require_consistent(path.name)
 
     def _require_consistent(self, name: str) -> Self:
@@ -245,9 +254,12 @@ def embed(recipe: ScanRecipe, model: Path | str, /) -> ScanEmbedding:
         BadInput: a network that is not an autoencoder, or patterns of another size than it learned from.
     """
     net, card = load_autoencoder(model)
-    scan = recipe.scan()
+    whole = recipe.scan_with_blanks()
+    lit = find_lit_patterns(whole, recipe.file.name)
+    scan = whole if lit.all() else whole.select(lit)
+    numbers = None if lit.all() else np.flatnonzero(lit)
     made = Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name)
-    return ScanEmbedding(*embed_patterns(net, card, scan), scan.positions, scan.grid, made)
+    return ScanEmbedding(*embed_patterns(net, card, scan), scan.positions, scan.grid, made, numbers)
 
 
 def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str, Any]]:

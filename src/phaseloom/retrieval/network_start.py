@@ -42,7 +42,7 @@ def predict_object(
     """
     path = find_network(model)
     card = {"name": path.stem, **pretrained.load_card(path)}
-    prediction = predict(pretrained.load_network(path), card, scan, optics, dose=dose)
+    prediction = predict(pretrained.load_network(path), card, scan, optics, dose=dose).align()
     phase = torch.from_numpy(prediction.phase)
     vacuum = torch.ones(1, 1, *canvas.shape, dtype=torch.complex64)
     start = PixelObject(vacuum, kind, (), canvas)

@@ -17,7 +17,7 @@ from phaseloom.physics.fourier import mirror_through_zero
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import ScanRecovery
-from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_hot_pixels
+from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_bad_pixels
 from phaseloom.retrieval.raster import MIN_NOTED_DEVIATION, Raster, fill_empty_places, find_raster
 from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment, encode_conditions
 
@@ -30,8 +30,19 @@ DEFAULT_TOLERANCE = (0.1, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, math.inf)
 PROBES_AT_ONCE = 2**13  # probes that are read together if the network encodes each by itself
 # Share by which a semiangle may differ from the disk in the patterns before there is a note.
 MAX_SEMIANGLE_DEVIATION = 0.08
+MIN_CENTRE_ERRORS = 2.0  # standard errors beyond the middle from which on the centre of the disk is believed
+MIN_NOTED_OFFSET = 0.3  # detector pixels that a disk lies beside the middle, from which on there is a note
+MIN_STEPS_TO_COMPARE = 15  # of an image along each side, to tell what is the same in all of them
+MIN_NOTED_REPEATED_SHARE = (
+    0.1  # of a phase's power that repeats with the steps, from which on there is a note
+)
 MIN_DISK_CONTRAST = 2.0  # times that the bright disk is brighter than what lies around it, at least
 MAX_STRIDE = 12  # times finer than the model's, beyond which a scan's unit is doubted rather than its step
+# Electrons in a pattern that a network is told of at most: beyond, what a simulation leaves out of a
+# microscope is more than counting noise. Of 3e4 to noiseless the best for scans of
+# benchmarks/foreign_scans.py.
+MAX_TOLD_DOSE = 3e5
+NOISELESS_DOSE = 1e7  # electrons that stand for no counting noise
 LOW_NOISE_DOSE = 3e5  # electrons in a pattern from which on noise hardly shows
 OTHER_MODEL_ADVICE = (
     "take another model, or fit one to this probe in about a minute: phaseloom train linear --for FILE"
@@ -51,6 +62,9 @@ class Prediction:
         semiangle: that was taken, radian.
         aberrations: that were taken, angstrom and radian.
         model: name of the network.
+        rotation: of the image's rows and columns against the axes of the scan's frame, radian from rows
+            towards columns: pixel ``[i, j]`` lies at ``origin`` plus ``(i, j)`` pixels, turned by it.
+        offset: (y, x) pixels by which zero angle was found beyond the middle of the detector.
     """
 
     phase: np.ndarray
@@ -61,6 +75,37 @@ class Prediction:
     semiangle: float
     aberrations: Mapping[str, float]
     model: str
+    rotation: float = 0.0
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def align(self) -> "Prediction":
+        """The same on rows and columns along the scan's frame, by cubic splines; nearest values beyond."""
+        if self.rotation == 0.0:
+            return self
+        ends = np.array([(i, j) for i in (0, self.phase.shape[0] - 1) for j in (0, self.phase.shape[1] - 1)])
+        corners = ends * self.pixel @ _make_turn(self.rotation)
+        low, high = corners.min(0), corners.max(0)
+        counts = np.ceil((high - low) / self.pixel).astype(int) + 1
+        origin = (self.origin[0] + float(low[0]), self.origin[1] + float(low[1]))
+        lines = [low[axis] + np.arange(counts[axis]) * self.pixel[axis] for axis in (0, 1)]
+        places = np.stack(np.meshgrid(*lines, indexing="ij"), -1) + self.origin
+        return replace(self, phase=self.sample(places), origin=origin, rotation=0.0)
+
+    def sample(self, places: np.ndarray, /) -> np.ndarray:
+        """The phase at places ``(*any, 2)`` in the scan's frame, angstrom, by cubic splines."""
+        from scipy.ndimage import map_coordinates
+
+        index = (np.asarray(places) - self.origin) @ _make_turn(self.rotation).T / self.pixel
+        values = map_coordinates(
+            self.phase.astype(np.float64), np.moveaxis(index, -1, 0), order=3, mode="nearest"
+        )
+        return values.astype(np.float32)
+
+
+def _make_turn(angle: float) -> np.ndarray:
+    """Turns rows of (y, x) from the row axis towards the column axis."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return np.array([[cosine, sine], [-sine, cosine]])
 
 
 def predict(
@@ -75,15 +120,21 @@ def predict(
 ) -> Prediction:
     """Predict the phase of a scan with a network.
 
-    Patterns are brought onto the detector of the network's experiment in units of the semiangle. A scan
-    that is a whole number of times finer is parted into scans of the right step, whose phases are averaged.
-    Hot pixels are masked, few empty places of the raster filled with the mean of their neighbours.
+    Patterns are brought onto the detector of the network's experiment in units of the semiangle, their disk
+    to its middle, cut at the angles that its training saw, and turned with their raster. A scan that is a
+    whole number of times finer is parted into scans of the right step, whose phases are averaged. Hot and
+    dead pixels are masked, few empty places of the raster filled with the mean of their neighbours.
+
+    What is the same in all steps of the scan is left out of the phase: where the probe or the detector differ
+    a little from those of the training, all patterns do so alike, and a network makes it a lattice of the
+    scan's own. As much is left as the specimen has at frequencies beside those of the scan; one whose lattice
+    fits into the steps exactly loses that part of it.
 
     Args:
         net: as of `phaseloom.learning.weight_files.load_network`; patches of a network for windows are joined
             by their weighted mean.
         card: its card: ``experiment``, and if it has them ``tolerance``, ``doses`` and ``name``.
-        scan: the data, its patterns centred and turned as its positions are.
+        scan: the data; patterns and positions on the same axes, not mirrored.
         optics: of the beam.
         dose: electrons of the beam in a pattern, the unit of counts; ``None``: from the patterns.
         at_once: probes whose patterns are read together, to save memory.
@@ -94,16 +145,21 @@ def predict(
     net = make_scan_network(net)
     experiment = _read_experiment(card)
     _require_electrons(scan)
-    scan, mask_notes = mask_hot_pixels(scan)
+    scan, mask_notes = mask_bad_pixels(scan)
     scan, lattice, fill_notes = fill_empty_places(scan, find_raster(scan))
-    beam, notes = _describe_experiment(scan, optics or BeamOptics(), experiment)
+    disk = _Disk.of(scan)
+    beam, notes = _describe_experiment(scan, disk, optics or BeamOptics(), experiment)
     every = _find_stride(lattice, beam, experiment, _read_tolerance(card)[1])
     beam = replace(beam, step=math.sqrt(math.prod(lattice.step) * math.prod(every)))
     _require_agreement(beam, experiment, _read_tolerance(card))
-    view = PatternPreprocessor.of(scan, experiment, beam.semiangle, net, dose=dose)
+    way = {"offset": disk.offset, "rotation": lattice.rotation}
+    view = PatternPreprocessor.of(scan, experiment, beam.semiangle, net, dose=dose, **way)
     numbers, more = _make_optics_numbers(beam, view, card)
     pixel = (lattice.step[0] * every[0] / PIXELS_PER_STEP, lattice.step[1] * every[1] / PIXELS_PER_STEP)
-    phase = _ScanReader(net, view, numbers, at_once).predict_whole(lattice, every)
+    phase, repeated = _ScanReader(net, view, numbers, at_once).predict_whole(lattice, every)
+    if repeated > MIN_NOTED_REPEATED_SHARE:
+        share = f"{100 * repeated:.0f} % of the phase's power repeats with the steps of the scan"
+        more.append(f"{share} and is left out: it is as that of a probe unlike the model's")
     all_notes = [
         *mask_notes,
         *fill_notes,
@@ -112,15 +168,18 @@ def predict(
         *view.notes,
         *more,
     ]
+    first = lattice.turn(np.asarray(lattice.first) - PIXELS_PER_STEP * np.asarray(pixel))
     return Prediction(
         phase=(phase - phase.mean(dtype=np.float64)).astype(np.float32),
         pixel=pixel,
-        origin=(lattice.first[0] - PIXELS_PER_STEP * pixel[0], lattice.first[1] - PIXELS_PER_STEP * pixel[1]),
+        origin=(float(first[0]), float(first[1])),
         notes=tuple(all_notes),
         told=tuple(numbers.tolist()),
         semiangle=beam.semiangle,
         aberrations=dict(beam.aberrations),
         model=str(card.get("name") or type(net).__name__),
+        rotation=lattice.rotation,
+        offset=disk.offset,
     )
 
 
@@ -157,9 +216,42 @@ def _require_electrons(scan: Scan4D) -> None:
         raise BadInput("scan", what, "is not what networks are trained for: a far field, head on")
 
 
-def _describe_experiment(scan: Scan4D, optics: BeamOptics, model: Experiment) -> tuple[Experiment, list[str]]:
+@dataclass(frozen=True)
+class _Disk:
+    """The bright disk of the mean pattern, as far as it is seen.
+
+    Attributes:
+        radius: pixels, or none.
+        offset: (y, x) pixels by which it lies beyond the middle of the detector.
+        problem: why it was not found, or an empty text.
+    """
+
+    radius: float | None
+    offset: tuple[float, float]
+    problem: str = ""
+
+    @classmethod
+    def of(cls, scan: Scan4D) -> "_Disk":
+        mean = _compute_mean_pattern(scan)
+        try:
+            disk = calibrate.fit_disk(mean, mask=scan.mask)
+        except BadInput as problem:
+            return cls(None, (0.0, 0.0), str(problem))
+        y, x = (found - n // 2 for found, n in zip(disk.centre, mean.shape, strict=True))
+        away = math.hypot(y, x)
+        sure = MIN_CENTRE_ERRORS * math.hypot(*disk.centre_error) < away < disk.radius
+        return cls(disk.radius, (float(y), float(x)) if sure else (0.0, 0.0))
+
+    def measure_semiangle(self, scan: Scan4D) -> float | None:
+        """Radian, or none."""
+        return None if self.radius is None else self.radius * math.sqrt(math.prod(scan.geometry.angle))
+
+
+def _describe_experiment(
+    scan: Scan4D, disk: _Disk, optics: BeamOptics, model: Experiment
+) -> tuple[Experiment, list[str]]:
     """The experiment of the scan, as far as networks take it as input, and what was assumed."""
-    angle, notes = _find_semiangle(scan, optics.semiangle)
+    angle, notes = _find_semiangle(scan, disk, optics.semiangle)
     _require_disk(scan, angle)
     wavelength = scan.geometry.wavelength
     aberrations = dict(optics.aberrations)
@@ -174,28 +266,23 @@ def _describe_experiment(scan: Scan4D, optics: BeamOptics, model: Experiment) ->
 
 def measure_semiangle(scan: Scan4D, given: float | None = None, /) -> float:
     """The semiangle that is given, or that of the bright disk, radian; errors as of `predict`."""
-    return _find_semiangle(scan, given)[0]
+    return _find_semiangle(scan, _Disk.of(scan), given)[0]
 
 
-def _find_semiangle(scan: Scan4D, given: float | None) -> tuple[float, list[str]]:
+def _find_semiangle(scan: Scan4D, disk: _Disk, given: float | None) -> tuple[float, list[str]]:
     """The semiangle, and notes from comparing it with the patterns."""
     if given is not None and not 0 < given < math.pi / 2:
         raise BadInput("semiangle", given, "must lie between 0 and 1.57 rad")
-    mean = _compute_mean_pattern(scan)
-    try:
-        disk = calibrate.fit_disk(mean)
-    except BadInput as problem:
+    measured = disk.measure_semiangle(scan)
+    if measured is None:
         if given is None:
-            fix = f"is not given and cannot be measured ({problem}): write probe: {{focused: ...}}"
-            raise BadInput("semiangle", None, fix) from problem
+            fix = f"is not given and cannot be measured ({disk.problem}): write probe: {{focused: ...}}"
+            raise BadInput("semiangle", None, fix)
         return given, []
-    angles = scan.geometry.angle
-    measured = disk.radius * math.sqrt(angles[0] * angles[1])
-    middle = [n // 2 for n in mean.shape]
-    away = math.hypot(*(found - centre for found, centre in zip(disk.centre, middle, strict=True)))
     notes = []
-    if away > max(0.1 * disk.radius, 0.3):
-        notes.append(f"the disk lies {away:.2g} pixels beside the middle: try prepare: center")
+    if math.hypot(*disk.offset) > MIN_NOTED_OFFSET:
+        y, x = disk.offset
+        notes.append(f"the disk lies ({y:.2f}, {x:.2f}) pixels beside the middle, which is corrected")
     if given is None:
         notes.append(f"semiangle is not given: taken as {1e3 * measured:.4g} mrad, that of the disk")
     elif abs(measured / given - 1) > MAX_SEMIANGLE_DEVIATION:
@@ -269,8 +356,7 @@ def _make_optics_numbers(
     doses = card.get("doses")
     lowest, highest = (math.inf, math.inf) if doses is None else (_read_limit(value) for value in doses)
     found = view.beam if view.electrons else math.inf
-    dose = min(max(found, lowest), highest)
-    numbers = encode_conditions(beam, None if math.isinf(dose) else dose)
+    numbers = encode_conditions(beam, max(min(found, highest, MAX_TOLD_DOSE), min(lowest, NOISELESS_DOSE)))
     notes = []
     if found < min(0.99 * lowest, LOW_NOISE_DOSE):
         least = "patterns without noise" if math.isinf(lowest) else f"{lowest:.3g} electrons or more"
@@ -293,6 +379,9 @@ def _list_notes(
         yield f"lengths are {scale:.3g} times the model's, angles {wider:.3g} times"
     if every != (1, 1):
         yield f"the scan is {every[0]} x {every[1]} times finer than the model's: parted and averaged"
+    if lattice.rotation:
+        turn = math.degrees(lattice.rotation)
+        yield f"the raster is turned by {turn:.3g} degrees against the detector: patterns are turned with it"
     if lattice.astray > MIN_NOTED_DEVIATION:
         yield f"positions are up to {lattice.astray:.2g} steps off their raster, which is overlooked"
     if not scan.oriented:
@@ -310,11 +399,15 @@ class _ScanReader:
     numbers: Tensor
     at_once: int
 
-    def predict_whole(self, lattice: Raster, every: tuple[int, int]) -> np.ndarray:
-        """The phase of a scan, the mean of those of its parts."""
-        parts = product(range(every[0]), range(every[1]))
-        images = {at: self.predict_part(lattice.part(every, at)) for at in parts}
-        return images[0, 0] if len(images) == 1 else _merge_images(images, every, lattice.index.shape)
+    def predict_whole(self, lattice: Raster, every: tuple[int, int]) -> tuple[np.ndarray, float]:
+        """The phase of a scan, the mean of those of its parts; share of its power that was left out."""
+        images = {}
+        shares = []
+        for at in product(range(every[0]), range(every[1])):
+            images[at], share = _remove_repeated(self.predict_part(lattice.part(every, at)))
+            shares.append(share)
+        whole = images[0, 0] if len(images) == 1 else _merge_images(images, every, lattice.index.shape)
+        return whole, float(np.mean(shares))
 
     @torch.no_grad()
     def predict_part(self, index: np.ndarray) -> np.ndarray:
@@ -328,6 +421,26 @@ class _ScanReader:
         parts = [index[start : start + rows] for start in range(0, len(index), rows)]
         each = [net.components(self.view.patterns(part)[None].to(device)) for part in parts]
         return net.draw(torch.cat(each, 2), numbers)[0].cpu().numpy()
+
+
+def _remove_repeated(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """An image without what is the same in all of its steps, and the share of its power that this was."""
+    from scipy.ndimage import uniform_filter
+
+    n = PIXELS_PER_STEP
+    if min(image.shape) < MIN_STEPS_TO_COMPARE * n:
+        return image, 0.0
+    fine = image - uniform_filter(image, 2 * n + 1, mode="nearest")  # slow parts are not the same anywhere
+    rows, columns = (m // n - 2 for m in image.shape)
+    steps = fine[n : n * (rows + 1), n : n * (columns + 1)].reshape(rows, n, columns, n)
+    spectrum = np.fft.fft2(steps - steps.mean((1, 3), keepdims=True), axes=(0, 2))
+    near = [spectrum[i, :, j] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    usual = float(np.mean(np.abs(near) ** 2) / max(float(np.mean(np.abs(spectrum[0, :, 0]) ** 2)), 1e-30))
+    # what the specimen has at the frequencies of the scan is about what it has beside them
+    step = max(0.0, 1 - usual) * spectrum[0, :, 0].real / (rows * columns)
+    repeats = [m // n + 1 for m in image.shape]
+    lattice = np.tile(step, repeats)[: image.shape[0], : image.shape[1]].astype(image.dtype)
+    return image - lattice, float(lattice.var() / max(float(image.var()), 1e-30))
 
 
 def _merge_images(

@@ -9,63 +9,52 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
+from phaseloom.data.bad_pixels import find_bad_pixels
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning.layers import PatternIntake
 from phaseloom.metrics.pattern_misfit import MIN_COUNTS_OF_ELECTRONS
 from phaseloom.physics.fourier import mirror_through_zero
+from phaseloom.retrieval.detector_shares import compute_band, compute_shares
 from phaseloom.simulation.experiment import Experiment, compute_vacuum_pattern
 
-__all__ = ["PatternPreprocessor", "compute_overlaps", "mask_hot_pixels"]
+__all__ = ["PatternPreprocessor", "mask_bad_pixels"]
 
 MAX_MISSED_BEAM = 0.02  # share of the beam without a specimen that a detector may miss
 MIN_NOTED_BEAM = 1e-3  # missing share of the beam, without a specimen, from which on there is a note
 MIN_NOTED_SCATTERING = 2.5e-3  # the same of the electrons behind a usual specimen
 # Detector pixels to a pixel of the model's, below which a pattern has lost what the model reads.
-MIN_PIXEL_RATIO = 0.5
+MIN_PIXEL_RATIO = 0.95
+# Share of a model's pixel within the band of its training, below which it held nothing there.
+MIN_BAND_SHARE = 0.05
 MAX_PATTERNS_FOR_DOSE = 4096  # patterns that the beam is measured on
 NOISE_PATTERNS = 512  # patterns of noise that are put where nothing was measured, one after the other
-MAX_PATTERNS_FOR_HOT_PIXELS = 500  # patterns that hot pixels are looked for in
+MAX_PATTERNS_FOR_BAD_PIXELS = 500  # patterns that bad pixels are looked for in
 
 
-def compute_overlaps(many: int, few: int, ratio: float, /) -> np.ndarray:
-    """Shares ``(few, many)`` of pixels in others ``ratio`` times as wide, zero at ``n // 2`` of both.
-
-    Example:
-        >>> compute_overlaps(5, 3, 1.5).tolist()
-        [[0.75, 0.75, 0.0, 0.0, 0.0], [0.0, 0.25, 1.0, 0.25, 0.0], [0.0, 0.0, 0.0, 0.75, 0.75]]
-    """
-    coarse = ((np.arange(few) - few // 2) * ratio)[:, None]
-    fine = (np.arange(many) - many // 2)[None]
-    low = np.maximum(coarse - ratio / 2, fine - 0.5)
-    return np.clip(np.minimum(coarse + ratio / 2, fine + 0.5) - low, 0, None)
-
-
-def mask_hot_pixels(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
-    """Mask the hot pixels of a scan; the scan, and a note.
-
-    A hot pixel outshines all its neighbours in the mean pattern four times, and most of them ten times. The
-    disk of a probe that a network can read is wider than that.
+def mask_bad_pixels(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
+    """Mask the hot and dead pixels of a scan (`phaseloom.data.bad_pixels`); the scan, and a note.
 
     Example:
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.04, shape=(9, 9), angle=(1e-3, 1e-3), beam="electron")
         >>> counts = np.ones((2, 9, 9))
         >>> counts[:, 3, 5] = 1000
-        >>> scan, notes = mask_hot_pixels(Scan4D(counts=counts, positions=np.eye(2), geometry=geometry))
+        >>> scan, notes = mask_bad_pixels(Scan4D(counts=counts, positions=np.eye(2), geometry=geometry))
         >>> np.argwhere(~scan.mask).tolist(), notes
-        ([[3, 5]], ['a pixel outshines all its neighbours and is masked: (3, 5)'])
+        ([[3, 5]], ['masked: 1 hot pixel at (row, column) (3, 5)'])
     """
-    hot = _find_hot_pixels(scan)
-    if not hot.any() or not (scan.mask & ~hot).any():
+    patterns = min(MAX_PATTERNS_FOR_BAD_PIXELS, len(scan))
+    mean = scan.mean_pattern(most=patterns)
+    # counts that are fractions of the beam have no counting noise that the rule could use
+    unit = 1.0 if mean.sum() > MIN_COUNTS_OF_ELECTRONS else 1e6 / max(float(mean.sum()), 1e-300)
+    found = find_bad_pixels(scan, mean=mean * unit, patterns=patterns)
+    if found.mask.all() or not (scan.mask & found.mask).any():
         return scan, []
-    places = [f"({y}, {x})" for y, x in np.argwhere(hot)]
-    listed = ", ".join(places[:3]) + (", ..." if len(places) > 3 else "")
-    alone = "a pixel outshines all its neighbours and is masked"
-    several = f"{len(places)} pixels outshine all their neighbours and are masked"
-    return replace(scan, mask=scan.mask & ~hot), [f"{alone if len(places) == 1 else several}: {listed}"]
+    return replace(scan, mask=scan.mask & found.mask), [f"masked: {line}" for line in found.lines()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +64,7 @@ class PatternPreprocessor:
     Attributes:
         scan: the data.
         good: ``(y, x)`` detector pixels that can be trusted.
-        rows, columns: shares of detector pixels in those of the network.
+        shares: ``(few, many)`` of detector pixels in those of the network, within the band of its training.
         cover: ``(y, x)`` of the network's detector: how much of a pixel is measured.
         filling: ``(y, x)`` fractions of the beam, for what is not measured on either side.
         beam: counts of the incident beam in a pattern.
@@ -85,8 +74,7 @@ class PatternPreprocessor:
 
     scan: Scan4D
     good: np.ndarray
-    rows: Tensor
-    columns: Tensor
+    shares: sparse.csr_array
     cover: Tensor
     filling: Tensor
     beam: float
@@ -103,8 +91,13 @@ class PatternPreprocessor:
         /,
         *,
         dose: float | None = None,
+        offset: tuple[float, float] = (0.0, 0.0),
+        rotation: float = 0.0,
     ) -> "PatternPreprocessor":
         """Prepare a scan for the network of an experiment.
+
+        What the simulation of the training could not see, beyond the band of its waves, is left out: a
+        detector that reaches farther than that of the training is cut, and a smaller one is filled up.
 
         Args:
             scan: the data.
@@ -112,26 +105,32 @@ class PatternPreprocessor:
             semiangle: of the scan, radian.
             net: whose mean pattern stands in for what is not measured.
             dose: electrons of the beam in a pattern, the unit of counts; ``None``: from the patterns.
+            offset: (y, x) pixels by which zero angle lies beyond ``n // 2`` on the detector.
+            rotation: of the raster against the detector, radian from rows towards columns; patterns are
+                turned with it.
 
         Raises:
             BadInput: a detector that misses the beam or is too coarse, or patterns without counts.
         """
         good = scan.mask if scan.flat is None else scan.mask & (scan.flat > 0)
-        wanted = experiment.angle / experiment.semiangle
-        ratio = [wanted * semiangle / angle for angle in scan.geometry.angle]
+        wanted = experiment.angle / experiment.semiangle * semiangle
+        ratio = (wanted / scan.geometry.angle[0], wanted / scan.geometry.angle[1])
         _require_fine_pixels(ratio, scan.geometry.angle)
-        sizes = zip(scan.geometry.shape, experiment.detector_shape, ratio, strict=True)
-        rows, columns = (compute_overlaps(many, few, each) for many, few, each in sizes)
-        area = ratio[0] * ratio[1]
+        shape = scan.geometry.shape
+        shares = compute_shares(shape, experiment, ratio, offset=offset, rotation=rotation)
+        band = compute_band(shape, experiment, ratio, offset=offset)
         known = compute_vacuum_pattern(experiment).numpy()
-        there = np.outer(rows.sum(1), columns.sum(1)) / area
-        cover = rows @ good @ columns.T / area
+        full = ratio[0] * ratio[1] * compute_band(known.shape, experiment)
+        shares = sparse.csr_array(shares.multiply(band.ravel()))
+        there = _divide_cover(shares @ np.ones(good.size), full)
+        cover = _divide_cover(shares @ good.ravel().astype(float), full)
         typical = _get_mean_pattern(net, known.shape)
         notes = _check_reach(there, known, typical.numpy(), scan, semiangle)
         notes += _describe_masked_pixels(there, cover, known, typical.numpy())
         beam, electrons, more = _estimate_dose(scan, good, float((known * cover).sum() / known.sum()), dose)
-        down, along, part = (torch.as_tensor(one, dtype=torch.float32) for one in (rows, columns, cover))
-        return cls(scan, good, down, along, part, typical, beam, electrons, (*notes, *more))
+        part = torch.as_tensor(cover, dtype=torch.float32)
+        few = sparse.csr_array(shares, dtype=np.float32)
+        return cls(scan, good, few, part, typical, beam, electrons, (*notes, *more))
 
     def fill(self, index: np.ndarray, /) -> Tensor:
         """Values for unknown pixels: ``filling``, with the counting noise that it would have.
@@ -146,9 +145,10 @@ class PatternPreprocessor:
 
     def patterns(self, index: np.ndarray, /) -> Tensor:
         """Fractions of the beam ``(*index, y, x)``; what is not measured is that of the pixel across."""
-        counts = torch.from_numpy(_read_counts(self.scan, self.good, index.ravel()))
+        counts = _read_counts(self.scan, self.good, index.ravel())
         known = self.cover > 0.5
-        patterns = self.rows @ counts @ self.columns.T
+        shared = (self.shares @ counts.reshape(len(counts), -1).T).T
+        patterns = torch.from_numpy(np.ascontiguousarray(shared)).reshape(-1, *known.shape)
         patterns = torch.where(known, patterns / self.cover.clamp(min=0.5) / self.beam, 0.0)
         if not bool(known.all()):
             there = mirror_through_zero(known.float()) > 0
@@ -158,27 +158,19 @@ class PatternPreprocessor:
         return patterns.reshape(*index.shape, *patterns.shape[-2:])
 
 
-def _require_fine_pixels(ratio: list[float], angle: tuple[float, float]) -> None:
+def _divide_cover(measured: np.ndarray, full: np.ndarray) -> np.ndarray:
+    """How much of each of the network's pixels is measured; all of those beyond the band, which are dark."""
+    inside = full > MIN_BAND_SHARE * full.max()
+    return np.where(inside, measured.reshape(full.shape) / np.where(inside, full, 1.0), 1.0).clip(0, 1)
+
+
+def _require_fine_pixels(ratio: tuple[float, float], angle: tuple[float, float]) -> None:
     if min(ratio) < MIN_PIXEL_RATIO:
         own = max(angle)
         wanted = max(angle) * min(ratio)
         fix = f"is too coarse for this model, whose pixel is {1e3 * wanted:.3g} mrad: bin less, or"
         fix += " take a longer camera length"
         raise BadInput("detector pixel", f"{1e3 * own:.3g} mrad", fix)
-
-
-def _find_hot_pixels(scan: Scan4D) -> np.ndarray:
-    """Which pixels outshine their neighbours by far; of electrons, by fifty at least."""
-    from scipy.ndimage import maximum_filter, median_filter
-
-    looked = min(MAX_PATTERNS_FOR_HOT_PIXELS, len(scan))
-    total = np.where(scan.mask, scan.mean_pattern(most=MAX_PATTERNS_FOR_HOT_PIXELS), 0.0) * looked
-    least = 50.0 if total.sum() > MIN_COUNTS_OF_ELECTRONS * looked else 1e-4 * max(float(total.sum()), 0.0)
-    ring = np.ones((3, 3), bool)
-    ring[1, 1] = False
-    near = {"footprint": ring, "mode": "constant"}
-    beyond = (total > 10 * median_filter(total, **near) + least) & (total > 4 * maximum_filter(total, **near))
-    return beyond & scan.mask
 
 
 def _check_reach(

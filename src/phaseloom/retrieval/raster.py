@@ -28,12 +28,20 @@ class Raster:
         step: between neighbours (y, x), angstrom.
         first: place (y, x) of ``index[0, 0]`` on the lattice, angstrom, in the frame of the scan.
         astray: largest distance of a position from the lattice, steps.
+        rotation: of its rows and columns against the axes of the scan's frame, radian from rows towards
+            columns; ``first`` is on the lattice that is turned back.
     """
 
     index: np.ndarray
     step: tuple[float, float]
     first: tuple[float, float]
     astray: float
+    rotation: float = 0.0
+
+    def turn(self, places: np.ndarray, /) -> np.ndarray:
+        """Places ``(n, 2)`` on the lattice that is turned back, in the frame of the scan."""
+        cosine, sine = math.cos(self.rotation), math.sin(self.rotation)
+        return places @ np.array([[cosine, sine], [-sine, cosine]])
 
     def part(self, every: tuple[int, int], at: tuple[int, int], /) -> np.ndarray:
         """Numbers of every so many-th pattern along (y, x), from one on."""
@@ -41,11 +49,10 @@ class Raster:
 
 
 def find_raster(scan: Scan4D, /) -> Raster:
-    """The lattice that the positions of a scan lie on, in any order.
+    """The lattice that the positions of a scan lie on, in any order and turned by any angle.
 
     Raises:
-        BadInput: a line of probes, or positions that are not on a lattice, or on a rotated one, or on one
-            with many empty places.
+        BadInput: a line of probes, or positions that are not on a lattice, or on one with many empty places.
 
     Example:
         >>> from phaseloom.data.scan import Geometry
@@ -57,8 +64,10 @@ def find_raster(scan: Scan4D, /) -> Raster:
     """
     _require_rows_and_columns(scan)
     best = _fit_full_lattice(scan.positions, scan.grid) or _fit_sparse_lattice(scan.positions)
+    best = best or _fit_turned_lattice(scan.positions)
     if best is None:
-        raise _make_refusal(scan.positions)
+        fix = "are not on a raster along rows and columns, which a network needs: regrid the scan"
+        raise BadInput("scan.positions", None, fix)
     missing = int((best.index < 0).sum())
     places = best.index.size
     if missing > MAX_EMPTY_SHARE * places:
@@ -79,7 +88,7 @@ def fill_empty_places(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster,
     def longer(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else np.concatenate([values, [values[few].mean(0) for few in near]])
 
-    where = np.asarray(lattice.first) + places * np.asarray(lattice.step)
+    where = lattice.turn(np.asarray(lattice.first) + places * np.asarray(lattice.step))
     whole = replace(
         scan,
         counts=_CompletedCounts(scan.counts, near),
@@ -226,19 +235,14 @@ def _find_lines(places: np.ndarray, spacing: float) -> tuple[np.ndarray, float, 
     return number, float(step), float(first)
 
 
-def _make_refusal(positions: np.ndarray) -> BadInput:
-    """Why positions are on no lattice."""
+def _fit_turned_lattice(positions: np.ndarray) -> Raster | None:
+    """A lattice whose rows and columns are turned by up to 45 degrees."""
     vectors = _find_nearest(positions)
     agreed = np.exp(4j * np.arctan2(vectors[:, 1], vectors[:, 0])).mean()
+    if abs(agreed) < MIN_DIRECTION_AGREEMENT:
+        return None
     turn = float(np.angle(agreed)) / 4
-    back = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    straight = positions @ back
-    if abs(agreed) > MIN_DIRECTION_AGREEMENT and (
-        _fit_full_lattice(straight, None) or _fit_sparse_lattice(straight)
-    ):
-        what = f"on a raster that is turned by {math.degrees(turn):.3g} degrees against the detector"
-        fix = "and patterns do not turn with them: only rasters along the detector's rows and columns can be"
-        fix += " predicted; turn patterns and positions together before, or reconstruct without a prediction"
-        return BadInput("scan.positions", what, fix)
-    fix = "are not on a raster along rows and columns, which a network needs: regrid the scan"
-    return BadInput("scan.positions", None, fix)
+    cosine, sine = math.cos(turn), math.sin(turn)
+    straight = positions @ np.array([[cosine, -sine], [sine, cosine]])
+    found = _fit_full_lattice(straight, None) or _fit_sparse_lattice(straight)
+    return None if found is None else replace(found, rotation=turn)

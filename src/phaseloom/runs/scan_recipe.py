@@ -16,7 +16,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["IN_MEMORY", "ScanRecipe", "digest_of_scan", "keep_part_of_process"]
+__all__ = ["IN_MEMORY", "ScanRecipe", "digest_of_scan", "find_lit_patterns", "keep_part_of_process"]
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,9 @@ class ScanRecipe(Recipe):
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared, without blank patterns."""
-        return _drop_blank_patterns(self.scan_with_blanks(given), self.file.name)
+        whole = self.scan_with_blanks(given)
+        lit = find_lit_patterns(whole, self.file.name)
+        return whole if lit.all() else whole.select(lit)
 
     def scan_with_blanks(self, given: Scan4D | None = None, /) -> Scan4D:
         """The same with blank patterns in their places."""
@@ -187,18 +189,25 @@ def digest_of_scan(scan: Scan4D, /) -> str:
     return team().broadcast(scan.digest() if team().is_main else "")
 
 
-def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:
-    """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
+def find_lit_patterns(scan: Scan4D, name: str, /) -> np.ndarray:
+    """Which patterns ``(n,)`` hold counts at all; blank ones (a closed shutter, a lost frame) are logged.
+
+    Args:
+        scan: the data.
+        name: of their file, for messages.
+
+    Raises:
+        BadInput: no counts at all, or counts that cannot be.
+    """
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
     surveys = [_survey_counts(scan.counts[index][:, scan.mask]) for index in parts]
     lit, lowest, highest = (np.concatenate(part) for part in zip(*surveys, strict=True))
     require_plausible_counts(float(lowest.min()), float(highest.max()), name)
     if not lit.any():
         raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
-    if lit.all():
-        return scan
-    log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
-    return scan.select(lit)
+    if not lit.all():
+        log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
+    return lit
 
 
 def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -125,6 +125,7 @@ EMBEDDING = (
     Member("totals", "real", "pattern", finite=False),
     Member("positions", "real", "pattern 2"),
     Member("grid", "integer", "2", positive=True, optional=True),
+    Member("numbers", "integer", "pattern", optional=True),
 )
 
 SAMPLE_ABOUT = (

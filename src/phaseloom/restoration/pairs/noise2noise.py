@@ -46,7 +46,7 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs.folders import Image, Pair, Side
 from phaseloom.retrieval.prediction import measure_semiangle, predict
-from phaseloom.retrieval.preprocessing import mask_hot_pixels
+from phaseloom.retrieval.preprocessing import mask_bad_pixels
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.spec import Written
 from phaseloom.virtual.recipe import Virtual, make_virtual_images
@@ -385,7 +385,7 @@ def _prepare_prediction(recipe: PairRecipe, source: Any, scan: Scan4D | None) ->
     path = weight_files.find_network(recipe.model)
     net = weight_files.load_network(path)
     card = weight_files.load_card(path)
-    full, _ = mask_hot_pixels(source.scan(scan))
+    full, _ = mask_bad_pixels(source.scan(scan))
     optics = read_beam_optics(source.probe)
     optics = replace(optics, semiangle=measure_semiangle(full, optics.semiangle))
     inner = slice(PIXELS_PER_STEP, -PIXELS_PER_STEP)
