@@ -172,7 +172,8 @@ class Reconstruct(ScanRecipe):
         epochs: at most.
         axial: whether positions along the beam are modelled; default: where they differ by a tenth of
             the depth of focus.
-        levels: coarser grids that the run begins on; default: one, where that loses no light.
+        levels: coarser grids that the run begins on; default: one, where that loses no light; in a near field
+            that is modelled on finer pixels than the detector has (`enlarge`), all down to the detector's.
         holdout: share of the patterns that tell when to stop; the last tenth of the epochs learns from all.
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.
