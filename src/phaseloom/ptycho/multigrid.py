@@ -41,8 +41,8 @@ MIN_PATTERN_SIDE = 64
 def coarsen_scan(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
     """The scan on pixels twice as wide; ``None`` where that would lose light or is not possible.
 
-    It is possible with a probe of free pixels: in a far field that is modelled on the detector's own pixels, by
-    the inner half of the detector, and in a near field that is modelled on finer ones.
+    It is possible with a probe of free pixels: in a far field that is modelled on the detector's own
+    pixels, by the inner half of the detector, and in a near field that is modelled on finer ones.
     """
     shape = scan.geometry.shape
     free = type(model.probe) is Probe and model.probe.support is None
