@@ -1,4 +1,4 @@
-"""Simulated near-field scans (holograms) with real instruments' faults: numpy and SciPy, nothing of phaseloom.
+"""Simulated near-field scans with real instruments' faults: numpy and SciPy, nothing of phaseloom.
 
     python -m benchmarks.near_field_scans FOLDER --seeds 100 105
 
@@ -208,7 +208,7 @@ def _illuminations(case: NearFieldCase, size: int, pixel: float) -> list[tuple[f
     wave = stop * np.exp(1j * screen)
     before = case.flight * rng.uniform(0.2, 0.6)
     spread = case.source * case.pixel / case.flight  # angle
-    nodes, shares = np.polynomial.hermite_e.hermegauss(4 if case.source else 1)
+    nodes, shares = np.polynomial.hermite_e.hermegauss(3 if case.source else 1)
     rows, columns = (np.indices((size, size)) - size // 2) * pixel
     out = []
     for a, wa in zip(nodes, shares, strict=True):
@@ -230,7 +230,7 @@ def _positions(case: NearFieldCase) -> tuple[np.ndarray, np.ndarray]:
     return true, stated
 
 
-def simulate_case(case: NearFieldCase) -> SimulatedHolograms:
+def simulate_case(case: NearFieldCase) -> SimulatedHolograms:  # noqa: PLR0915 - one experiment, in order
     """The scan of a case."""
     rng = np.random.default_rng((case.seed, 15))
     pixel = case.pixel / FINE

@@ -1,4 +1,4 @@
-"""Finer pixels than the detector's in the near field: the first guess of the probe, and coarse grids first."""
+"""Finer pixels than the detector's in the near field: first guess of the probe, coarse grids first."""
 
 import numpy as np
 import pytest

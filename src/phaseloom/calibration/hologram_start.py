@@ -36,7 +36,7 @@ MIN_PATTERNS = 9
 """Below which illumination and object are not told apart."""
 
 MAX_HEIGHT_SPREAD = 0.05
-"""Of positions along the beam over the effective distance, above which one hologram does not stand for all."""
+"""Of positions along the beam over the effective distance; above it one hologram does not stand for all."""
 
 LIT = 0.3
 """Share of typical light from which on images are compared."""

@@ -33,12 +33,12 @@ MAX_SHIFT = 0.4
 
 PARTNERS = 6
 FINE_PARTNERS = 24
-"""Holograms that each is compared with, the nearest ones; for the last digit, where errors of positions have to
-average out over longer steps."""
+"""Holograms that each is compared with, the nearest ones; for the last digit, where errors of positions have
+to average out over longer steps."""
 
 SCALE_RANGE = 4.0
 SCALE_STEPS = 101
-"""Factors on either side of the stated pixel that are tried at first; the range grows where its end is best."""
+"""Factors on either side of the stated pixel that are tried at first; the range grows at its end."""
 
 MAX_SCALE_RANGE = 8.0
 
@@ -60,8 +60,12 @@ NATS_OF_INTERVAL = 3.0
 """Fall of the likelihood's logarithm that bounds the distances that are possible."""
 
 MIN_DISTANCE_ERROR = 0.08
-"""Errors of the distance below which the one stated is kept. The rings of simulated objects show it to 1 %, but
-those of the PETRA star are 7 % beyond the distance that a fit prefers: a star has rings of its own."""
+"""Errors of the distance below which the one stated is kept. The rings of simulated objects show it to 1 %,
+but those of the PETRA star are 7 % beyond the distance that a fit prefers."""
+
+MIN_RINGS = 1.2
+"""Zeros of the contrast within the frequencies seen, ``wavelength z f^2``, at least: below it one smooth
+spectrum looks like another."""
 
 MIN_RING_GAIN = 150.0
 """By how much the logarithm has to exceed that of the worst distance tried."""
@@ -280,7 +284,8 @@ def _find_flight(own: Holograms, geometry: Geometry) -> tuple[float, float, floa
     inside = np.flatnonzero(likelihood > likelihood[best] - NATS_OF_INTERVAL)
     low, high = tried[max(inside[0] - 1, 0)], tried[min(inside[-1] + 1, len(tried) - 1)]
     at_end = inside[0] == 0 or inside[-1] == len(tried) - 1
-    if at_end or likelihood[best] - likelihood.min() < MIN_RING_GAIN:
+    rings = geometry.wavelength * float(tried[best]) * frequency[-1] ** 2
+    if at_end or rings < MIN_RINGS or likelihood[best] - likelihood.min() < MIN_RING_GAIN:
         return None
     step = math.log(tried[1] / tried[0])
     fine = optimize.minimize_scalar(
@@ -313,7 +318,7 @@ def _measure_rings(own: Holograms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _ring_likelihood(
     frequency: np.ndarray, power: np.ndarray, count: np.ndarray, wavelength: float, flight: float
 ) -> float:
-    """Logarithm of the likelihood of ring powers: a power law, damped, through the transfer, over white noise."""
+    """Logarithm of the likelihood of ring powers: a damped power law through the transfer, over noise."""
     chi = math.pi * wavelength * flight * frequency**2
     transfer = (np.sin(chi) + USUAL_RATIO * np.cos(chi)) ** 2 + 0.01  # zeros are filled a little
     place = frequency / frequency[-1]

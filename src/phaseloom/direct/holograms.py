@@ -192,7 +192,7 @@ def separate_scan(scan: Scan4D, room: Canvas | None = None, /) -> Holograms:
 
 
 def invert_contrast(holograms: Holograms, scan: Scan4D, ratio: float, /) -> HologramImage:
-    """The phase by a Wiener filter: ``h = 2 (sin chi + ratio cos chi) phase``, ``chi = pi wavelength z f^2``."""
+    """The phase by a Wiener filter: ``h = 2 (sin chi + ratio cos chi) phase``, ``chi = pi lambda z f^2``."""
     shape = holograms.hologram.shape
     taper = holograms.taper()
     level = float((holograms.hologram * taper).sum() / max(taper.sum(), 1e-30))
