@@ -51,11 +51,10 @@ def test_electrons_few_places_and_stated_near_fields_are_not_judged() -> None:
 
 
 def test_a_hologram_of_petra_asks_for_its_focus() -> None:
-    with pytest.raises(
-        MissingValues, match=r"does not state focus.*1.19 um apart.*would not overlap"
-    ) as caught:
+    with pytest.raises(MissingValues, match=r"does not state focus.*1.19 um apart.*at most") as caught:
         formats.read(pl.samples.near_field())
     assert list(caught.value.missing) == ["focus"]
+    assert len(str(caught.value).split()) < 70  # it had 100 words
     assert formats.read(pl.samples.near_field(), knobs={"focus": "3.65 mm"}).geometry.near
     assert formats.read(pl.samples.near_field(), knobs={"focus": "inf"}).geometry.magnification == 1
     assert not formats.read(pl.samples.near_field(), knobs={"field": "far"}).geometry.near

@@ -11,6 +11,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 
 STAR = samples.far_field()
 NEAR = {"file": str(samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}
+NEAR |= {"start": "none"}  # from an empty object
 
 
 @pytest.mark.slow

@@ -161,14 +161,15 @@ def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
 def mask_bad_pixels(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
     """The scan without hot and dead pixels, and which they are.
 
-    Only of electrons, whose patterns have a disk: a beam of X-rays may well be one pixel wide.
+    Only of electrons, whose patterns have a disk, and of holograms: a far field of X-rays may well be one
+    pixel wide.
 
     Args:
         recipe: of the reconstruction; ``mask: none``, or a step of its own, leaves the scan as it is.
         scan: as the recipe reads and prepares it.
     """
     own = any(step.name == "mask" and "outliers" in step.values for step in recipe.prepare)
-    if recipe.mask == "none" or own or scan.geometry.beam != "electron" or scan.geometry.near:
+    if recipe.mask == "none" or own or not (scan.geometry.beam == "electron" or scan.geometry.near):
         return recipe, scan, ()
     bad = find_bad_pixels(scan)
     lines = bad.lines()

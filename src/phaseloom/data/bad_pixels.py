@@ -95,10 +95,10 @@ def find_bad_pixels(
     """Compare each pixel of the mean pattern with the median of the 5 x 5 around it and with its neighbours.
 
     A pixel is hot if it has more than 3 times that median and more than twice any good neighbour (of photons
-    20 and 4 times), dead if it has less than a fifth of the median where that is bright; both by more than
-    counting explains. A bright spot that is one pixel wide in every pattern cannot be told from a hot pixel,
-    unless it is the brightest pixel, lies in the middle of a far field and its surroundings fall off: the
-    beam itself.
+    in the far field 20 and 4 times), dead if it has less than a fifth of the median where that is bright;
+    both by more than counting explains. A bright spot that is one pixel wide in every pattern cannot be
+    told from a hot pixel, unless it is the brightest pixel, lies in the middle of a far field and its
+    surroundings fall off: the beam itself.
 
     Args:
         scan: pixels that it masks already, or whose mean is not finite, are left out.
@@ -114,6 +114,7 @@ def find_bad_pixels(
     """
     from scipy.ndimage import median_filter, uniform_filter
 
+    kind = "electron" if scan.geometry.near else scan.geometry.beam
     patterns = len(scan) if patterns is None else patterns
     if mean is None:
         patterns = min(MAX_PATTERNS_FOR_MEAN, len(scan))
@@ -125,12 +126,12 @@ def find_bad_pixels(
     local = _correct_medians(median_filter(filled, 5, mode="nearest"), filled, good)
     noise = MIN_SIGNIFICANCE * np.sqrt((local + 1 / patterns) / patterns)
     faint = MIN_HOT_EXCESS * local.mean()
-    high = good & (filled > HOT_RATIO[scan.geometry.beam] * local + noise + faint)
+    high = good & (filled > HOT_RATIO[kind] * local + noise + faint)
     ordinary = np.where(high, 0.0, filled)
     # beside a gap the neighbour that would tell may be missing: it may be as bright as any
     beside_gap = uniform_filter((~good).astype(float), 3, mode="nearest") * 9 > MAX_MISSING_NEIGHBOURS + 0.5
     neighbours = np.where(beside_gap, ordinary.max(), _max_of_neighbours(ordinary))
-    hot = high & (filled > NEIGHBOUR_RATIO[scan.geometry.beam] * neighbours)
+    hot = high & (filled > NEIGHBOUR_RATIO[kind] * neighbours)
     if not scan.geometry.near:
         hot &= ~_find_unscattered_beam(filled)
     dead = good & (filled < DEAD_RATIO * local) & (local - filled > noise)

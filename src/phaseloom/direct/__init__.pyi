@@ -3,6 +3,7 @@ from . import conjugate_gradients as conjugate_gradients
 from . import figures as figures
 from . import fit as fit
 from . import grid as grid
+from . import holograms as holograms
 from . import methods as methods
 from . import nonuniform as nonuniform
 from . import recipe as recipe

@@ -1,9 +1,13 @@
 """From coarse to fine: the same experiment on a grid of pixels twice as wide, and back.
 
-Cropping the detector to its inner half doubles the pixel of object and probe and leaves all else as it
-was. An epoch then costs a quarter, and what it finds carries over, as long as hardly any light falls on
-the half that is left out.
+In the far field, cropping the detector to its inner half doubles the pixel of object and probe and leaves all
+else as it was. An epoch then costs a quarter, and what it finds carries over, as long as hardly any light
+falls on the half that is left out. In the near field the pixels of the object are those of the detector; a
+model with finer ones (`phaseloom.data.prepare.enlarge`) begins on these: from a flat object it does not find
+its way.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,7 +28,8 @@ from phaseloom.ptycho.canvas import Canvas
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["coarsen_scan", "halve_canvas", "has_empty_outer_half", "transfer_parameters"]
+__all__ = ["coarsen_scan", "count_finer_grids", "halve_canvas", "has_empty_outer_half"]
+__all__ += ["transfer_parameters"]
 
 MAX_LOST_LIGHT = 1e-3
 """Share of the light that may fall outside of the inner half of the detector."""
@@ -34,14 +39,34 @@ MIN_PATTERN_SIDE = 64
 
 
 def coarsen_scan(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
-    """The scan with the inner half of its detector; ``None`` where that would lose light or is not possible.
+    """The scan on pixels twice as wide; ``None`` where that would lose light or is not possible.
 
-    It is possible in a far field that is modelled on the detector's own pixels, with a probe of free pixels.
+    It is possible with a probe of free pixels: in a far field that is modelled on the detector's own
+    pixels, by the inner half of the detector, and in a near field that is modelled on finer ones.
     """
     shape = scan.geometry.shape
     free = type(model.probe) is Probe and model.probe.support is None
+    if scan.geometry.near:
+        return _double_modelled_pixels(scan) if free and count_finer_grids(scan) else None
     plain = free and model.propagator.onward is None and model.detector.response is None
     return crop(scan, to=(shape[0] // 2, shape[1] // 2)) if plain and has_empty_outer_half(scan) else None
+
+
+def count_finer_grids(scan: Scan4D, /) -> int:
+    """How often the pixels of a near field's model can be doubled until they are those of the detector."""
+    if scan.modelled is None or not scan.geometry.near:
+        return 0
+    factors = np.divide(scan.modelled.shape, scan.geometry.shape)
+    is_finer = np.allclose(np.multiply(scan.modelled.angle, factors), scan.geometry.angle)
+    count = round(float(np.log2(factors[0])))
+    return count if is_finer and bool((factors == 2**count).all()) else 0
+
+
+def _double_modelled_pixels(scan: Scan4D) -> Scan4D:
+    """The scan with a model of half as many pixels on each axis, at least those of the detector."""
+    assert scan.modelled is not None
+    coarse = scan.modelled.bin(2)
+    return replace(scan, modelled=None if coarse.shape == scan.geometry.shape else coarse)
 
 
 def has_empty_outer_half(scan: Scan4D, /) -> bool:

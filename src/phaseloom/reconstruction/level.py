@@ -244,13 +244,15 @@ class Level:
 def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
     """The levels of a run, from the coarsest grid to that of the data.
 
-    By default one coarser grid is tried first, unless penalties or projections might mean pixels or the
-    object was predicted; and no more grids than have an epoch each.
+    By default one coarser grid is tried first, or, of a near field that is modelled on finer pixels than the
+    detector's, all grids down to those; unless penalties or projections might mean pixels or the object was
+    predicted; and no more grids than have an epoch each.
     """
     plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
     known = recipe.object.name == "predicted" or recipe.found.get("direct", {}).get("taken", False)
     plain = plain and not known  # a start that has fine detail already
-    count = int(plain) if recipe.levels is None else recipe.levels
+    usual = max(1, multigrid.count_finer_grids(finest.scan))
+    count = plain * usual if recipe.levels is None else recipe.levels
     levels = [finest]
     while len(levels) <= count and _each_has_an_epoch(recipe.epochs, len(levels) + 1):
         coarser = levels[0].coarser(recipe)

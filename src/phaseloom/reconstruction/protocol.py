@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,17 @@ from phaseloom.calibration.calibrate import (
     mask_bad_pixels,
     run_estimators,
 )
+from phaseloom.calibration.hologram_start import (
+    has_hologram_start,
+    measure_power,
+    search_near_field,
+    start_from_holograms,
+)
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
 from phaseloom.data.growing.growing_scan import GrowingScan
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.holograms import HologramImage
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device
@@ -219,6 +227,7 @@ class Job:
             if check is not None:
                 check(data)
             recipe, data = calibrate_scan(recipe, data)  # orientation, rotation, defocus, step, slices
+            recipe, data = find_near_field(recipe, data)  # magnification and distance of holograms
             settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation
             job = cls(settled, data, start, lock)  # model, likelihood, optimiser
             if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
@@ -333,7 +342,7 @@ class Job:
             job._load(snapshot, folder / EVENTS_NAME)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
-        elif recipe.found.get("direct"):
+        elif recipe.found.get("direct") or recipe.found.get("holograms"):
             job._use_direct_image()
         return job
 
@@ -409,6 +418,7 @@ class Job:
             start = [] if direct is None else [warm_start.describe_direct_start(**direct)]
             return [*lines, *prior, *start]
         masked = [*([found["mask"]] if "mask" in found else []), *prior]
+        masked += found.get("holograms", {}).get("lines", [])
         if found.get("start") is not None:
             return [*masked, warm_start.describe_losses(**found["start"])]
         if self.start is None:
@@ -508,7 +518,30 @@ class Job:
         self._load(folder / SNAPSHOT_NAME, folder / EVENTS_NAME)
         self._evidence = None
 
+    @property
+    def hologram_image(self) -> HologramImage | None:
+        """The direct image that a near-field run began with; ``None`` of others."""
+        return self._hologram_image
+
+    @cached_property
+    def _hologram_image(self) -> HologramImage | None:
+        if "holograms" not in self.recorded.found:
+            return None
+        kept = None if not self.progress.history else deepcopy(self.finest.model.state_dict())
+        image = start_from_holograms(self.finest.model, self.finest.scan)
+        if kept is not None:
+            self.finest.model.load_state_dict(kept)
+        return image
+
     def _use_direct_image(self) -> Reconstruct:
+        if (image := self.hologram_image) is not None:
+            if self.recorded.object_prior == "none":
+                return self.recorded
+            power = measure_power(image)
+            self.finest.power = power
+            return self.recorded.model_copy(
+                update={"found": self.recorded.found | {"power": power.to_table()}}
+            )
         image = lambda: self.first_image  # noqa: E731
         return warm_start.use_direct_image(self.finest, self.recorded, self.holdout, make_image=image)
 
@@ -669,12 +702,24 @@ def calibrate_scan(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, S
     return found.recipe, scan
 
 
+def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D]:
+    """The recipe and the scan with the magnification and distance that its holograms show.
+
+    Of a near field with the automatic start (``start: sweep``); ``start: none`` takes what the file says.
+    """
+    if not has_hologram_start(recipe, scan):
+        return recipe, scan
+    changed, scan, found = search_near_field(recipe, scan)
+    said = {"lines": found.lines(), "is_shown": found.flight is not None}
+    return changed.model_copy(update={"found": changed.found | {"holograms": said}}), scan
+
+
 def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D, Start | None]:
     """The recipe with its probe, defocus and orientation settled, and the scan laid accordingly."""
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    kept = ("calibrate", "undecided", "suggested_step", "mask")
+    kept = ("calibrate", "undecided", "suggested_step", "mask", "holograms")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
     found |= {"data": digest_of_scan(scan), "setup": hash_setup(scan)}

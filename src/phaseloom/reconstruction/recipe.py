@@ -174,7 +174,8 @@ class Reconstruct(ScanRecipe):
             the depth of focus.
         fly: share of the time between two positions in which the shutter is open while the beam moves (a fly
             scan): 1 for continuous exposure; default: the beam stands still.
-        levels: coarser grids that the run begins on; default: one, where that loses no light.
+        levels: coarser grids that the run begins on; default: one, where that loses no light; in a near field
+            that is modelled on finer pixels than the detector has (`enlarge`), all down to the detector's.
         holdout: share of the patterns that tell when to stop; the last tenth of the epochs learns from all.
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.

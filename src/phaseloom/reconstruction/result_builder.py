@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phaseloom.calibration.hologram_start import measure_agreement
 from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.holograms import HologramImage
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
 from phaseloom.files import make_folder
@@ -20,7 +22,7 @@ from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
-from phaseloom.fitting.outcome import Advice, Judgement
+from phaseloom.fitting.outcome import Advice, Doubt, Judgement, Verdict
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.plot.report import trust_facts
@@ -83,6 +85,11 @@ class Underway(Protocol):
     @property
     def first_image(self) -> DirectResult | None:
         """The direct image of the scan, where there is one."""
+        ...
+
+    @property
+    def hologram_image(self) -> HologramImage | None:
+        """The direct image that a near-field run began with."""
         ...
 
     @property
@@ -211,10 +218,30 @@ def judge_run(job: Underway, /) -> Judgement:
         return judgement
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
-    doubts = job.evidence.find_doubts()
+    doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job))
     if not doubts and job.evidence.is_confirmed:
         return judge(is_start_confirmed=True)
     return verdicts.add_doubts(judgement, doubts)
+
+
+MIN_HOLOGRAM_AGREEMENT = 0.85
+"""Correlation with its direct image below which a near-field run is doubted; right ones have 0.9 and more."""
+
+
+def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
+    """What a near-field run that began with its direct image leaves open."""
+    said = job.recipe.found.get("holograms")
+    if said is None or not job.wants_evidence or (image := job.hologram_image) is None:
+        return ()
+    doubts = []
+    if not said["is_shown"]:
+        text = "the holograms do not show their distance: check it, or take holograms farther away"
+        doubts.append(Doubt(Verdict.DOUBTFUL, text))
+    agreement = measure_agreement(job.model, image)
+    if not agreement > MIN_HOLOGRAM_AGREEMENT:
+        text = f"the phase is not that of the direct image (correlation {agreement:.2f})"
+        doubts.append(Doubt(Verdict.DOUBTFUL, text))
+    return tuple(doubts)
 
 
 def gather_evidence(job: Underway, /) -> evidence.Evidence:

@@ -3,7 +3,7 @@
 Zero frequency stays at pixel ``[N // 2, N // 2]``; patterns that are read lazily stay lazy.
 """
 
-from phaseloom.data.prepare._calibration import calibrate
+from phaseloom.data.prepare._calibration import calibrate, near_field
 from phaseloom.data.prepare._detector import bin, center, crop, descan, expect, flip, transpose, window
 from phaseloom.data.prepare._intensity import (
     detector_blur,
@@ -41,6 +41,17 @@ __all__ = [
     "expect",
     "flip",
 ]
-__all__ += ["half", "jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
+__all__ += [
+    "half",
+    "jitter",
+    "mask",
+    "near_field",
+    "nonnegative",
+    "normalise",
+    "pad",
+    "poisson",
+    "positions",
+    "region",
+]
 __all__ += ["resample", "rotate", "scale", "select", "source_size", "thin", "tilt_sample", "transpose"]
 __all__ += ["weights", "window", "without"]

@@ -132,3 +132,36 @@ def _calibrate_by_disk(scan: Scan4D, semiangle: float, by: str) -> Scan4D:
     angle = semiangle / radius
     log.info("calibrate: %s, so a pixel sees %s", note, ANGLE.show(angle))
     return _set_angle(scan, (angle, angle), note)
+
+
+def near_field(scan: Scan4D, /, *, distance: Length, focus: Length) -> Scan4D:
+    """Correct the distances of a near-field scan; the pixels of the detector are as large as ever.
+
+    Args:
+        scan: of any field.
+        distance: object to detector.
+        focus: focus to object, negative when the object comes first; ``inf``: a parallel beam.
+
+    Raises:
+        BadInput: no distance to the detector is known, or a distance or focus that cannot be.
+
+    Example:
+        >>> scan = _example()
+        >>> known = replace(scan, geometry=replace(scan.geometry, distance=1e9, beam="photon"))
+        >>> near_field(known, distance=2e9, focus=2e9).geometry.magnification
+        2.0
+    """
+    geometry = scan.geometry
+    if geometry.distance is None:
+        raise BadInput("near_field", None, "needs a file that states the detector's pixels and distance")
+    require_number(distance, "near_field.distance", above=0)
+    if focus == 0 or math.isnan(focus) or focus + distance == 0:
+        raise BadInput("near_field.focus", focus, "must be a length that is not zero, or inf")
+    share = geometry.distance / distance
+
+    def corrected(one: Geometry) -> Geometry:
+        angle = (one.angle[0] * share, one.angle[1] * share)
+        return replace(one, distance=distance, angle=angle, focus=focus)
+
+    modelled = None if scan.modelled is None else corrected(scan.modelled)
+    return replace(scan, geometry=corrected(geometry), modelled=modelled)

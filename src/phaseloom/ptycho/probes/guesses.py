@@ -150,14 +150,17 @@ def cut_central_disk(scan: Scan4D, whole: float, inner: float, defocus: float) -
 
 
 def enlarge_wave(wave: Tensor, scan: Scan4D) -> Tensor:
-    """A wave on the detector's grid, on the grid that patterns are modelled on."""
+    """A wave on the detector's grid, on the grid that patterns are modelled on.
+
+    In the far field finer pixels of the detector are a wider window on the object, more of them finer pixels
+    of it; in the near field the object has the window and the pixels of the detector.
+    """
     own = scan.geometry
     model = scan.window
     if own.shape == model.shape:
         return wave
-    if not np.allclose(own.angle, model.angle):
-        return fit_window(wave, model.shape)
-    return fit_spectrum(wave, model.shape)
+    has_finer_pixels = not np.allclose(own.angle, model.angle)
+    return (fit_spectrum if has_finer_pixels == own.near else fit_window)(wave, model.shape)
 
 
 ABERRATION_OF_KNOB = {

@@ -61,7 +61,7 @@ def read_kind(
     if not {"permute", "reshape"} & set(arranged) and order is not None and len(order) == len(source.shape):
         setup["permute"] = order
     if kind.near and setup.get("focus") is None and has_mark(tree, kind.near):
-        missing = {"focus": f"{path.name} holds near fields: {FOCUS_HELP}"}
+        missing = {"focus": f"near fields, by a mark in the file: {FOCUS_HELP}"}
         raise MissingValues(path, missing, header.to_setup(), frozenset(header.to_setup()))
     gaps = _find_gaps(tree, kind, source)
     if gaps is not None:

@@ -8,10 +8,7 @@ from phaseloom.data.scan import Geometry
 
 __all__ = ["FOCUS_HELP", "describe_near_field"]
 
-FOCUS_HELP = (
-    "the distance from the focus of the beam to the sample, negative when the sample comes first, or "
-    "focus: inf for a parallel beam; with field: far it is read as a far field all the same"
-)
+FOCUS_HELP = "focus to sample, negative if the sample comes first; inf: parallel beam; or write field: far"
 
 MAX_BEAM_IN_WINDOW = 0.5
 """Share of the far-field window, wavelength x distance / pixel, that a beam may fill: intensities have
@@ -36,7 +33,7 @@ def describe_near_field(geometry: Geometry, positions: np.ndarray, /) -> str | N
         >>> hologram = Geometry(wavelength=1.0, shape=(100, 100), angle=(5e-5, 5e-5), distance=1e10)
         >>> places = np.indices((9, 9)).reshape(2, -1).T * 12_000.0
         >>> print((describe_near_field(hologram, places) or "")[:46])
-        neighbours are 1.2 um apart, but in the far fi
+        a near field: neighbours are 1.2 um apart, far
         >>> describe_near_field(hologram, places / 10) is None
         True
     """
@@ -47,12 +44,9 @@ def describe_near_field(geometry: Geometry, positions: np.ndarray, /) -> str | N
     detector = geometry.distance * min(a * n for a, n in zip(geometry.angle, geometry.shape, strict=True))
     if not (math.isfinite(step) and limit < step < detector):
         return None
-    fresnel = detector**2 / (geometry.wavelength * geometry.distance)
-    pixel = geometry.angle[0] * geometry.distance
     return (
-        f"neighbours are {step * 1e-4:.3g} um apart, but in the far field pixels of {pixel * 1e-4:.3g} um at "
-        f"{geometry.distance * 1e-10:.3g} m sample beams of up to {limit * 1e-4:.3g} um, "
-        f"which would not overlap (Fresnel number of the detector {fresnel:.2g})"
+        f"a near field: neighbours are {step * 1e-4:.3g} um apart, far-field beams would be at most "
+        f"{limit * 1e-4:.3g} um wide"
     )
 
 

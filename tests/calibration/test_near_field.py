@@ -1,0 +1,104 @@
+"""Holograms of an independent numpy simulation: distance, magnification, direct image, start of a run."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import phaseloom as pl
+from benchmarks.near_field_acceptance import read_known, run_case
+from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_case, simulate_case
+from phaseloom.calibration.near_field import estimate_near_field, guess_focus, set_near_field
+from phaseloom.data import prepare
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.direct.holograms import reconstruct_holograms
+from phaseloom.errors import BadInput
+
+SMALL = {"side": 64, "places": 7, "step": 5.0, "counts": 1500.0, "fresnel": 0.06, "specimen": "particles"}
+SMALL |= {"source": 0.0, "blur": 0.3, "position_error": 0.2, "fills": False, "absorption": 0.02, "phase": 0.8}
+SMALL |= {"distance_error": 0.14, "pixel": 1500.0}
+
+
+@cache
+def simulated(seed: int, magnification: float) -> tuple[NearFieldCase, SimulatedHolograms]:
+    """A scan of 49 holograms whose distances are stated wrongly."""
+    wrong = {"magnification": magnification, "focus_error": -0.13 if magnification > 1 else 0.0}
+    case = draw_case(seed, **SMALL, **wrong)
+    return case, simulate_case(case)
+
+
+def stated(seed: int, magnification: float) -> Scan4D:
+    """The scan as it is handed over, without hot pixels."""
+    return prepare.mask(read_known(*simulated(seed, magnification)), outliers=True)
+
+
+@pytest.mark.parametrize("magnification", [1.0, 60.0])
+def test_the_distance_comes_back_from_the_rings(magnification: float) -> None:
+    case, _ = simulated(51, magnification)
+    found = estimate_near_field(stated(51, magnification))
+    assert found.geometry.flight == pytest.approx(case.flight, rel=0.08)
+    assert found.geometry.pixel[0] == pytest.approx(case.pixel, rel=0.02)
+    assert found.geometry.detector_pixel == pytest.approx((case.pixel * case.magnification,) * 2, rel=1e-6)
+
+
+def test_the_focus_is_guessed_from_the_shifts_of_holograms() -> None:
+    case, scan = simulated(51, 60.0)
+    right = {**scan.known, "distance": case.distance}
+    data = read_known(case, SimulatedHolograms(scan.counts, right, scan.truth))
+    known = prepare.mask(data, outliers=True)
+    assert guess_focus(known) == pytest.approx(case.focus, rel=0.03)
+    assert guess_focus(stated(51, 1.0)) == np.inf
+
+
+def test_the_focus_of_petra_is_guessed_without_being_stated() -> None:
+    scan = pl.read(pl.samples.near_field(), knobs={"focus": "inf"})
+    assert guess_focus(scan) == pytest.approx(3.65e7, rel=0.02)
+
+
+def test_a_direct_image_of_holograms_is_that_of_the_object() -> None:
+    case, scan = simulated(51, 1.0)
+    right = {**scan.known, "distance": case.distance}
+    data = prepare.mask(read_known(case, SimulatedHolograms(scan.counts, right, scan.truth)), outliers=True)
+    image = reconstruct_holograms(data)
+    room = image.holograms.canvas
+    places = np.indices(image.phase.shape).reshape(2, -1).T * np.array(room.pixel) + np.array(room.origin)
+    offset = scan.truth["positions"].mean(0) - data.positions.mean(0)
+    at = np.round((places + offset) / scan.truth["pixel"]).astype(int)
+    known = np.angle(scan.truth["object"])[tuple(at.T.clip(0, len(scan.truth["object"]) - 1))]
+    lit = image.holograms.taper() > 0.9
+    assert np.corrcoef(known.reshape(image.phase.shape)[lit], image.phase[lit])[0, 1] > 0.85
+
+
+def test_a_far_field_has_no_hologram_image() -> None:
+    far = pl.read(pl.samples.far_field())
+    for refused in (reconstruct_holograms, estimate_near_field):
+        with pytest.raises(BadInput, match="state its focus"):
+            refused(far)
+
+
+def test_a_geometry_keeps_its_detector_when_distances_change() -> None:
+    one = Geometry(wavelength=1.0, shape=(8, 8), angle=(1e-4, 2e-4), distance=1e10, focus=1e8)
+    other = set_near_field(one, 1.2 * one.pixel[0], 0.8 * one.flight)
+    assert other.detector_pixel == pytest.approx(one.detector_pixel)
+    assert other.flight == pytest.approx(0.8 * one.flight)
+
+
+@pytest.mark.medium
+def test_a_run_begins_with_the_direct_image_and_the_distances_found() -> None:
+    case, scan = simulated(51, 60.0)
+    data = read_known(case, scan)
+    found = run_case(data, case, scan.truth, {"epochs": 20})
+    given = run_case(data, case, scan.truth, {"epochs": 20, "start": "none"})
+    assert found["correlation"] > 0.85
+    assert found["correlation"] > given["correlation"] + 0.1
+    assert abs(found["distance_error"]) < 0.08
+
+
+@pytest.mark.medium
+def test_a_run_that_found_its_distances_can_be_repeated() -> None:
+    case, scan = simulated(51, 60.0)
+    job = pl.Job.begin(pl.Reconstruct.of({"epochs": 2}), scan=read_known(case, scan))
+    assert "near_field" in [step.name for step in job.recorded.prepare]
+    assert any("effective distance" in line for line in job.start_lines())
+    list(job)
+    assert job.result().geometry.flight == pytest.approx(case.flight, rel=0.08)
