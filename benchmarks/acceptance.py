@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from phaseloom import samples
+from phaseloom.reconstruction.compare import compare_with_truth
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
@@ -68,7 +69,7 @@ def simulated(path, epochs, wrong=30.0):
     optics = {"semiangle": f"{float(data['conv_angle'])} mrad", "defocus": f"{wrong - float(data['C10'])} A"}
     tree = {"file": str(path), "object": {"pixels": thing}, "probe": {"focused": {**optics, "modes": modes}}}
     _, result, seconds = run({**tree, "epochs": epochs})
-    error = samples.against_truth(result, data["obj_phase"])
+    error = compare_with_truth(result, data["obj_phase"]).error
     return row(path.stem, result, seconds, nrmse=round(error.nrmse, 4), scaled=round(error.nrmse_scaled, 4))
 
 

@@ -31,7 +31,6 @@ import numpy as np
 import torch
 
 from benchmarks.record import machine
-from phaseloom.cli.demo import against_truth
 from phaseloom.embedding.block_split import split_blocks
 from phaseloom.embedding.embeddings import denoise
 from phaseloom.embedding.evaluate import finish_training
@@ -41,6 +40,7 @@ from phaseloom.embedding.networks.anscombe import stabilise_counts
 from phaseloom.embedding.networks.linear_skip import fit_principal_components
 from phaseloom.embedding.objective import AutoencoderObjective, select_few
 from phaseloom.embedding.train import Autoencode, AutoencoderTraining
+from phaseloom.reconstruction.compare import compare_with_truth
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
@@ -211,7 +211,7 @@ def denoised(dose: float, seed: int, epochs: int) -> dict:
         for _ in job:
             pass
         off = float(np.square(_bent(one) - bent).sum() / np.square(bent).sum())
-        out[name] = {"phase": against_truth(job.result(), truth).nrmse, "deflection_nmse": off}
+        out[name] = {"phase": compare_with_truth(job.result(), truth).error.nrmse, "deflection_nmse": off}
     return out
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from phaseloom.cli import demo
 from phaseloom.metrics.phase import phase_error
 from phaseloom.physics.fourier import frequencies, ramp
 from phaseloom.physics.slices import shear_slices as sheared
+from phaseloom.reconstruction.compare import compare_with_truth
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
@@ -87,7 +87,7 @@ def of_positions(path):
             "positions_px": round(float(np.sqrt(((found - true) ** 2).sum(1).mean())), 4),
             "step_percent": (100 * stretch).round(3).tolist(),
             "rotation_deg": round(float(turn), 4),
-            "nrmse": round(demo.against_truth(job.result(), data["obj_phase"]).nrmse, 4),
+            "nrmse": round(compare_with_truth(job.result(), data["obj_phase"]).error.nrmse, 4),
         }
 
     return numbers

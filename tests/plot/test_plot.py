@@ -522,7 +522,8 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "phase.png"
     plot.save(plot.object_phase(outcome()), target, dpi=50)
     assert target.read_bytes()[:4] == b"\x89PNG"
-    broken = SimpleNamespace(savefig=lambda *_, **__: 1 / 0)
+    broken = plot.object_phase(outcome())
+    broken.draw = lambda *_, **__: 1 / 0
     with pytest.raises(ZeroDivisionError):
         plot.save(broken, tmp_path / "other.png")
     assert [path.name for path in tmp_path.iterdir()] == ["phase.png"]

@@ -95,15 +95,16 @@ def measure_agreement(model: Ptychography, image: HologramImage, /) -> float:
     wave = model.object.transmission().prod(1)[0].cpu()
     known = _place(image, model).angle().numpy()
     light = model.coverage()
-    lit = ndimage.binary_erosion(light > LIT * np.percentile(light[light > 0], 90), iterations=4)
+    lit = np.asarray(ndimage.binary_erosion(light > LIT * np.percentile(light[light > 0], 90), iterations=4))
     if lit.sum() < 100:
         return math.nan
     level = wave[torch.as_tensor(lit)].mean()
     phase = torch.angle(wave * torch.conj(level)).numpy()
     places = np.argwhere(lit)
     design = np.column_stack([places, np.ones(len(places))])
-    rest = [one[lit] - design @ np.linalg.lstsq(design, one[lit], rcond=None)[0] for one in (phase, known)]
-    return float(np.corrcoef(*rest)[0, 1])
+    values = [np.extract(lit, one) for one in (phase, known)]
+    first, second = (one - design @ np.linalg.lstsq(design, one, rcond=None)[0] for one in values)
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def measure_power(image: HologramImage, /) -> ObjectPower:

@@ -236,9 +236,9 @@ def _correlate(scan: Scan4D, partners: int) -> tuple[np.ndarray, np.ndarray, np.
     contrast = np.where(lit, (counts - mean) / np.sqrt(mean + 1), 0)
     contrast = contrast - ndimage.gaussian_filter(contrast, (0, 8, 8))
     first, second = zip(*_list_pairs(scan, partners), strict=True)
-    spectra = scipy.fft.fft2(contrast)
+    spectra = np.asarray(scipy.fft.fft2(contrast))
     product = spectra[list(first)].conj() * spectra[list(second)]
-    whole = scipy.fft.fftshift(scipy.fft.ifft2(product).real, axes=(-2, -1))
+    whole = np.asarray(scipy.fft.fftshift(np.real(np.asarray(scipy.fft.ifft2(product))), axes=(-2, -1)))
     norm = np.sqrt((contrast**2).sum((1, 2)))
     whole /= (norm[list(first)] * norm[list(second)])[:, None, None] + 1e-30
     return np.array(first), np.array(second), whole
@@ -248,10 +248,10 @@ def _list_pairs(scan: Scan4D, partners: int) -> Iterator[tuple[int, int]]:
     """Neighbours, each with a few others."""
     tree = spatial.KDTree(scan.positions)
     count = min(partners + 1, len(scan))
-    for one, others in enumerate(tree.query(scan.positions, count)[1]):
-        for other in np.atleast_1d(others)[1:]:
+    for one, others in enumerate(np.reshape(tree.query(scan.positions, count)[1], (-1, count)).tolist()):
+        for other in others[1:]:
             if other > one:
-                yield one, int(other)
+                yield one, other
 
 
 def _sample(correlation: np.ndarray, shifts: Float[np.ndarray, "n 2"]) -> float:
@@ -294,7 +294,7 @@ def _find_flight(own: Holograms, geometry: Geometry) -> tuple[float, float, floa
         method="bounded",
         options={"xatol": 1e-3},
     )
-    return float(math.exp(fine.x)), float(low), float(high)
+    return math.exp(float(fine.x)), float(low), float(high)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _measure_rings(own: Holograms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -303,7 +303,9 @@ def _measure_rings(own: Holograms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     inside = ndimage.binary_erosion(bright, iterations=8)
     taper = ndimage.gaussian_filter(inside.astype(float), 4)
     level = (own.hologram * taper).sum() / max(taper.sum(), 1e-30)
-    power = abs(scipy.fft.fft2((own.hologram - level) * taper)) ** 2 / max((taper**2).sum(), 1e-30)
+    power = np.abs(np.asarray(scipy.fft.fft2((own.hologram - level) * taper))) ** 2 / max(
+        (taper**2).sum(), 1e-30
+    )
     shape, pixel = own.hologram.shape, own.canvas.pixel
     rows, columns = (scipy.fft.fftfreq(n, p) for n, p in zip(shape, pixel, strict=True))
     width = 1 / (max(shape) * max(pixel))

@@ -198,7 +198,7 @@ def invert_contrast(holograms: Holograms, scan: Scan4D, ratio: float, /) -> Holo
     level = float((holograms.hologram * taper).sum() / max(taper.sum(), 1e-30))
     seen = (holograms.hologram - level) * taper
     padded = tuple(scipy.fft.next_fast_len(int(1.5 * n)) for n in shape)
-    spectrum = scipy.fft.fft2(seen, s=padded)
+    spectrum = np.asarray(scipy.fft.fft2(seen, s=padded))
     pixel = holograms.canvas.pixel
     rows, columns = (scipy.fft.fftfreq(n, p) for n, p in zip(padded, pixel, strict=True))
     square = rows[:, None] ** 2 + columns[None] ** 2
@@ -210,5 +210,6 @@ def invert_contrast(holograms: Holograms, scan: Scan4D, ratio: float, /) -> Holo
     known = (square > 0) & (square < (0.35 / max(pixel)) ** 2)
     form = (contrast**2 * slope)[known]
     strength = max(float(((power[known] - noise) * form).sum() / (form * form).sum()), 1e-30)
-    phase = scipy.fft.ifft2(spectrum * contrast / (contrast**2 + noise / (strength * slope))).real
+    filtered = spectrum * contrast / (contrast**2 + noise / (strength * slope))
+    phase = np.real(np.asarray(scipy.fft.ifft2(filtered)))
     return HologramImage(phase[: shape[0], : shape[1]], ratio, holograms)
