@@ -396,7 +396,7 @@ def test_the_class_and_the_run_of_the_tutorial_run_as_written(
         assert losses(model) == pytest.approx(losses(ours), rel=2e-4)
         moved = (ours.opt_probe - theirs_at_first).norm()
         # steps of Adam are as long where a gradient is rounding; 0.102 on one processor
-    assert (model.opt_probe - ours.opt_probe).norm() < 0.2 * moved
+        assert (model.opt_probe - ours.opt_probe).norm() < 0.2 * moved
 
 
 def test_what_the_tutorial_reads_of_its_class_ours_has_too(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -327,7 +327,7 @@ def test_a_file_that_no_kind_knows_stays_plain(tmp_path: Path) -> None:
 
 def test_a_near_field_of_ptypy_asks_for_its_focus(tmp_path: Path) -> None:
     path = files.write_ptyd(tmp_path / "a.ptyd", np.ones((15, 4, 4)), (3, 5), propagation="nearfield")
-    with pytest.raises(MissingValues, match="holds near fields"):
+    with pytest.raises(MissingValues, match="near fields, by a mark in the file"):
         formats.read(path)
     assert formats.read(path, knobs={"focus": "inf"}).geometry.near
 

@@ -273,6 +273,7 @@ def rooms() -> list[Any]:
         ("prepare", "expect"): {"pattern": [24, 24]},
         ("prepare", "jitter"): {"std": 0.2},
         ("prepare", "poisson"): {"dose": 1e4},
+        ("prepare", "near_field"): None,  # of holograms only
         ("prepare", "positions"): None,
         ("prepare", "weights"): None,
         ("prepare", "region"): None,
