@@ -31,6 +31,7 @@ from phaseloom.reconstruction.live.dose import DoseJudgement, judge_dose
 from phaseloom.reconstruction.live.growing_image import GrowingImage
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.reconstruction.run_folder import hash_setup
+from phaseloom.reconstruction.steering.commands import Steerable
 from phaseloom.runs.folder import forget_snapshots_after
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
 from phaseloom.spec import Call
@@ -66,30 +67,11 @@ RECORD_NAME = "scan.h5"
 """The file in the folder of a run that patterns without a file of their own are written into."""
 
 
-class Growable(Protocol):
+class Growable(Steerable, Protocol):
     """The reconstruction that patterns join; see `phaseloom.reconstruction.protocol.Job`."""
 
-    recipe: Reconstruct
-    recorded: Reconstruct
-    directory: Path | None
-    levels: list[Level]
-    level: Level
-    training: np.ndarray
     holdout: np.ndarray
     growth: "Growth | None"
-
-    @property
-    def progress(self) -> Progress:
-        """How far the fit has come."""
-        ...
-
-    def save_recipe(self) -> None:
-        """Write the recorded recipe."""
-        ...
-
-    def save_snapshot(self) -> None:
-        """Write the state of the fit."""
-        ...
 
 
 class Growth:

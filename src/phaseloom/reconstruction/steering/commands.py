@@ -38,7 +38,7 @@ from phaseloom.runs.folder import (
 )
 from phaseloom.runs.steered import SteeredCommand, list_effective
 
-__all__ = ["Steering"]
+__all__ = ["Steerable", "Steering"]
 
 
 class Steerable(Protocol):
