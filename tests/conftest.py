@@ -32,14 +32,14 @@ class Files:
     near: Path
 
 
-def electrons(defocus: float = 60.0) -> Scan4D:
-    margin = (WINDOW // 2 + 3) * PIXEL
+def electrons(defocus: float = 60.0, window: int = WINDOW) -> Scan4D:
+    margin = (window // 2 + 3) * PIXEL
     positions = simulate.raster((5, 5), 0.45, jitter=0.05, seed=1)
     positions += margin - positions.min(0)
     rows, columns = np.ceil((positions.max(0) + margin) / PIXEL).astype(int)
     truth = simulate.atoms((int(rows), int(columns)), PIXEL, peak=0.5, seed=2)
     scan, _ = simulate.electron_scan(
-        truth, PIXEL, positions, energy=80e3, semiangle=0.04, defocus=defocus, window=WINDOW, dose=1e5
+        truth, PIXEL, positions, energy=80e3, semiangle=0.04, defocus=defocus, window=window, dose=1e5
     )
     return scan
 

@@ -109,13 +109,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        margin = 15 * 0.2
+        margin = 17 * 0.2
         positions = simulate.raster((6, 6), 1.0)
         positions += margin - positions.min(0)
         rows, columns = np.ceil((positions.max(0) + margin) / 0.2).astype(int)
         truth = simulate.atoms((int(rows), int(columns)), 0.2, peak=0.5, seed=2)
         scan, _ = simulate.electron_scan(
-            truth, 0.2, positions, energy=80e3, semiangle=0.04, defocus=60.0, window=24, dose=1e5
+            truth, 0.2, positions, energy=80e3, semiangle=0.04, defocus=60.0, window=32, dose=1e5
         )
         scan = replace(scan, metadata=METADATA, grid=(6, 6))
         native.write(scan, "scan.h5")

@@ -11,6 +11,7 @@ import yaml
 
 from phaseloom.data.formats import native
 from phaseloom.simulation import simulate
+from tests.conftest import electrons
 from tests.hostile.fork_server import ForkServer
 from tests.hostile.verbs import NETWORK, RESTORER, RUN, Inputs
 
@@ -29,8 +30,9 @@ def inputs(server: ForkServer, files: Any, tmp_path_factory: pytest.TempPathFact
     (folder / "theirs.yaml").write_text(yaml.safe_dump({"file": str(files.native), "epochs": 3}))
     search = {"over": {"rates.object": [0.5, 1.0, 1.5]}, "sampler": "random", "trials": 4, "finals": 0}
     (folder / "search.yaml").write_text(yaml.safe_dump(search))
-    positions = simulate.raster((5, 5), 0.49) + files.scan.positions.min(0)
-    native.write(replace(files.scan, positions=positions, grid=(5, 5)), folder / "raster.h5")
+    fine = electrons(window=32)  # the network of the package refuses pixels as coarse as those of the others
+    positions = simulate.raster((5, 5), 0.49) + fine.positions.min(0)
+    native.write(replace(fine, positions=positions, grid=(5, 5)), folder / "raster.h5")
     np.save(folder / "patterns.npy", files.scan.counts[:25].reshape(5, 5, 24, 24))
     for words in (
         "reconstruct run.yaml --out run -q",
