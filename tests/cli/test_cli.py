@@ -288,14 +288,19 @@ def test_a_demo_takes_the_place_of_an_older_one(tmp_path):
     assert job.directory == tmp_path / "xray"
 
 
-STARTS_AT_ONCE = ["--set", "start=none", "--set", "probe={focused: {semiangle: 25 mrad, modes: 1}}"]
+STARTS_AT_ONCE = [
+    "--set",
+    "start=none",
+    "--set",
+    "probe={focused: {semiangle: 25 mrad, defocus: 80 A, modes: 1}}",
+]
 
 
 def write_dark(folder):
     """A scan with a dark current of ten counts."""
     positions = simulate.raster((8, 8), 0.8) + 5.0
     truth = simulate.atoms((80, 80), 0.2, peak=0.3, seed=2)
-    optics = {"energy": 80e3, "semiangle": 0.025, "window": 24, "dose": 1e4}
+    optics = {"energy": 80e3, "semiangle": 0.025, "defocus": 80.0, "window": 24, "dose": 1e4}
     data, _ = simulate.electron_scan(truth, 0.2, positions, **optics)
     dark = np.random.default_rng(0).poisson(10.0, data.counts.shape)
     native.write(replace(data, counts=load_counts(data.counts) + dark, probe=None), folder / "dark.h5")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.fitting import optimizers
+from phaseloom.fitting import newton, optimizers
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, noise, objects, probes, scans
 from phaseloom.ptycho import multigrid as levels
@@ -276,6 +276,26 @@ class TestSteps:
             point.grad, optimizer.param_groups[0]["lr"] = torch.ones(3), rate
             optimizer.step()
             torch.testing.assert_close(before - point.detach(), torch.full((3,), expected))
+
+    @pytest.mark.parametrize("excess", [1.0, 12.0, 30.0])
+    def test_an_epoch_whose_steps_diverge_is_done_again_with_shorter_ones(self, excess):
+        """A curvature that is too small by a factor: steps go beyond the minimum, farther each time."""
+        point = torch.nn.Parameter(torch.zeros(1, 1))
+        optimizer = optimizers.gauss_newton(optimizers.groups({"x": [point]}, {"x": 1.0}), momentum=0.0)
+        progress = Progress(torch.nn.ParameterList([point]), optimizer)
+        rule = newton.diagonal(2.0 / excess)
+        epochs = list(
+            fit(
+                lambda batch: {"noise": (point - 1).square().sum() + 0 * batch.sum()},
+                lambda number: [torch.arange(4)] * 6,
+                progress,
+                epochs=3,
+                before=[lambda progress: progress.optimizer.set_rules({point: rule}, 0.0)],
+            )
+        )
+        assert epochs[0].loss <= 3.0
+        assert abs(point.item() - 1) < 0.1
+        assert optimizer.param_groups[0]["brake"] <= 2 / excess * 1.001 or excess == 1
 
     def test_positions_wait_for_images_where_batches_are_few(self):
         scan, model = experiment()

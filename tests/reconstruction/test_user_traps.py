@@ -16,6 +16,7 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import sweep
 from phaseloom.spec import Call
+from tests.cli.test_cli import write_dark
 
 OPTICS = {"semiangle": 0.02, "defocus": 150.0}
 
@@ -179,3 +180,15 @@ class TestElectrons:
         again = Job.begin(Reconstruct.of(moved | start | {"prepare": steps}))
         left = [one.level.likelihood.measure_residuals()["amplitude"] for one in (job, again)]
         assert left[1] == pytest.approx(left[0], rel=1e-3)
+
+    @pytest.mark.medium
+    @pytest.mark.parametrize("modes", [1, 2, 4])
+    def test_few_patterns_with_a_dark_level_do_not_explode(self, tmp_path, modes):
+        """Steps that are too long for what a model cannot explain are made shorter; the loss was 1e13."""
+        write_dark(tmp_path)
+        optics = {"semiangle": "25 mrad", "defocus": "80 A", "modes": modes}
+        recipe = {"file": str(tmp_path / "dark.h5"), "start": "none", "epochs": 8}
+        job = Job.begin(Reconstruct.of(recipe | {"probe": {"focused": optics}}))
+        losses = [epoch.loss for epoch in job]
+        assert len(losses) == 8
+        assert losses[-1] < losses[0]

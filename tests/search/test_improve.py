@@ -241,6 +241,18 @@ def test_an_interruption_keeps_what_was_found(monkeypatch):
     assert set(found.recipe.to_tree()["rates"]) > {one.addition for one in found.kept}
 
 
+def test_what_is_told_as_kept_is_kept_when_the_next_moment_is_an_interruption(monkeypatch):
+    def interrupt(line):
+        if line.startswith("kept: "):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "LADDER", {"background": LADDER["background"]})
+    scan = make_scan(grid=(8, 8), background=10.0, wobble=0.3)
+    found = improve(Job.begin(Reconstruct.of(SETTINGS), scan=scan), epochs=12, report=interrupt)
+    assert not found.is_complete
+    assert [one.addition for one in found.kept] == ["background"]
+
+
 def test_a_run_that_is_interrupted_is_not_taken_for_one_that_ended(monkeypatch):
     monkeypatch.setattr(module, "LADDER", {})
     interrupt = Job.__iter__

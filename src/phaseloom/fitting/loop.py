@@ -1,6 +1,7 @@
 """The loop, owned by its caller: ``for epoch in fit(...)``. It yields; it never prints, plots or saves."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from phaseloom.fitting.updates import (
 )
 
 __all__ = ["Epoch", "Progress", "fit", "stop_on_request"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -205,10 +208,18 @@ class _FitSettings:
     after: Sequence[Every]
 
 
-def _try_epoch(progress: Progress, settings: _FitSettings) -> Epoch | None:
+MAX_GROWTH = 3.0
+"""Loss of an epoch over the one before it, or over that of the first batch, from which on the steps diverge."""
+
+MIN_GAIN = 0.9
+"""Share of the loss of a longer step below which shorter steps have helped."""
+
+
+def _try_epoch(progress: Progress, settings: _FitSettings, *, longer: float = math.inf) -> Epoch | None:
     """One epoch and what happens before and after it; ``None`` when it had to be undone.
 
-    An epoch whose numbers cease to be finite is done again by an optimiser that can take shorter steps.
+    An epoch whose numbers cease to be finite, or whose steps diverge, is done again by an optimiser that can
+    take shorter steps, as long as that helps against the loss of the ``longer`` ones.
     """
     number = progress.epoch + 1
     safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
@@ -216,7 +227,16 @@ def _try_epoch(progress: Progress, settings: _FitSettings) -> Epoch | None:
         for preparation in settings.before:
             preparation(progress)
         rates = set_rates(progress.optimizer, settings.shape, settings.horizon, number, progress.history)
-        return _run_epoch(progress, settings, rates)
+        epoch, first = _run_epoch(progress, settings, rates)
+        if not _has_diverged(progress, epoch, first) or epoch.loss > MIN_GAIN * longer:
+            return epoch
+        reached = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
+        _restore(progress, safe)
+        if shorten_steps(progress.optimizer):
+            log.info("epoch %d: its loss is %.3g: done again with shorter steps", number, epoch.loss)
+            return _try_epoch(progress, settings, longer=epoch.loss)
+        _restore(progress, reached)
+        return epoch
     except KeyboardInterrupt:
         _restore(progress, safe)
         progress.stop = _stop_of_undone_epoch(progress, StopReason.INTERRUPTED, "interrupted")
@@ -229,29 +249,46 @@ def _try_epoch(progress: Progress, settings: _FitSettings) -> Epoch | None:
     return None
 
 
-def _run_epoch(progress: Progress, settings: _FitSettings, rates: dict[str, float]) -> Epoch:
-    """One epoch: learn from every batch, do what is due after it, then look at the patterns held out."""
+def _has_diverged(progress: Progress, epoch: Epoch, first: float | None) -> bool:
+    """Whether the patterns learned from and those held out are both far worse than before the epoch."""
+    if not hasattr(progress.optimizer, "halve_steps") or first is None:
+        return False
+    events = progress.history[progress.coarse_epochs :]
+    before = max(events[-1]["loss"], first) if events else first
+    after = epoch.loss if epoch.holdout is None else min(epoch.loss, epoch.holdout)
+    return after > MAX_GROWTH * before
+
+
+def _run_epoch(
+    progress: Progress, settings: _FitSettings, rates: dict[str, float]
+) -> tuple[Epoch, float | None]:
+    """One epoch: learn from every batch, do what is due after it, then look at the patterns held out.
+
+    Returns:
+        The epoch, and the loss of its first batch before the first step.
+    """
     began = time.perf_counter()
     number = progress.epoch + 1
     learn = partial(step_on_finite, spare=settings.spare) if settings.spare else step_on_each
     learn = step_on_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
     learn = step_by_engine if isinstance(progress.optimizer, Engine) else learn
     batches = settings.batches(number)
-    terms, updates, passes = learn(settings.objective, batches, progress.optimizer, number, settings.clip)
+    found = learn(settings.objective, batches, progress.optimizer, number, settings.clip)
     for event in settings.after:
         if event.is_due(number):
             event.action()
     left = measure_holdout(settings.objective, settings.held, progress.optimizer, number)
-    return Epoch(
+    epoch = Epoch(
         number=number,
-        loss=sum(terms.values()),
-        terms=terms,
+        loss=sum(found.terms.values()),
+        terms=found.terms,
         holdout=left,
         rates=rates,
         seconds=time.perf_counter() - began,
-        updates=updates,
-        passes=passes,
+        updates=found.updates,
+        passes=found.passes,
     )
+    return epoch, found.first
 
 
 def _restore(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,21 @@ Batches = Callable[[int], Sequence[Any]]
 BATCHES_BETWEEN_READS = 32
 """Batches after which losses are read from the device, which has to wait for it."""
 
-EpochSums = tuple[dict[str, float], int, float]
-"""Mean of each term, steps of the optimiser, how often each pattern was modelled."""
+
+class EpochSums(NamedTuple):
+    """What an epoch found.
+
+    Attributes:
+        terms: mean of each term.
+        updates: steps of the optimiser.
+        passes: how often each pattern was modelled.
+        first: loss of the first batch, before the first step; ``None`` where nobody asks for it.
+    """
+
+    terms: dict[str, float]
+    updates: int
+    passes: float = 1.0
+    first: float | None = None
 
 
 class NotFinite(ArithmeticError):
@@ -63,6 +76,7 @@ def step_on_each(
     While a device works on a batch, an objective that has a method ``prefetch`` gets the next one.
     """
     sums: dict[str, float] = {}
+    before: float | None = None
     prefetch = getattr(objective, "prefetch", None)
     total = sum(_count_patterns(batch) for batch in batches)
     waiting = list[tuple[int, BatchOutcome]]()
@@ -74,9 +88,10 @@ def step_on_each(
         if prefetch is not None and place + 1 < len(batches):
             prefetch(tuple(team().share(piece)[0] for piece in list_pieces(batches[place + 1])))
         if len(waiting) == BATCHES_BETWEEN_READS or place == len(batches) - 1:
-            _add_terms(waiting, sums, total, first=number == 1 and place < BATCHES_BETWEEN_READS)
+            found = _add_terms(waiting, sums, total, first=number == 1 and place < BATCHES_BETWEEN_READS)
+            before = found if before is None else before
             waiting.clear()
-    return sums, len(batches), 1.0
+    return EpochSums(sums, len(batches), first=before)
 
 
 def step_on_finite(
@@ -116,13 +131,18 @@ def step_on_finite(
             sums[name] = sums.get(name, 0.0) + value * _count_patterns(batch)
     if not kept:
         raise NotFinite("no batch had a finite loss and gradient")
-    return {name: value / kept for name, value in sums.items()}, steps, 1.0
+    return EpochSums({name: value / kept for name, value in sums.items()}, steps)
 
 
 def _add_terms(
     waiting: Sequence[tuple[int, "BatchOutcome"]], sums: dict[str, float], total: int, *, first: bool
-) -> None:
-    """Add what batches found to the sums, the terms of all of them read from the device at once."""
+) -> float:
+    """Add what batches found to the sums, the terms of all of them read from the device at once.
+
+    Returns:
+        The loss of the first of them.
+    """
+    losses = list[float]()
     numbers = torch.cat([found.numbers for _, found in waiting]).tolist()
     for place, (size, found) in enumerate(waiting):
         own = numbers[: len(found.numbers)]
@@ -134,8 +154,10 @@ def _add_terms(
                 raise
             fix = "check the data, the mask and the settings of this term"
             raise NotFinite(f"{problem} before the first step ({fix})", at_start=True) from problem
+        losses.append(sum(terms.values()))
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value * size / total
+    return losses[0]
 
 
 def step_on_all(
@@ -163,7 +185,7 @@ def step_on_all(
 
     optimizer.step(closure)  # pyright: ignore[reportArgumentType]
     last = min(seen, key=lambda terms: sum(terms.values()))
-    return last, 1, float(len(seen))
+    return EpochSums(last, 1, float(len(seen)))
 
 
 def step_by_engine(
@@ -196,7 +218,7 @@ def step_by_engine(
             fix = " before the first step (check the data and the mask)" if at_start else ""
             raise NotFinite(f"the term '{name}' became {float(values.sum())}{fix}", at_start=at_start)
         terms[name] = float((share * values).sum())
-    return terms, len(batches), 1.0
+    return EpochSums(terms, len(batches))
 
 
 @dataclass(frozen=True)

@@ -363,8 +363,8 @@ class _Climb:
                 one.attempt.name for one in helpful if one is not best and one.attempt.gain > enough
             )
             self.now = replace(best, attempt=replace(best.attempt, rivals=rivals))
-            self.report(f"kept: {_name_with_rivals(self.now.attempt)}")
             self.kept[best.attempt.addition] = self.now.attempt
+            self.report(f"kept: {_name_with_rivals(self.now.attempt)}")
 
     def leave_out_each(self) -> None:
         """Leave out the additions that later ones made superfluous."""
@@ -380,8 +380,8 @@ class _Climb:
             helped = _compare(found.attempt, found.losses, self.now.losses)
             found = self._record(found, replace(found.attempt, gain=-helped.gain, error=helped.error))
             if not helped.helps:
-                self.report(f"left out: {name}")
                 self.kept, self.now = others, found
+                self.report(f"left out: {name}")
 
     def _try(self, name: str) -> _Run | None:
         """The model with one more addition; ``None`` where it has that, or cannot be run with it."""
