@@ -209,7 +209,7 @@ class _FitSettings:
 
 
 MAX_GROWTH = 3.0
-"""Loss of an epoch over the one before it, or over that of the first batch, from which on the steps diverge."""
+"""Loss of an epoch over the one before it, or over that of its first batch, that shows diverging steps."""
 
 MIN_GAIN = 0.9
 """Share of the loss of a longer step below which shorter steps have helped."""
