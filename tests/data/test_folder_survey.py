@@ -1,8 +1,10 @@
 """A folder is told file by file: bounded, and whatever is wrong with one of them."""
 
+import logging
 import os
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -238,3 +240,21 @@ def test_the_verb_says_what_does_not_go_with_a_folder(phaseloom, folder, tmp_pat
         ended = phaseloom(*words)
         assert ended.code == 2
         assert reason in ended.err
+
+
+def test_surveys_in_several_threads_leave_the_log_as_it_was(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page surveys in threads; with levels of the logger, one of two set it back to what the other had set."""
+    levels = set()
+
+    def survey(_: int) -> None:
+        for _facts in survey_folder(folder):
+            levels.add(logging.getLogger("phaseloom").getEffectiveLevel())
+
+    before = logging.getLogger("phaseloom").level
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(survey, range(8)))
+    assert logging.getLogger("phaseloom").level == before
+    assert len(levels) == 1
+    assert not caplog.records

@@ -4,11 +4,9 @@ Files are not read whole: their headers are, and for thumbnails at most `MAX_BYT
 patterns. Of formats that cannot be read in parts, files above `MAX_BYTES_READ_WHOLE` are left closed.
 """
 
-import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from phaseloom.data.formats.vendor import raw_csr
 from phaseloom.data.formats.vendor.companions import find_companions
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.own_files.members import Member, read_member
+from phaseloom.data.remarks import silence_remarks
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import choose_patterns, scan_steps
 from phaseloom.errors import BadInput
@@ -168,7 +167,7 @@ def survey_file(path: Path, /, *, thumbnails: bool = False) -> FileFacts:
     """One file in a line; whatever is wrong with it becomes its note."""
     facts = FileFacts(path, size=_size_of(path))
     try:
-        with _quiet():
+        with silence_remarks():
             kind = None if path.is_dir() else identify(path)
             if kind in (None, KnownFile.SCAN, KnownFile.SAMPLE, KnownFile.SAMPLE_SET):
                 return _survey_data(facts, thumbnails)
@@ -177,18 +176,6 @@ def survey_file(path: Path, /, *, thumbnails: bool = False) -> FileFacts:
         return replace(facts, note=_shorten(problem, path))
     except Exception as problem:  # whatever a damaged file makes of a reader: the list goes on
         return replace(facts, note=_shorten(f"cannot be read ({type(problem).__name__}: {problem})", path))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the package's warnings on single files out of a list of many."""
-    log = logging.getLogger("phaseloom")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def _size_of(path: Path) -> int:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["collect_remarks", "mute_remarks", "warn"]
+__all__ = ["collect_remarks", "mute_remarks", "silence_remarks", "warn"]
 
 _collected: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 _muted: ContextVar[bool] = ContextVar("muted", default=False)
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
 def warn(log: logging.Logger, text: str, /, *values: object) -> None:
@@ -21,7 +22,8 @@ def warn(log: logging.Logger, text: str, /, *values: object) -> None:
     """
     if _muted.get():
         return
-    log.warning(text, *values)
+    if not _silent.get():
+        log.warning(text, *values)
     found = _collected.get()
     sentence = text % values if values else text
     if found is not None and sentence not in found:
@@ -61,3 +63,22 @@ def mute_remarks() -> Iterator[None]:
         yield
     finally:
         _muted.reset(token)
+
+
+@contextmanager
+def silence_remarks() -> Iterator[None]:
+    """Keep remarks, and do not log them, inside of the block: of one file in a list of many.
+
+    Only this thread is silent, unlike with a level of the logger.
+
+    Example:
+        >>> with collect_remarks() as found, silence_remarks():
+        ...     warn(logging.getLogger("phaseloom"), "%s: is cut", "a.mib")
+        >>> found
+        ['a.mib: is cut']
+    """
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)

@@ -16,7 +16,7 @@ from phaseloom.data.formats.header import NEEDS, MissingValues, list_missing, me
 from phaseloom.data.formats.header import Header as Header
 from phaseloom.data.formats.setup import Setup
 from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
-from phaseloom.data.remarks import collect_remarks
+from phaseloom.data.remarks import collect_remarks, warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 from phaseloom.findings import describe_error
@@ -130,7 +130,7 @@ def _find_plugin(path: Path) -> str | None:
                 return name
         except Exception as problem:
             sentence = problem if isinstance(problem, BadInput) else f"plugin formats: {name}: {problem!r}"
-            log.warning("%s", sentence)
+            warn(log, "%s", sentence)
     return None
 
 
