@@ -245,7 +245,7 @@ def test_the_verb_says_what_does_not_go_with_a_folder(phaseloom, folder, tmp_pat
 def test_surveys_in_several_threads_leave_the_log_as_it_was(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A page surveys in threads; with levels of the logger, one of two set it back to what the other had set."""
+    """A page surveys in threads: of two that set the level of the logger one restored that of the other."""
     levels = set()
 
     def survey(_: int) -> None:
