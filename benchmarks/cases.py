@@ -76,9 +76,12 @@ CASES = {
         (24, 24), 64, 1, 1, dx=0.20, step=0.50, C10=-100.0, dz=0.0, peak=0.8, specimen="absorber"
     ),
 }
+CRYSTALS = ("SrTiO3", "Si", "MoS2")
+CASES |= {f"{name}-thin": replace(CASES["S"], dose=1e5, specimen="abtem") for name in CRYSTALS}
+CASES |= {f"{name}-thick": replace(CASES["thick"], dose=1e5, specimen="abtem") for name in CRYSTALS}
 """``thick`` has positions known exactly; in all others the raster is jittered and starts nominal. ``S96`` and
 ``S192`` are S with wider detectors, ``S58`` and ``S37`` with steps that leave 58 and 37 % of the diameter of
-the beam (5 angstrom) as overlap."""
+the beam (5 angstrom) as overlap. Crystals are written by `benchmarks.crystals`."""
 
 
 def wavelength(kv):
@@ -230,6 +233,15 @@ def made(case, *, object_seed=0, noise_seed=0):
         "pos_nominal_px": nominal,
         "meas": of_noise.poisson(clean).astype(np.float32),
         "meas_clean": clean,
+        **describe(case),
+        "dose": case.dose,
+        "seed": 1000 * object_seed + noise_seed,
+    }
+
+
+def describe(case):
+    """Numbers of the microscope and the scan by the names of the files."""
+    return {
         "dx": case.dx,
         "dk": 1 / (case.pixels * case.dx),
         "wavelength": wavelength(case.kv),
@@ -238,19 +250,29 @@ def made(case, *, object_seed=0, noise_seed=0):
         "C10": case.C10,
         "C30": 0.0,
         "dz": case.dz,
-        "dose": case.dose,
         "scan_step": case.step,
         "n_slow": case.scan[0],
         "n_fast": case.scan[1],
-        "seed": 1000 * object_seed + noise_seed,
     }
+
+
+def place(folder, name, dose, object_seed, noise_seed):
+    """Path of a case's file."""
+    return Path(folder) / f"{name}_{dose:.0e}_object{object_seed}_noise{noise_seed}.npz"
+
+
+def noise_seed(object_seed, first, draw=0):
+    """Of a draw of an object, in races that begin with the object ``first``."""
+    return 201 + draw + 10 * (object_seed - first)
 
 
 def written(folder, name, *, dose=None, object_seed=0, noise_seed=0):
     """Path of a case in a folder, made if it is not there."""
     case = CASES[name] if dose is None else replace(CASES[name], dose=dose)
-    path = Path(folder) / f"{name}_{case.dose:.0e}_object{object_seed}_noise{noise_seed}.npz"
+    path = place(folder, name, case.dose, object_seed, noise_seed)
     if not path.exists():
+        if case.specimen not in SPECIMENS:
+            raise SystemExit(f"{path}: is not there; write it with benchmarks.crystals, where abTEM is")
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **made(case, object_seed=object_seed, noise_seed=noise_seed))
     return path

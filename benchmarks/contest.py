@@ -65,6 +65,14 @@ RACES = {
 }
 LIKE_S = ("S96", "S192", "S58", "S37", "absorber")
 RACES |= {name: RACES["S"] | {"case": name, "settings": "S"} for name in LIKE_S}
+OF_CRYSTALS = {"measure": "error", "dose": 1e5, "marks": [0.5, 0.3, 0.2, 0.15, 0.1], "target": None}
+RACES |= {
+    f"{name}-{thickness}": RACES[settings]
+    | OF_CRYSTALS
+    | {"case": f"{name}-{thickness}", "settings": settings}
+    for name in ("SrTiO3", "Si", "MoS2")
+    for thickness, settings in (("thin", "S"), ("thick", "thick"))
+}
 """Settled before any test object is drawn. ``measure`` is what the marks are of: ``error`` (relative),
 ``scaled`` (after the best contrast factor) or ``rmse`` (radian); ``target`` is the mark that a sweep wants
 reached soonest (None: only how low it comes counts); ``still`` names what is known and does

@@ -190,10 +190,8 @@ def run(given):
     for name in given.cases:
         race, rows = RACES[name], []
         for number in range(given.objects * given.draws):
-            seeds = {
-                "object_seed": given.first + number // given.draws,
-                "noise_seed": 201 + number % given.draws + 10 * (number // given.draws),
-            }
+            which, draw = given.first + number // given.draws, number % given.draws
+            seeds = {"object_seed": which, "noise_seed": cases.noise_seed(which, given.first, draw)}
             case = cases.written(given.into, race["case"], dose=race["dose"], **seeds)
             for program in given.programs:
                 known = {} if program == "ours" else frozen.get(race.get("settings", name), {}).get(program)
