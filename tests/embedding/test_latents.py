@@ -282,14 +282,14 @@ def test_all_figures_and_the_file_are_there_on_a_raster_and_off(scan, tmp_path, 
         placed=np.arange(10, 117),
     )
     names = [path.name for path in protocol.write_report(report, tmp_path / "out")]
-    pictures = ["latents", "clusters", "means_k-means", "means_mixture", "components", "samples"]
+    pictures = ["latents", "clusters", "means_mixture", "means_k-means", "components", "samples"]
     assert names == ["clusters.h5", *(f"{name}.png" for name in [*pictures, "traversals", "umap"])]
     with h5py.File(tmp_path / "out" / "clusters.h5") as file:
-        np.testing.assert_array_equal(file["mixture/labels"][()], kinds[1].labels)
-        np.testing.assert_array_equal(file["k-means/patterns"][()], report.means[0].patterns)
+        np.testing.assert_array_equal(file["mixture/labels"][()], kinds[0].labels)
+        np.testing.assert_array_equal(file["k-means/patterns"][()], report.means[1].patterns)
         np.testing.assert_array_equal(file["positions"][()], data.positions)
         assert file["components/principal components/scores"].shape == (117, 3)
-        assert file["mixture"].attrs["stability"][0] == kinds[1].stability.mean
+        assert file["mixture"].attrs["stability"][0] == kinds[0].stability.mean
         assert ("grid" in file) == raster
 
 

@@ -202,7 +202,7 @@ def _read_roots(scan: Scan4D, index: np.ndarray) -> np.ndarray:
 def find_clusters(
     rows: np.ndarray, count: int | None, /, *, seeds: int = 5, truth: np.ndarray | None = None
 ) -> tuple[tuple[Clusters, ...], ClusterCounts | None]:
-    """Clusters by k-means and by a mixture; the numbers that were tried if none is given.
+    """Clusters by a Gaussian mixture and by k-means; the numbers that were tried if none is given.
 
     Args:
         rows: latents, whitened or not.
@@ -218,7 +218,7 @@ def find_clusters(
     found = counts.suggested_count if counts else count
     assert found is not None
     return tuple(
-        method(rows, found, seeds=numbers, truth=truth) for method in (fit_kmeans, fit_mixture)
+        method(rows, found, seeds=numbers, truth=truth) for method in (fit_mixture, fit_kmeans)
     ), counts
 
 

@@ -17,7 +17,7 @@ from phaseloom.embedding.latents import compute_mean_patterns, require_same_scan
 from phaseloom.errors import BadInput
 from phaseloom.export.files import is_exportable, load
 from phaseloom.export.sources import to_signals
-from phaseloom.metrics.clusters import fit_kmeans, standardise_columns
+from phaseloom.metrics.clusters import fit_mixture
 from phaseloom.plot.style import average_blocks, limits
 from phaseloom.restoration.pairs.images import read_image
 from phaseloom.web.paths import OutsideRoot, resolve_inside, show_inside
@@ -153,9 +153,8 @@ class LatentView:
         self._means: tuple[np.ndarray, np.ndarray] | None = None  # labels, and the patterns of each
 
     def find_clusters(self, count: int, /) -> np.ndarray:
-        """Labels ``(n,)`` by k-means of latents over their standard deviations; 0 is the largest cluster."""
-        rows = standardise_columns(self.embedding.latents)
-        return fit_kmeans(rows, count, seeds=(0, 1)).labels
+        """Labels ``(n,)`` by a Gaussian mixture of the latents; 0 is the largest cluster."""
+        return fit_mixture(self.embedding.latents, count, seeds=(0, 1)).labels
 
     def find_nearest(self, point: tuple[float, float], axes: tuple[int, int] | None = None, /) -> int:
         """The pattern nearest to a place (y, x) in angstrom, or to two latents."""
