@@ -10,8 +10,8 @@ Nanobeam patterns (200 keV, 3 mrad, 48 x 48 pixels of 1.2 mrad) of 26 x 26 place
 three orientations (turned in the plane, tilted by 9 mrad) and another crystal, in domains of about eight
 steps, with a wedge of 20 to 60 angstrom in five terraces; 300 to 1e4 electrons. Five labels. Scores are
 adjusted Rand indices against the labels for five clusters of eight numbers: of the recommended autoencoder,
-of principal components of stabilised counts, and of non-negative factors of their roots: k-means of raw numbers
-and of those divided by their standard deviations, and a Gaussian mixture of raw ones.
+of principal components of stabilised counts, and of non-negative factors of their roots; by k-means of raw
+numbers and of those divided by their standard deviations, and by a Gaussian mixture of raw ones.
 """
 
 import argparse
