@@ -359,6 +359,13 @@ def _anchor(room: str) -> str:
     return "choices-" + room.removeprefix("phaseloom.").replace(".", "-").replace("_", "-")
 
 
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table, without a last column that is empty."""
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
 def _choices(room: str, key: str) -> list[str]:
     """The choices of a section, each with its settings."""
     from phaseloom.spec import dimension_of, function_of, knobs, names
@@ -375,7 +382,7 @@ def _choices(room: str, key: str) -> list[str]:
                 else f"`{_cell(_short(parameter.default))}`"
             )
             dimension = dimension_of(parameter.annotation)
-            rows.append(f"| `{knob}` | {default} | {f'{dimension.name} with a unit' if dimension else ''} |")
+            rows.append([f"`{knob}`", default, f"{dimension.name} with a unit" if dimension else ""])
         if rows:
-            lines += ["| setting | default | |", "|---|---|---|", *rows, ""]
+            lines += [*_table(["setting", "default", ""], rows), ""]
     return lines

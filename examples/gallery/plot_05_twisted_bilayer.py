@@ -61,7 +61,7 @@ def orientation(phase: np.ndarray) -> float:
     return float(np.rad2deg(angles[np.argmax(power)]))
 
 
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="compressed")
 titles = ("first slice", "second slice", "sum")
 for panel, image, title in zip(axes, (*found, found.sum(0)), titles, strict=True):
     panel.imshow(image, cmap="gray")

@@ -36,7 +36,7 @@ results = {dose: pl.reconstruct(recipe, scan=part) for dose, part in scans.items
 # -------------------
 # ``result.uncertainty`` has the standard deviation of the phase that counting leaves.
 
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="compressed")
 errors = {}
 for panel, (dose, result) in zip(axes, results.items(), strict=True):
     compared = pl.reconstruction.compare.compare_with_truth(result, truth)

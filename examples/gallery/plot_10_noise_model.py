@@ -55,7 +55,7 @@ results = {}
 for noise in ("gaussian", "amplitude", "robust"):
     results[noise] = pl.reconstruct(pl.Reconstruct.of({**tree, "noise": noise}), scan=scan)
 
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="compressed")
 errors = {}
 for panel, (name, result) in zip(axes, results.items(), strict=True):
     compared = pl.reconstruction.compare.compare_with_truth(result, truth)

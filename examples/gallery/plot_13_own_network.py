@@ -96,7 +96,7 @@ top, left = np.round(np.array(result.origin) / pixel).astype(int)
 field = (slice(rows.start + top, rows.stop + top), slice(columns.start + left, columns.stop + left))
 images = {"pixels": result.phase[rows, columns], "network": model.phase().detach().numpy()[field]}
 known = truth.sum(0)[field]
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="compressed")
 for panel, (name, image) in zip(axes, {**images, "truth": known}.items(), strict=True):
     panel.imshow(image - np.median(image), cmap="gray", vmin=-0.2, vmax=0.4)
     panel.set_title(name)

@@ -48,7 +48,7 @@ rows = standardise_columns(np.asarray(latents))
 print(kmeans)
 print(mixture)
 
-figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="compressed")
 maps = {"first latent": rows[:, 0], "clusters": kmeans.labels, "domains": labels}
 for panel, (name, values) in zip(axes, maps.items(), strict=True):
     panel.imshow(np.asarray(values).reshape(24, 24), cmap="gray" if name == "first latent" else "tab10")

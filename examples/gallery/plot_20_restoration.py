@@ -63,7 +63,7 @@ evaluation = evaluate_restorer(net, image_kinds.phase(), unseen, learned=pairs)
 print("\n".join(evaluation.lines()))
 
 restored = restore_image(net, image_kinds.phase(), unseen[0].input)
-figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="compressed")
 images = {"measured": unseen[0].input, "restored, prior-dependent": restored.low, "truth": unseen[0].target}
 for panel, (name, image) in zip(axes, images.items(), strict=True):
     panel.imshow(np.asarray(image)[0], cmap="gray", vmin=-0.3, vmax=0.6)

@@ -83,7 +83,9 @@ def test_a_headline_number_stands_on_its_page_too(row):
 
 def test_every_decimal_of_the_races_in_the_readme_is_quoted():
     table = quotes.ROOT.joinpath("README.md").read_text(encoding="utf-8").split("| | Phaseloom | phaser")[1]
-    rows = [line for line in table.split("\n\n")[0].splitlines() if re.match(r"\| (?:one|its|1e4|`thick)", line)]
+    rows = [
+        line for line in table.split("\n\n")[0].splitlines() if re.match(r"\| (?:one|its|1e4|`thick)", line)
+    ]
     assert len(rows) == 5
     for row in rows:
         cells = row.split(" | ", 1)[1]

@@ -5,16 +5,46 @@ import re
 import runpy
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from phaseloom import plugins
 
 GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
+PICTURES = sorted((GALLERY.parents[1] / "docs" / "images").glob("*.png"))
 EXAMPLES = sorted(GALLERY.glob("plot_*.py"))
+
+
+def find_cut_edges(figure: Figure) -> list[str]:
+    """Edges of a figure that something dark reaches, such as a title that does not fit."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    edges = {"top": pixels[0], "bottom": pixels[-1], "left": pixels[:, 0], "right": pixels[:, -1]}
+    return [name for name, edge in edges.items() if (edge < 200).any()]
+
+
+def test_a_title_that_is_cut_is_found():
+    mpl.use("Agg")
+    figure, axis = plt.subplots(figsize=(2, 2))
+    axis.set_axis_off()
+    figure.text(0.5, 0.5, "title")
+    assert not find_cut_edges(figure)
+    figure.text(0.5, 0.97, "title")
+    assert find_cut_edges(figure) == ["top"]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.stem)
+def test_a_picture_of_a_page_is_not_cut_at_its_top(picture):
+    assert (np.asarray(Image.open(picture).convert("L"))[0] >= 200).all()
 
 
 @pytest.mark.slow
@@ -29,6 +59,8 @@ def test_an_example_runs_and_its_outcome_holds(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
         runpy.run_path(str(example), run_name="__main__")
+        for number in plt.get_fignums():
+            assert not find_cut_edges(plt.figure(number)), example.name
     finally:
         plt.close("all")
 

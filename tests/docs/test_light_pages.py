@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-
 DOCS = Path(__file__).parents[2] / "docs"
 FIXED_WEIGHT = 300_000
 """Bytes of a page of one sentence with all that it loads: what the theme costs every page."""
