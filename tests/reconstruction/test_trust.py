@@ -137,6 +137,11 @@ class TestHalves:
         with pytest.raises(BadInput, match="is not a whole number of counts"):
             halves(recipe)
 
+    def test_the_refused_value_is_shown_as_it_is(self, tree):
+        recipe = Reconstruct.of(tree | {"prepare": [{"normalise": {"by": "divide", "value": 1 + 1e-7}}]})
+        with pytest.raises(BadInput, match=r": \d+\.9+\d* is not a whole number of counts"):
+            halves(recipe)
+
     def test_end_with_an_interruption(self, tree):
         job = Job.begin(Reconstruct.of(tree))
 

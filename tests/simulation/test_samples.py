@@ -65,6 +65,14 @@ def test_a_sample_comes_back_amplitudes_to_half_precision(tmp_path):
         assert set(json.loads(file.attrs["experiment"])) == set(Experiment.__dataclass_fields__)
 
 
+@pytest.mark.parametrize("dose", [1e4, 1e5, 2e6])
+def test_a_scan_of_a_dose_has_whole_counts(dose):
+    """Fractions of the dose in single precision were handed over as 26.999998 counts, which cannot be halved."""
+    counts = sample(dose=dose).scan().counts
+    assert counts.max() > 100
+    np.testing.assert_array_equal(counts, np.rint(counts))
+
+
 @pytest.mark.parametrize(("dose", "kind"), [(1e4, np.uint16), (2e6, np.uint32)])
 def test_counts_come_back_exactly(tmp_path, dose, kind):
     write(sample(dose=dose), tmp_path / "a.h5", number=0, seed=0)

@@ -58,6 +58,8 @@ class Sample:
         """
         dose = self.experiment.dose or 1e6
         counts = self.patterns.reshape(-1, *self.patterns.shape[2:]) * np.float32(dose)
+        if self.experiment.dose is not None:  # they were drawn as whole numbers
+            counts = np.rint(counts)
         nominal = replace(self.experiment, jitter=0.0).positions(torch.Generator()).numpy()
         rows, columns = self.experiment.scan
         angle = self.experiment.angle

@@ -278,7 +278,7 @@ def _draw_binomial(
     if bad.any():
         raise BadInput(
             "halves of the counts",
-            f"{counts[bad][0]:g}",
+            counts[bad][0].item(),
             "is not a whole number of counts, so it cannot be split: leave out steps of prepare that scale "
             "or blend, or compare halves of the patterns (prepare: [{half: {which: 0}}])",
         )
