@@ -1,10 +1,11 @@
 """Numbers of pages that are read from the results of benchmarks.
 
 A number is followed by a comment that names its file and its place there:
-``0.53<!-- race/table S/runs/program=ours/best/median -->``. The file is one of ``results``, without ending. A
-step of the place is a key, or the index of an entry; in a list of entries ``key=value`` keeps those with that
-value, a key reads it from each, ``abs`` drops signs, and ``median, mean, min, max, sum, count`` end it.
-A last ``*100`` is a factor. A number keeps the digits that it is written with.
+``0.53<!-- race/table S/runs/program=ours/best/median -->``. The file is one of ``results``, without ending.
+A step of the place is a key, or the index of an entry; in a list of entries ``key=value`` keeps those with
+that value, a key reads it from each, ``:0`` the first of each, ``abs`` drops signs, and ``median, mean,
+deviation, min, max, sum, count`` end it. A last ``*100`` is a factor. A number keeps the digits that it is
+written with.
 
     python -m benchmarks.quotes            # what differs
     python -m benchmarks.quotes --write    # write the numbers of the files
@@ -26,6 +27,7 @@ QUOTE = re.compile(r"(-?\d[\d,]*(?:\.\d+)?)(?=\**<!-- (\S+) ([^>]+?) -->)")
 ENDS: dict[str, Callable[[Any], float]] = {
     "median": statistics.median,
     "mean": statistics.fmean,
+    "deviation": statistics.stdev,
     "min": min,
     "max": max,
     "sum": sum,
@@ -68,6 +70,8 @@ def _follow_list(entries: Sequence[Any], step: str) -> Any:
         return ENDS[step](entries)
     if step == "abs":
         return [abs(one) for one in entries]
+    if step.startswith(":"):
+        return [one[int(step[1:])] for one in entries]
     if step.isdigit() and not (entries and isinstance(entries[0], dict) and step in entries[0]):
         return entries[int(step)]
     key, equals, wanted = step.partition("=")
