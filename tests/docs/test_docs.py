@@ -6,65 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
-import yaml
 
-import phaseloom as pl
 from phaseloom import cli
-from phaseloom.data.formats import cxi
-from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.restoration.train import Restore
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(language: str) -> list:
-    """Code blocks of a language, named by page and number."""
-    found = []
-    for page in (page for page in PAGES if page.name != "tutorial.md"):  # its blocks are parts of scripts
-        for number, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)):
-            found.append(pytest.param(text, id=f"{page.name}-{number}"))
-    return found
-
-
-@pytest.fixture
-def scan_file() -> None:
-    """A small scan under the name that the documents use."""
-    pixel, window = 0.3, 24
-    places = pl.simulate.raster((6, 6), 0.7, jitter=0.03) + (window // 2 + 2) * pixel
-    truth = pl.simulate.atoms((44, 44), pixel)
-    scan, _ = pl.simulate.electron_scan(truth, pixel, places, energy=80e3, semiangle=0.025, window=window)
-    cxi.write(scan, Path("scan.cxi"))
-    np.save("scan.npy", np.asarray(scan.counts))
-    init = {"probe_kv": 80, "probe_conv_angle": 25, "meas_Npix": window, "meas_params": {"path": "scan.npy"}}
-    init |= {"pos_N_scan_slow": 6, "pos_N_scan_fast": 6, "pos_scan_step_size": 0.7, "obj_Nlayer": 1}
-    init |= {"obj_slice_thickness": 1.0, "meas_calibration": {"mode": "dx", "value": pixel}}
-    recon = {"NITER": 2, "SAVE_ITERS": None}
-    Path("params.yaml").write_text(yaml.safe_dump({"init_params": init, "recon_params": recon}))
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("text", blocks("python"))
-@pytest.mark.usefixtures("scan_file")
-def test_python_blocks_run(text: str) -> None:
-    exec(compile(text, "document", "exec"), {})
-
-
-@pytest.mark.parametrize("text", blocks("yaml"))
-def test_parameter_files_are_understood(text: str) -> None:
-    text = text.removeprefix("# run.yaml\n")
-    tree = yaml.safe_load(text)
-    if "data" in tree:
-        assert Restore.of(tree).batch == tree["batch"]
-    elif "file" in tree:
-        assert Reconstruct.of(tree).file.name == tree["file"]
-    else:
-        np.save("scan.npy", np.ones((64, 64, 4, 4), np.uint16))
-        Path("scan.npy.yaml").write_text(text)
-        assert len(pl.read("scan.npy")) == 64 * 64
 
 
 LINKED = [*PAGES, *sorted((ROOT / "docs" / "decisions").glob("*.md"))]

@@ -67,7 +67,7 @@ def test_a_sample_comes_back_amplitudes_to_half_precision(tmp_path):
 
 @pytest.mark.parametrize("dose", [1e4, 1e5, 2e6])
 def test_a_scan_of_a_dose_has_whole_counts(dose):
-    """Fractions of the dose in single precision were handed over as 26.999998 counts, which cannot be halved."""
+    """Fractions of the dose in single precision gave 26.999998 counts, which cannot be halved."""
     counts = sample(dose=dose).scan().counts
     assert counts.max() > 100
     np.testing.assert_array_equal(counts, np.rint(counts))
