@@ -1,6 +1,7 @@
 """What the documents show is run."""
 
 import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any
 import pytest
 import typer
 
-from phaseloom import cli
+from phaseloom import cli, plugins
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 LINKED = [*PAGES, *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
-LINKED += [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
+LINKED += [*ROOT.glob("[C-Z]*.md"), *sorted((ROOT / ".github").rglob("*.md"))]
+LINKED = sorted({*LINKED, ROOT / "benchmarks" / "README.md"})
 
 
 def find_anchors(page: Path) -> set[str]:
@@ -105,3 +107,50 @@ def test_the_front_doors_are_as_listed(stub: Path) -> None:
     assert dir(package) == sorted(package.__all__)
     for name in package.__all__:
         assert getattr(package, name) is not None
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_files_and_modules_that_are_named_are_there(page: Path) -> None:
+    if page.name == "CHANGELOG.md":  # has names of the past
+        return
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = re.findall(r"`((?:tests|benchmarks|examples|docs|src)/[\w./-]+)(?:::\w+)?`", text)
+    assert [path for path in named if not any((ROOT / path).parent.glob(f"{Path(path).name}*"))] == []
+    modules = re.findall(r"python -m ((?:benchmarks|tests|phaseloom)[a-z_.]*)", text)
+    modules = [name.rstrip(".") for name in modules]
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+GROUPS = {home.rpartition(".")[2] for home in plugins.ROOMS} | {"formats"}
+"""Groups of entry points are named as modules are."""
+
+
+def find_name(path: str) -> object:
+    """What a dotted path leads to: a module, or an attribute of the last one on the way.
+
+    Raises:
+        AttributeError: nothing.
+    """
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[count:]:
+            found = getattr(found, name)
+        return found
+    raise AttributeError(path)
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_names_of_python_in_the_text_are_there(page: Path) -> None:
+    if page.name == "CHANGELOG.md" or "decisions" in page.parts:  # have names of the past
+        return
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for path in sorted(set(re.findall(r"`(phaseloom(?:\.\w+)+)[`(\[]", text))):
+        if path.endswith((".yaml", ".log")) or path.removeprefix("phaseloom.") in GROUPS:
+            continue  # files, and groups of entry points
+        find_name(path)
+    for path in sorted(set(re.findall(r"`pl(\.\w+(?:\.\w+)*)[`(]", text))):
+        find_name(f"phaseloom{path}")
