@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from phaseloom.data import prepare
+from phaseloom.errors import BadInput
 from phaseloom.fitting.outcome import Verdict
 from phaseloom.reconstruction.evidence import (
     Comparison,
     compare_with_direct_image,
+    doubt_open_twin,
     doubt_positions,
     find_doubts,
 )
@@ -125,3 +127,13 @@ def test_the_verdict_of_a_transposed_run_says_so_and_that_of_a_right_one_stands(
 def test_short_runs_of_a_calibration_make_no_direct_image(scan, monkeypatch):
     monkeypatch.setattr(Job, "_direct_image", property(lambda job: pytest.fail("made a direct image")))
     run_in_memory(recipe(epochs=8), scan.select(np.arange(40)))
+
+
+def test_an_open_twin_names_settings_that_can_be_stated_together():
+    """The defocus alone, which it named, is refused."""
+    (doubt,) = doubt_open_twin(None)
+    stated = {"semiangle": "25 mrad", "defocus": "-12 nm"}
+    assert all(f"probe.focused.{name}" in doubt.sentence for name in stated)
+    assert Reconstruct.of({"file": "scan.h5", "probe": {"focused": stated}}).probe is not None
+    with pytest.raises(BadInput, match="semiangle"):
+        Reconstruct.of({"file": "scan.h5", "probe": {"focused": {"defocus": "-12 nm"}}})

@@ -279,7 +279,8 @@ def doubt_open_twin(found: TwinEvidence | None, /) -> tuple[Doubt, ...]:
         return ()
     text = (
         "nothing tells this image from its twin, with the opposite phase, turned by 180 degrees, at the "
-        "opposite defocus: state the sign of the defocus (probe.focused.defocus)"
+        "opposite defocus: reconstruct the data file again with probe.focused.semiangle and "
+        "probe.focused.defocus stated, the defocus with its sign"
     )
     return (Doubt(Verdict.DOUBTFUL, text),)
 
