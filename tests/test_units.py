@@ -108,3 +108,19 @@ def test_pydantic_reads_units_and_describes_them():
     schema = TypeAdapter(Angle).json_schema()
     assert schema["dimension"] == "angle"
     assert "mrad" in schema["pattern"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "error", "text"),
+    [
+        (LENGTH, -120.816, 3.79589, "-12.08 +- 0.38 nm"),
+        (LENGTH, 63.6, 614.085, "6 +- 61 nm"),
+        (LENGTH, 0.0, 2.3831, "0.0 +- 2.4 A"),
+        (LENGTH, 1000.0, 0.0, "100 nm"),
+        (LENGTH, 1000.0, math.inf, "100 nm"),
+        (ANGLE, 0.02436, 0.00007232, "24.360 +- 0.072 mrad"),
+    ],
+)
+def test_a_value_and_its_error_have_one_unit(kind, value, error, text):
+    """It was C12: -19.5611 pm +- 2.3831 A."""
+    assert kind.show_with_error(value, error) == text

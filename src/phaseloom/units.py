@@ -75,10 +75,27 @@ class Dimension:
         """
         if value == 0 or not math.isfinite(value):
             return f"{value:g}"
+        unit, scale = self._choose_unit(value)
+        return f"{value / scale:.6g} {unit}"
+
+    def show_with_error(self, value: float, error: float, /) -> str:
+        """A value and its error in one unit, to two digits of the error.
+
+        Example:
+            >>> LENGTH.show_with_error(98.4294, 2.18806), LENGTH.show_with_error(-0.1956, 2.383)
+            ('9.84 +- 0.22 nm', '-0.2 +- 2.4 A')
+        """
+        if not (error > 0 and math.isfinite(error) and math.isfinite(value)):
+            return self.show(value)
+        unit, scale = self._choose_unit(max(abs(value), error))
+        digits = max(0, 1 - math.floor(math.log10(error / scale)))
+        return f"{value / scale:.{digits}f} +- {error / scale:.{digits}f} {unit}"
+
+    def _choose_unit(self, value: float) -> tuple[str, float]:
+        """The largest unit that the value is not below."""
         units = [unit for unit in self.scale if unit[0] not in ("angstrom", "Å", "um", "deg")]
         small_enough = [unit for unit in units if abs(value) >= unit[1] * 0.9999]
-        unit, scale = max(small_enough or [min(units, key=lambda u: u[1])], key=lambda u: u[1])
-        return f"{value / scale:.6g} {unit}"
+        return max(small_enough or [min(units, key=lambda u: u[1])], key=lambda u: u[1])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """Read text with units wherever pydantic meets a field of this dimension."""

@@ -96,8 +96,7 @@ def draw_aberrations(axes: Axes, optics: LinearOptics, /) -> None:
 def _list_coefficients(axes: Axes, optics: LinearOptics, errors: dict[str, float]) -> None:
     lines = [f"semi-angle {ANGLE.show(float(optics.semiangle))}"]
     for name, value in optics.aberrations.items():
-        off = f" +- {LENGTH.show(float(errors[name]))}" if name in errors else ""
-        lines.append(f"{name} {LENGTH.show(float(value))}{off}")
+        lines.append(f"{name} {LENGTH.show_with_error(float(value), errors.get(name, 0.0))}")
     axes.axis("off")
     axes.text(0.0, 1.0, "\n".join(lines), va="top", fontsize=SMALL_FONT, transform=axes.transAxes)
 

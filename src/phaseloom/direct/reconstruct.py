@@ -134,12 +134,11 @@ class DirectReconstruction:
         for name, value in one.aberrations.items():
             shown = float(-value if name == "C10" else value)
             label = "defocus" if name == "C10" else name
-            off = f" +- {LENGTH.show(float(errors[name]))}" if errors.get(name) else ""
-            off = UNKNOWN_ERROR if self.fit is not None and not off else off
-            lines.append(f"{label}: {LENGTH.show(shown)}{off}")
+            off = UNKNOWN_ERROR if self.fit is not None and not errors.get(name) else ""
+            lines.append(f"{label}: {LENGTH.show_with_error(shown, errors.get(name, 0.0))}{off}")
         if float(one.focal_spread):
-            off = f" +- {LENGTH.show(float(errors['focal_spread']))}" if "focal_spread" in errors else ""
-            lines.append(f"focal spread: {LENGTH.show(abs(float(one.focal_spread)))}{off}")
+            spread, error = abs(float(one.focal_spread)), errors.get("focal_spread", 0.0)
+            lines.append(f"focal spread: {LENGTH.show_with_error(spread, error)}")
         lines.append(_describe_explained_share(self.image.explained))
         if self.correlation is not None:
             lines.append(_describe_resolution(self.correlation))
