@@ -507,8 +507,8 @@ def _judge_residual(run: FitRecord) -> Judgement:
         )
     if level > 1.5:
         lacks = (
-            "centre of the patterns, step, defocus; phaseloom improve tries modes, slices and a background; a "
-            "probe that moved too early waits with rates: {probe: {rate: 0.4, start: 5}}"
+            "centre of the patterns, step, defocus; phaseloom improve tries modes, slices and a background; "
+            "a probe that moved too early waits with rates: {probe: {rate: 0.4, start: 5}}"
         )
         why = f"the model lacks something ({lacks}), or counts are not single quanta"
         return Judgement(
