@@ -77,7 +77,8 @@ def test_a_calibrated_run_begins_with_the_direct_image_if_its_loss_falls(case, t
     direct = job.recipe.found["direct"]
     assert direct["taken"]
     assert direct["predicted"] < min(direct["conjugate"], direct["empty"])
-    assert "taken as the start" in job.start_lines()[-1]
+    assert "direct image taken as given" in job.start_lines()[-1]
+    assert direct["trial"]["losses"]["as given"] < direct["trial"]["losses"]["flat"]
     assert torch.equal(empty.model.object.transmission(), torch.ones_like(empty.model.object.transmission()))
     again = Job.resume(tmp_path / "run", scan=scan)
     assert torch.equal(again.model.object.transmission(), job.model.object.transmission())

@@ -5,7 +5,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cached_property
@@ -78,6 +78,7 @@ from phaseloom.reconstruction.run_folder import (
     save_snapshot,
 )
 from phaseloom.reconstruction.start import Start
+from phaseloom.reconstruction.start_race import describe_choice
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
@@ -230,10 +231,7 @@ class Job:
             recipe, data = find_near_field(recipe, data)  # magnification and distance of holograms
             settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation
             job = cls(settled, data, start, lock)  # model, likelihood, optimiser
-            if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
-                job.recorded = warm_start.judge(job.finest, job.recorded, job.holdout, given=recipe.rates)
-            else:  # prior and start of the object from its direct image
-                job.recorded = job._use_direct_image()
+            job.recorded = job._settle_object(recipe.rates)  # a given object, a direct image, or a flat one
             job.recipe = job.recorded
             job.save_recipe()
         return job
@@ -340,6 +338,8 @@ class Job:
         job = cls(recipe, data, None, lock)
         if snapshot is not None:
             job._load(snapshot, folder / EVENTS_NAME)
+        elif recipe.object.name == "predicted" and recipe.compare_starts:
+            warm_start.count_start(job.finest, job.holdout)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
         elif recipe.found.get("direct") or recipe.found.get("holograms"):
@@ -418,9 +418,11 @@ class Job:
             start = [] if direct is None else [warm_start.describe_direct_start(**direct)]
             return [*lines, *prior, *start]
         masked = [*([found["mask"]] if "mask" in found else []), *prior]
-        masked += found.get("holograms", {}).get("lines", [])
+        holograms = found.get("holograms", {})
+        masked += holograms.get("lines", [])
+        masked += [describe_choice("direct image", holograms["start"])] if "start" in holograms else []
         if found.get("start") is not None:
-            return [*masked, warm_start.describe_losses(**found["start"])]
+            return [*masked, warm_start.describe_first_object(found["start"])]
         if self.start is None:
             return masked
         return masked + self.start.lines(
@@ -527,23 +529,44 @@ class Job:
     def _hologram_image(self) -> HologramImage | None:
         if "holograms" not in self.recorded.found:
             return None
-        kept = None if not self.progress.history else deepcopy(self.finest.model.state_dict())
+        kept = deepcopy(self.finest.model.state_dict())
         image = start_from_holograms(self.finest.model, self.finest.scan)
-        if kept is not None:
-            self.finest.model.load_state_dict(kept)
+        self._hologram_state = deepcopy(self.finest.model.state_dict())
+        self.finest.model.load_state_dict(kept)
         return image
+
+    def _settle_object(self, given: Collection[str]) -> Reconstruct:
+        """Begin with the object of the recipe, a direct image, or a flat object; the recipe with that."""
+        wanted = self.recorded.object.name
+        if wanted not in warm_start.WORDS:
+            return self._use_direct_image()
+        recipe = warm_start.settle_start(self.finest, self.recorded, self.holdout, given=given)
+        if recipe.object.name != wanted:  # the canvas of a stored object may be wider
+            self.level = self._build_finest(recipe, self.scan)
+            self.levels = [self.level]
+        return recipe
 
     def _use_direct_image(self) -> Reconstruct:
         if (image := self.hologram_image) is not None:
-            if self.recorded.object_prior == "none":
-                return self.recorded
-            power = measure_power(image)
-            self.finest.power = power
-            return self.recorded.model_copy(
-                update={"found": self.recorded.found | {"power": power.to_table()}}
-            )
+            return self._use_hologram_image(image)
         image = lambda: self.first_image  # noqa: E731
         return warm_start.use_direct_image(self.finest, self.recorded, self.holdout, make_image=image)
+
+    def _use_hologram_image(self, image: HologramImage) -> Reconstruct:
+        """Begin with the direct image of a near field if a trial shows that it is better; take its power."""
+        found = self.recorded.found
+        if self.recorded.object_prior != "none":
+            self.finest.power = measure_power(image)
+            found = found | {"power": self.finest.power.to_table()}
+        recipe = self.recorded.model_copy(update={"found": found})
+        if recipe.compare_starts and "start" not in found["holograms"]:
+            flat = deepcopy(self.finest.model.state_dict())
+            states = {warm_start.FLAT: flat, warm_start.AS_GIVEN: self._hologram_state}
+            start = warm_start.choose_state(self.finest, recipe, self.holdout, states)
+            found = found | {"holograms": found["holograms"] | {"start": start}}
+        elif found["holograms"].get("start", {}).get("taken") != warm_start.FLAT:
+            self.finest.model.load_state_dict(self._hologram_state)
+        return recipe.model_copy(update={"found": found})
 
     @staticmethod
     def _build_finest(recipe: Reconstruct, scan: Scan4D) -> Level:
