@@ -18,6 +18,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start_race import (
     AS_GIVEN,
     FLAT,
+    SMOOTH,
     RaceResult,
     choose,
     describe_choice,
@@ -158,7 +159,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bits(case, tmp_path, is_r
     assert yaml.safe_load((tmp_path / "before" / "run.yaml").read_text())["found"]["start"]["losses"]
 
 
-def test_slow_variations_that_the_patterns_deny_are_left_out(case, tmp_path):
+def test_a_prediction_is_taken_without_its_slow_variations(case, tmp_path):
     """A prediction whose fine detail is right, with a slow error as large as the specimen."""
     level = Job.begin(Reconstruct.of(TREE), scan=case.scan).finest
     y, x = np.indices(case.thing.shape) / max(case.thing.shape)
@@ -168,12 +169,13 @@ def test_slow_variations_that_the_patterns_deny_are_left_out(case, tmp_path):
     call = Call(level.recipe.object.room, "predicted", {"model": "tiny"})
     recipe = level.recipe.model_copy(update={"object": call})
     settled = warm_start.settle_start(level, recipe, np.arange(0, len(case.scan), 20), given=())
-    assert settled.found["start"]["taken"] == "without slow variations"
+    assert settled.found["start"]["taken"] == SMOOTH
     period = settled.object.values["longest_period"]
     assert period == pytest.approx(2 * measure_beam_width(level.model), rel=0.01)
     wanted = remove_slow_variations(wave, level.model.object.canvas.pixel, period)
     torch.testing.assert_close(level.model.object.transmission()[0, 0], wanted, atol=1e-6, rtol=0)
     assert level.power is not None  # noise is held down by the power of what was predicted
+    assert level.power.to_table() == settled.found["power"]
 
 
 def test_without_patterns_held_out_those_that_were_fitted_judge_with_a_margin(case, tmp_path):

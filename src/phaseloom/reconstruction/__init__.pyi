@@ -10,6 +10,7 @@ from . import recipe as recipe
 from . import result_builder as result_builder
 from . import run_folder as run_folder
 from . import start as start
+from . import start_race as start_race
 from . import steering as steering
 from . import uncertainty as uncertainty
 from . import warm_start as warm_start

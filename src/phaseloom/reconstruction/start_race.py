@@ -1,9 +1,9 @@
 """Which of several first objects a run begins with: a short trial of each, judged by patterns held out.
 
 The loss of a first object says little: one whose fine detail is right explains the patterns better than no
-object does, and its slow variations, which patterns hardly determine, may stay wrong for as long as a run
-takes. Each candidate is therefore fitted for a few epochs to the same block of the scan, a simpler one is
-preferred, and a richer one has to explain patterns that none was fitted to better than counting noise can.
+object does, and may be wrong in slow variations all the same. Each candidate is therefore fitted for a few
+epochs to the same block of the scan. The simpler one is preferred: a richer one has to explain patterns that
+none was fitted to better than counting noise can.
 """
 
 import math
@@ -23,7 +23,7 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.level import Level, fit_patterns
 from phaseloom.reconstruction.recipe import Reconstruct
 
-__all__ = ["AS_GIVEN", "FLAT", "RaceResult", "choose", "describe_choice", "describe_race"]
+__all__ = ["AS_GIVEN", "FLAT", "SMOOTH", "RaceResult", "choose", "describe_choice", "describe_race"]
 __all__ += ["measure_beam_width", "race"]
 
 FLAT = "flat"
@@ -31,6 +31,9 @@ FLAT = "flat"
 
 AS_GIVEN = "as given"
 """Name of the start that a recipe gives."""
+
+SMOOTH = "without slow variations"
+"""Name of a prediction without its slow variations."""
 
 TRIAL_EPOCHS = 0.25
 """Epochs of a trial, as a share of those of the run."""
@@ -184,11 +187,11 @@ def describe_choice(what: str, found: Mapping[str, Any], /) -> str:
         found: see `describe_race`.
 
     Example:
-        >>> losses = {"flat": 77.4, "without slow variations": 7.64, "as given": 7.63}
+        >>> losses = {"flat": 77.4, "as given": 7.63}
         >>> found = {"taken": "as given", "losses": losses, "epochs": 5, "patterns": 109, "held_out": 20}
-        >>> describe_choice("prediction", {**found, "errors": 12.0})  # doctest: +NORMALIZE_WHITESPACE
-        'start: prediction taken as given: loss of 20 patterns held out after 5 epochs 7.63, flat 77.4,
-        without slow variations 7.64 (12 standard errors below flat)'
+        >>> describe_choice("object of the file", {**found, "errors": 12.0})  # doctest: +NORMALIZE_WHITESPACE
+        'start: object of the file taken as given: loss of 20 patterns held out after 5 epochs 7.63,
+        flat 77.4 (12 standard errors below flat)'
     """
     taken = found["taken"]
     if "losses" not in found:

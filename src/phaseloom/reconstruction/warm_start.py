@@ -22,6 +22,7 @@ from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Re
 from phaseloom.reconstruction.start_race import (
     AS_GIVEN,
     FLAT,
+    SMOOTH,
     WIDTHS_OF_SLOW_VARIATION,
     choose,
     describe_choice,
@@ -77,7 +78,7 @@ def judge(
 def settle_start(
     level: Level, recipe: Reconstruct, holdout: np.ndarray, /, *, given: Collection[str]
 ) -> Reconstruct:
-    """Begin with the object of the recipe, with it without its slow variations, or with a flat one.
+    """Begin with the object of the recipe or with a flat one; with a prediction without slow variations.
 
     The recipe that is returned has the object that was taken, so that a run that repeats it, or goes on
     with it, begins with the same bits.
@@ -93,6 +94,7 @@ def settle_start(
     if not recipe.compare_starts:
         is_predicted = recipe.object.name == "predicted"
         return judge(level, recipe, holdout, given=given) if is_predicted else recipe
+    whole = level.model.object.transmission().detach().clone()
     objects = _list_objects(level, recipe)
     states = {name: _make_state(level, wave) for name, (wave, _) in objects.items()}
     start = choose_state(level, recipe, holdout, states)
@@ -103,7 +105,7 @@ def settle_start(
         return recipe
     _warn_of_little_explained(level.measure_misfit(_spread_indices(level)))
     count_start(level, holdout)
-    return _use_power(level, recipe) if recipe.object_prior != "none" else recipe
+    return _use_power(level, recipe, whole) if recipe.object_prior != "none" else recipe
 
 
 def _list_objects(level: Level, recipe: Reconstruct) -> dict[str, tuple[Tensor, Call]]:
@@ -122,8 +124,8 @@ def _list_objects(level: Level, recipe: Reconstruct) -> dict[str, tuple[Tensor, 
         period = float(f"{WIDTHS_OF_SLOW_VARIATION * measure_beam_width(level.model):.3g}")
         smooth = remove_slow_variations(wave, thing.canvas.pixel, period)
         without = replace(call, values={**call.values, "longest_period": period})
-        found["without slow variations"] = smooth, without
-    return found | {AS_GIVEN: (wave, call)}
+        return {**found, SMOOTH: (smooth, without)}
+    return {**found, AS_GIVEN: (wave, call)}
 
 
 @torch.no_grad()
@@ -137,22 +139,21 @@ def _make_state(level: Level, wave: Tensor) -> dict[str, Tensor]:
     return state
 
 
-def _use_power(level: Level, recipe: Reconstruct) -> Reconstruct:
-    """Take the power of a predicted phase as the prior of the object of the run."""
-    power = _measure_power(level)
+def _use_power(level: Level, recipe: Reconstruct, wave: Tensor) -> Reconstruct:
+    """Take the power of a predicted phase, its slow variations included, as the prior of the object."""
+    power = _measure_power(level, wave)
     if power is None:
         return recipe
     level.power = power
     return recipe.model_copy(update={"found": recipe.found | {"power": power.to_table()}})
 
 
-def _measure_power(level: Level) -> ObjectPower | None:
-    """Power of the phase of an object where it was scanned; ``None`` of scans too small to tell."""
+def _measure_power(level: Level, wave: Tensor) -> ObjectPower | None:
+    """Power of the phase of a transmission where it was scanned; ``None`` of scans too small to tell."""
     room = level.model.object.canvas
-    wave = level.model.object.transmission().detach().prod(1)[0].cpu()
     ends = [(level.scan.positions.min(0), np.floor), (level.scan.positions.max(0), np.ceil)]
     low, high = (whole((place - room.origin) / room.pixel).astype(int) for place, whole in ends)
-    scanned = wave[low[0] : high[0] + 1, low[1] : high[1] + 1]
+    scanned = wave.prod(1)[0].cpu()[low[0] : high[0] + 1, low[1] : high[1] + 1]
     if min(scanned.shape) < MIN_PIXELS_OF_POWER:
         return None
     phase = torch.angle(scanned * scanned.mean().conj()).double().numpy()
@@ -227,10 +228,10 @@ def choose_state(
         level: of the data, before its first epoch.
         recipe: of the run.
         holdout: indices of the patterns that are held out; where none are, patterns that were fitted judge.
-        states: parameters by name, the simplest first, the last one as they were given.
+        states: parameters by name, the simplest first; the last one is taken where none can be compared.
     """
     comparison = race(level, recipe, states, is_held_out=bool(len(holdout)))
-    taken = AS_GIVEN if comparison is None else choose(comparison)
+    taken = [*states][-1] if comparison is None else choose(comparison)
     level.model.load_state_dict(states[taken])
     return describe_race(comparison, taken)
 
