@@ -101,7 +101,7 @@ def run_case(
     except BadInput as problem:
         return {"refused": str(problem)}
     job.wants_evidence = False  # of the verdict, which is not asked for
-    row = {"cpu_s to begin": round(time.process_time() - began, 2)}
+    row: dict = {"cpu_s to begin": round(time.process_time() - began, 2)}
     epochs = deque(job, maxlen=1)
     row |= {"cpu_s": round(time.process_time() - began, 2), "error": measure_error(job, about, truth)}
     row |= {"epochs": epochs[-1].number, "loss": epochs[-1].loss}
@@ -115,7 +115,7 @@ def summarise(rows: list[dict], name: str) -> dict:
     ratios = np.array([row[name]["error"] / row["flat"]["error"] for row in both])
     if not len(ratios):
         return {"runs": 0}
-    found = {"runs": len(ratios), "refused": len(rows) - len(both)}
+    found: dict = {"runs": len(ratios), "refused": len(rows) - len(both)}
     found |= {"median ratio": float(np.median(ratios)), "worst ratio": float(ratios.max())}
     found |= {"above by 5 %": int((ratios > 1.05).sum()), "lower by a third": int((ratios < 2 / 3).sum())}
     for electrons in DOSES:
@@ -139,6 +139,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict] = []
+    names: list[str] = []
     paths = sorted(given.folder.glob(f"{given.set}-*.npz"), key=lambda path: int(path.stem.split("-")[-1]))
     for path in paths[: given.first]:
         whole, about, truth = load_scan(path)

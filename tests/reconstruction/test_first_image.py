@@ -9,9 +9,9 @@ import torch
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.scans import canvas
 from phaseloom.reconstruction import protocol
-from phaseloom.reconstruction.first_image import make_first_image, place_on_canvas
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.starts.first_image import make_first_image, place_on_canvas
 from phaseloom.reconstruction.warm_start import describe_direct_start
 from phaseloom.simulation import simulate
 

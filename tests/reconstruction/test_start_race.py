@@ -15,7 +15,7 @@ from phaseloom.ptycho.objects import remove_slow_variations
 from phaseloom.reconstruction import warm_start
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.start_race import (
+from phaseloom.reconstruction.starts.start_race import (
     AS_GIVEN,
     FLAT,
     SMOOTH,

@@ -10,7 +10,6 @@ from . import recipe as recipe
 from . import result_builder as result_builder
 from . import run_folder as run_folder
 from . import start as start
-from . import start_race as start_race
 from . import steering as steering
 from . import uncertainty as uncertainty
 from . import warm_start as warm_start

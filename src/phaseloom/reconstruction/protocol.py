@@ -47,7 +47,6 @@ from phaseloom.plot.cards import draw_waves, write_card
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction import advice, result_builder, warm_start
 from phaseloom.reconstruction.evidence import Evidence
-from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.level import (
     EPOCHS_BETWEEN_MISFITS,
     MIN_PATTERNS_ON_PLACE,
@@ -78,7 +77,8 @@ from phaseloom.reconstruction.run_folder import (
     save_snapshot,
 )
 from phaseloom.reconstruction.start import Start
-from phaseloom.reconstruction.start_race import describe_choice
+from phaseloom.reconstruction.starts.first_image import make_first_image
+from phaseloom.reconstruction.starts.start_race import describe_choice
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
@@ -554,7 +554,7 @@ class Job:
 
     def _use_hologram_image(self, image: HologramImage) -> Reconstruct:
         """Begin with the direct image of a near field if a trial shows that it is better; take its power."""
-        found = self.recorded.found
+        found: dict[str, Any] = self.recorded.found
         if self.recorded.object_prior != "none":
             self.finest.power = measure_power(image)
             found = found | {"power": self.finest.power.to_table()}

@@ -16,10 +16,10 @@ from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.objects import make_start, remove_slow_variations
 from phaseloom.ptycho.projections.object_prior import ObjectPower
-from phaseloom.reconstruction.first_image import estimate_object_power, place_on_canvas
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Reconstruct
-from phaseloom.reconstruction.start_race import (
+from phaseloom.reconstruction.starts.first_image import estimate_object_power, place_on_canvas
+from phaseloom.reconstruction.starts.start_race import (
     AS_GIVEN,
     FLAT,
     SMOOTH,
@@ -112,12 +112,13 @@ def _list_objects(level: Level, recipe: Reconstruct) -> dict[str, tuple[Tensor, 
     """Transmissions that a run may begin with and the calls that make them, the simplest first."""
     thing = level.model.object
     wave = thing.transmission().detach().clone()
-    flat = make_start("uniform", (wave.shape[0], wave.shape[1], *wave.shape[2:]), len(wave)).to(wave)
+    modes, slices, height, width = wave.shape
+    flat = make_start("uniform", (modes, slices, height, width), modes).to(wave)
     knobs: dict[str, Any] = {"kind": thing.kind}
     if thing.gaps:
-        knobs |= {"slices": wave.shape[1], "thickness": [*thing.gaps]}
-    if len(wave) > 1:
-        knobs |= {"modes": len(wave), "occupancies": thing.occupancy.tolist()}
+        knobs |= {"slices": slices, "thickness": [*thing.gaps]}
+    if modes > 1:
+        knobs |= {"modes": modes, "occupancies": thing.occupancy.tolist()}
     found = {FLAT: (flat, Call(recipe.object.room, "pixels", knobs))}
     call = recipe.object
     if call.name == "predicted" and call.values.get("longest_period") is None:
@@ -247,7 +248,8 @@ def use_direct_image(
         level: of the data, before its first epoch; its object is one everywhere.
         recipe: settled, of the run.
         holdout: indices of the patterns that are held out.
-        make_image: of the scan, `phaseloom.reconstruction.first_image.make_first_image`; called where needed.
+        make_image: of the scan, `phaseloom.reconstruction.starts.first_image.make_first_image`; called where
+            needed.
 
     Returns:
         the recipe with what was found.

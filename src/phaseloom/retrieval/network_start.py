@@ -30,7 +30,7 @@ def predict_object(
 ) -> PixelObject:
     """Initial object with the phase that a trained network predicts from the patterns; one slice in vacuum.
 
-    A reconstruction compares it with a flat object (`phaseloom.reconstruction.start_race`).
+    A reconstruction compares it with a flat object (`phaseloom.reconstruction.starts.start_race`).
 
     Args:
         canvas: see `phaseloom.ptycho.scans.canvas`.
