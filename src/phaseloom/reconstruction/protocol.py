@@ -78,7 +78,6 @@ from phaseloom.reconstruction.run_folder import (
 )
 from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.starts.first_image import make_first_image
-from phaseloom.reconstruction.starts.start_race import describe_choice
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
@@ -418,9 +417,7 @@ class Job:
             start = [] if direct is None else [warm_start.describe_direct_start(**direct)]
             return [*lines, *prior, *start]
         masked = [*([found["mask"]] if "mask" in found else []), *prior]
-        holograms = found.get("holograms", {})
-        masked += holograms.get("lines", [])
-        masked += [describe_choice("direct image", holograms["start"])] if "start" in holograms else []
+        masked += found.get("holograms", {}).get("lines", [])
         if found.get("start") is not None:
             return [*masked, warm_start.describe_first_object(found["start"])]
         if self.start is None:
@@ -529,10 +526,10 @@ class Job:
     def _hologram_image(self) -> HologramImage | None:
         if "holograms" not in self.recorded.found:
             return None
-        kept = deepcopy(self.finest.model.state_dict())
+        kept = None if not self.progress.history else deepcopy(self.finest.model.state_dict())
         image = start_from_holograms(self.finest.model, self.finest.scan)
-        self._hologram_state = deepcopy(self.finest.model.state_dict())
-        self.finest.model.load_state_dict(kept)
+        if kept is not None:
+            self.finest.model.load_state_dict(kept)
         return image
 
     def _settle_object(self, given: Collection[str]) -> Reconstruct:
@@ -548,25 +545,15 @@ class Job:
 
     def _use_direct_image(self) -> Reconstruct:
         if (image := self.hologram_image) is not None:
-            return self._use_hologram_image(image)
+            if self.recorded.object_prior == "none":
+                return self.recorded
+            power = measure_power(image)
+            self.finest.power = power
+            return self.recorded.model_copy(
+                update={"found": self.recorded.found | {"power": power.to_table()}}
+            )
         image = lambda: self.first_image  # noqa: E731
         return warm_start.use_direct_image(self.finest, self.recorded, self.holdout, make_image=image)
-
-    def _use_hologram_image(self, image: HologramImage) -> Reconstruct:
-        """Begin with the direct image of a near field if a trial shows that it is better; take its power."""
-        found: dict[str, Any] = self.recorded.found
-        if self.recorded.object_prior != "none":
-            self.finest.power = measure_power(image)
-            found = found | {"power": self.finest.power.to_table()}
-        recipe = self.recorded.model_copy(update={"found": found})
-        if recipe.compare_starts and "start" not in found["holograms"]:
-            flat = deepcopy(self.finest.model.state_dict())
-            states = {warm_start.FLAT: flat, warm_start.AS_GIVEN: self._hologram_state}
-            start = warm_start.choose_state(self.finest, recipe, self.holdout, states)
-            found = found | {"holograms": found["holograms"] | {"start": start}}
-        elif found["holograms"].get("start", {}).get("taken") != warm_start.FLAT:
-            self.finest.model.load_state_dict(self._hologram_state)
-        return recipe.model_copy(update={"found": found})
 
     @staticmethod
     def _build_finest(recipe: Reconstruct, scan: Scan4D) -> Level:

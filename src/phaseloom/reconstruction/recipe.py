@@ -168,8 +168,9 @@ class Reconstruct(ScanRecipe):
             image of an electron scan shows it (``direct``), or nothing (``none``); ``auto``: the former after
             a calibration.
         compare_starts: whether an object that is known before the first epoch (a prediction, one from a file,
-            a direct image) has to prove itself against a flat one in a short trial; ``false``: a prediction
-            or direct image is taken if it explains the patterns better than no object, a file always.
+            a direct image of a far field) is compared with a flat one in a short trial; ``false``: a
+            prediction or direct image is taken if it explains the patterns better than no object, a file
+            always.
         batch: how patterns are grouped; with gauss_newton their overlap gives the size.
         outputs: files written besides result and report.
         epochs: at most.

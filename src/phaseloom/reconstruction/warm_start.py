@@ -229,10 +229,12 @@ def choose_state(
         level: of the data, before its first epoch.
         recipe: of the run.
         holdout: indices of the patterns that are held out; where none are, patterns that were fitted judge.
-        states: parameters by name, the simplest first; the last one is taken where none can be compared.
+        states: parameters by name, first those that others have to be clearly better than; where they cannot
+            be compared, those of no flat object are taken.
     """
     comparison = race(level, recipe, states, is_held_out=bool(len(holdout)))
-    taken = [*states][-1] if comparison is None else choose(comparison)
+    given = next(name for name in states if name != FLAT)
+    taken = given if comparison is None else choose(comparison)
     level.model.load_state_dict(states[taken])
     return describe_race(comparison, taken)
 
@@ -285,7 +287,8 @@ def _try_as_start(
     # any object explains mean patterns better than none; only the right one is better than its conjugate
     taken = gain > 0 and losses["conjugate"] - losses["predicted"] > MIN_GAIN_ON_CONJUGATE * gain
     if taken and recipe.compare_starts:
-        states = {FLAT: flat, AS_GIVEN: deepcopy(level.model.state_dict())}
+        # a calibrated run leaves its direct image out only where a flat object is clearly better
+        states = {AS_GIVEN: deepcopy(level.model.state_dict()), FLAT: flat}
         losses["trial"] = choose_state(level, recipe, holdout, states)
         taken = losses["trial"]["taken"] != FLAT
     if not taken:
