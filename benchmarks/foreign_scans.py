@@ -18,6 +18,7 @@ before the first probe to one step beyond the last, in the axes of the nominal s
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,16 @@ def sample_truth(drawn: ForeignCase, scan: Scan) -> np.ndarray:
     return sample(smooth, pixel, at).reshape(len(line), len(line)).astype(np.float32)
 
 
-def write_foreign(folder: Path, name: str, seed: int, *, size: int = 22) -> Path:
-    """Simulate and write a scan."""
+def write_foreign(
+    folder: Path, name: str, seed: int, *, size: int = 22, electrons: float | None = None
+) -> Path:
+    """Simulate and write a scan, of so many electrons in a pattern in place of those that were drawn."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{seed}.npz"
     if not path.exists():
         drawn = draw_foreign(name, seed, scan=size)
+        if electrons is not None:
+            drawn = replace(drawn, case=replace(drawn.case, electrons=electrons))
         scan = simulate_foreign(drawn)
         about = json.dumps(describe_foreign(drawn))
         np.savez_compressed(path, counts=scan.counts, truth=sample_truth(drawn, scan), about=about)
@@ -89,11 +94,15 @@ def main() -> None:
     parser.add_argument("--set", choices=list(SETS), default="calibrate")
     parser.add_argument("--seeds", type=int, nargs=2, required=True, help="first, and one beyond the last")
     parser.add_argument("--frozen", help="commit that the scans of `judge` are to judge")
+    parser.add_argument("--electrons", type=float, help="in a pattern; default: drawn")
+    parser.add_argument("--nothing-wrong", action="store_true", help="leave out seeds with wrong optics")
     given = parser.parse_args()
     if given.set == "judge" and not given.frozen:
         parser.error("scans of `judge` are made once the code is frozen: give --frozen COMMIT")
     for seed in range(*given.seeds):
-        print(write_foreign(given.folder, given.set, seed), flush=True)
+        if given.nothing_wrong and draw_foreign(given.set, seed).wrong:
+            continue
+        print(write_foreign(given.folder, given.set, seed, electrons=given.electrons), flush=True)
 
 
 if __name__ == "__main__":

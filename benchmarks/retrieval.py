@@ -164,6 +164,7 @@ def reconstructed(sample, dose, seed, thing, epochs):
         "object": thing,
         "probe": PROBE,
         "start": "none",
+        "compare_starts": False,
         "epochs": epochs,
     }
     began = time.process_time()

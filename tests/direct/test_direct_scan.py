@@ -26,9 +26,9 @@ from phaseloom.direct.solve import DirectMethod
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.starts.first_image import make_first_image
 from phaseloom.simulation import simulate
 
 PIXEL, WINDOW, GRID, STEP, SEMIANGLE = 0.2, 64, (32, 32), 0.6, 0.022

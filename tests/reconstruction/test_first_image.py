@@ -9,9 +9,9 @@ import torch
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.scans import canvas
 from phaseloom.reconstruction import protocol
-from phaseloom.reconstruction.first_image import make_first_image, place_on_canvas
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.starts.first_image import make_first_image, place_on_canvas
 from phaseloom.reconstruction.warm_start import describe_direct_start
 from phaseloom.simulation import simulate
 
@@ -77,7 +77,8 @@ def test_a_calibrated_run_begins_with_the_direct_image_if_its_loss_falls(case, t
     direct = job.recipe.found["direct"]
     assert direct["taken"]
     assert direct["predicted"] < min(direct["conjugate"], direct["empty"])
-    assert "taken as the start" in job.start_lines()[-1]
+    assert "direct image taken as given" in job.start_lines()[-1]
+    assert direct["trial"]["losses"]["as given"] < direct["trial"]["losses"]["flat"]
     assert torch.equal(empty.model.object.transmission(), torch.ones_like(empty.model.object.transmission()))
     again = Job.resume(tmp_path / "run", scan=scan)
     assert torch.equal(again.model.object.transmission(), job.model.object.transmission())

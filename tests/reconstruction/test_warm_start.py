@@ -1,4 +1,7 @@
-"""A reconstruction that starts from a predicted object: in its place, only if the data agree, and faster."""
+"""A reconstruction that starts from a predicted object: in its place, only if the data agree, and faster.
+
+Without a trial of both starts (`test_start_race`).
+"""
 
 import sys
 from dataclasses import asdict, replace
@@ -27,6 +30,7 @@ TREE: dict[str, Any] = {
     "prepare": [{"enlarge": {"to": [64, 64], "match": "resample"}}],
     "probe": {"focused": {"semiangle": "20 mrad", "defocus": "90 A", "modes": 1, "soft": True}},
     "start": "none",
+    "compare_starts": False,
     "epochs": 3,
     "device": "cpu",
 }

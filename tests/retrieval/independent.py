@@ -56,7 +56,9 @@ def make_phase(size: int, seed: int = 0) -> np.ndarray:
 
 
 @cache
-def record(detector: Detector, scan: int = 16, electrons: float | None = None) -> tuple[Scan4D, np.ndarray]:
+def record(
+    detector: Detector, scan: int = 16, electrons: float | None = None, *, noise: int = 1
+) -> tuple[Scan4D, np.ndarray]:
     """The scan, and the phase on five pixels to a step from one step before the first probe, to 0.83 1/A."""
     size = int(np.ceil((1.5 * STEP * scan + WINDOW * PIXEL) / PIXEL))
     phase = make_phase(size)
@@ -81,7 +83,7 @@ def record(detector: Detector, scan: int = 16, electrons: float | None = None) -
         far = np.abs(np.fft.fftshift(np.fft.fft2(wave, norm="ortho"))) ** 2
         counts[number] = shares[0] @ far @ shares[1].T
     if electrons is not None:
-        counts = np.random.default_rng(1).poisson(electrons * counts.clip(0)).astype(np.float32)
+        counts = np.random.default_rng(noise).poisson(electrons * counts.clip(0)).astype(np.float32)
     geometry = Geometry(
         wavelength=WAVELENGTH, shape=counts.shape[1:], angle=(detector.angle,) * 2, beam="electron"
     )

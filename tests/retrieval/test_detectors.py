@@ -8,7 +8,13 @@ from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files
 from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.probes.guesses import BeamOptics
-from phaseloom.retrieval.predict_scans import check_prediction, measure_misfit, measure_repeatability
+from phaseloom.retrieval.predict_scans import (
+    check_prediction,
+    measure_misfit,
+    measure_noise,
+    measure_repeatability,
+    predict_halves,
+)
 from phaseloom.retrieval.prediction import Prediction, predict
 from tests.retrieval.independent import DEFOCUS, SEMIANGLE, STEP, Detector, record
 
@@ -104,6 +110,23 @@ def test_a_good_prediction_is_accepted_and_others_are_warned_of():
     assert warnings_of(Detector(), 1e6) == []
     assert "orientation of the detector" in warnings_of(Detector(), 1e6, mirrored=True)[0]
     assert "halves of the electrons agree by" in warnings_of(Detector(), 300)[-1]
+
+
+@pytest.mark.medium
+def test_the_noise_of_a_prediction_is_told_by_frequency():
+    """Against the spread of the predictions of the same specimen from independent counts."""
+    path = find_network("tiny")
+    net, card = weight_files.load_network(path), weight_files.load_card(path)
+    scans = [record(Detector(), electrons=1e4, noise=seed)[0] for seed in range(4)]
+    told = [measure_noise(*predict_halves(net, card, scan, OPTICS)) for scan in scans]
+    phases = np.stack([predict(net, card, scan, OPTICS).phase[8:-8, 8:-8] for scan in scans])
+    true = np.sqrt(((phases - phases.mean(0)) ** 2).sum(0).mean() / (len(scans) - 1))
+    total = np.mean([np.sqrt(np.square(one["noise"]).sum()) for one in told])
+    assert total == pytest.approx(true, rel=0.35)
+    assert told[0]["frequency"] == sorted(told[0]["frequency"])
+    richer = record(Detector(), electrons=1e6)[0]
+    less = measure_noise(*predict_halves(net, card, richer, OPTICS))
+    assert np.square(less["noise"]).sum() < 0.3 * total**2
 
 
 def test_counts_that_are_no_electrons_have_no_halves():

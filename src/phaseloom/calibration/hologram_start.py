@@ -109,18 +109,7 @@ def measure_agreement(model: Ptychography, image: HologramImage, /) -> float:
 
 def measure_power(image: HologramImage, /) -> ObjectPower:
     """Power of the phase of a direct image by frequency, the prior of the object of a run."""
-    taper, pixel = image.holograms.taper(), image.holograms.canvas.pixel
-    phase = (image.phase - image.phase.mean()) * taper
-    area = pixel[0] * pixel[1]
-    density = abs(np.fft.fft2(phase)) ** 2 * area / max(float((taper**2).sum()), 1e-30)
-    rows, columns = (np.fft.fftfreq(n, p) for n, p in zip(phase.shape, pixel, strict=True))
-    width = 2 / (max(phase.shape) * max(pixel))
-    ring = np.round(np.hypot(rows[:, None], columns[None]) / width).astype(int).ravel()
-    last = int(0.5 / max(pixel) / width)
-    mean = np.bincount(ring, density.ravel())[1:last] / np.maximum(np.bincount(ring)[1:last], 1)
-    frequency = np.arange(1, last) * width
-    values = [[float(f"{one:.4g}") for one in column] for column in (frequency, mean.clip(min=1e-30))]
-    return ObjectPower(tuple(values[0]), tuple(values[1]))
+    return ObjectPower.of_phase(image.phase, image.holograms.taper(), image.holograms.canvas.pixel)
 
 
 def _on_detector(scan: Scan4D) -> Scan4D:

@@ -272,6 +272,31 @@ def make_start(
     return torch.polar(torch.ones_like(phase), phase)
 
 
+@torch.no_grad()
+def remove_slow_variations(
+    wave: Complex[Tensor, "*any y x"], pixel: Sequence[float], period: float, /
+) -> Complex[Tensor, "*any y x"]:
+    """A transmission without variations of its phase that are slower than a period, of which half is left.
+
+    The phase of the transmission as smoothed by a Gaussian is taken away, so that phases may be wrapped.
+
+    Args:
+        wave: on a canvas, one around the scan.
+        pixel: (y, x), angstrom.
+        period: angstrom.
+
+    Example:
+        >>> slow = torch.polar(torch.ones(1, 64), 0.3 * torch.cos(torch.arange(64) * 2 * torch.pi / 32)[None])
+        >>> remove_slow_variations(slow, (1.0, 1.0), 8.0).angle().abs().max().item() < 0.02
+        True
+    """
+    sides = zip(wave.shape[-2:], pixel, strict=True)
+    rows, columns = (torch.fft.fftfreq(n, p, dtype=wave.real.dtype, device=wave.device) for n, p in sides)
+    kernel = 0.5 ** ((rows[:, None] ** 2 + columns**2) * period**2)
+    smooth = torch.fft.ifft2(torch.fft.fft2(wave) * kernel)
+    return wave * torch.polar(torch.ones_like(smooth.real), -smooth.angle())
+
+
 def resample_field(
     field: Shaped[Tensor, "*batch y x"], shape: tuple[int, int], /
 ) -> Complex[Tensor, "*batch v u"]:

@@ -21,11 +21,11 @@ from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.ptycho.batches import largest_piece
 from phaseloom.reconstruction import preflight as foresight
-from phaseloom.reconstruction.first_image import has_direct_image
 from phaseloom.reconstruction.level import Level, build_levels, last_epochs, make_batches
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import none, sweep
+from phaseloom.reconstruction.starts.first_image import has_direct_image
 from phaseloom.runs import memory as _memory
 from phaseloom.spec import Call, knobs
 from phaseloom.units import ENERGY, LENGTH

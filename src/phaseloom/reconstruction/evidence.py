@@ -25,9 +25,9 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.outcome import Doubt, Verdict
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.reconstruction.first_image import compute_stated_defocus
 from phaseloom.reconstruction.level import Level, fit_level, split_patterns
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.starts.first_image import compute_stated_defocus
 from phaseloom.units import LENGTH
 
 __all__ = [

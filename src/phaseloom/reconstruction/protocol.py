@@ -5,7 +5,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cached_property
@@ -47,7 +47,6 @@ from phaseloom.plot.cards import draw_waves, write_card
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction import advice, result_builder, warm_start
 from phaseloom.reconstruction.evidence import Evidence
-from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.level import (
     EPOCHS_BETWEEN_MISFITS,
     MIN_PATTERNS_ON_PLACE,
@@ -78,6 +77,7 @@ from phaseloom.reconstruction.run_folder import (
     save_snapshot,
 )
 from phaseloom.reconstruction.start import Start
+from phaseloom.reconstruction.starts.first_image import make_first_image
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
@@ -230,10 +230,7 @@ class Job:
             recipe, data = find_near_field(recipe, data)  # magnification and distance of holograms
             settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation
             job = cls(settled, data, start, lock)  # model, likelihood, optimiser
-            if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
-                job.recorded = warm_start.judge(job.finest, job.recorded, job.holdout, given=recipe.rates)
-            else:  # prior and start of the object from its direct image
-                job.recorded = job._use_direct_image()
+            job.recorded = job._settle_object(recipe.rates)  # a given object, a direct image, or a flat one
             job.recipe = job.recorded
             job.save_recipe()
         return job
@@ -340,6 +337,8 @@ class Job:
         job = cls(recipe, data, None, lock)
         if snapshot is not None:
             job._load(snapshot, folder / EVENTS_NAME)
+        elif recipe.object.name == "predicted" and recipe.compare_starts:
+            warm_start.count_start(job.finest, job.holdout)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
         elif recipe.found.get("direct") or recipe.found.get("holograms"):
@@ -420,7 +419,7 @@ class Job:
         masked = [*([found["mask"]] if "mask" in found else []), *prior]
         masked += found.get("holograms", {}).get("lines", [])
         if found.get("start") is not None:
-            return [*masked, warm_start.describe_losses(**found["start"])]
+            return [*masked, warm_start.describe_first_object(found["start"])]
         if self.start is None:
             return masked
         return masked + self.start.lines(
@@ -532,6 +531,17 @@ class Job:
         if kept is not None:
             self.finest.model.load_state_dict(kept)
         return image
+
+    def _settle_object(self, given: Collection[str]) -> Reconstruct:
+        """Begin with the object of the recipe, a direct image, or a flat object; the recipe with that."""
+        wanted = self.recorded.object.name
+        if wanted not in warm_start.WORDS:
+            return self._use_direct_image()
+        recipe = warm_start.settle_start(self.finest, self.recorded, self.holdout, given=given)
+        if recipe.object.name != wanted:  # the canvas of a stored object may be wider
+            self.level = self._build_finest(recipe, self.scan)
+            self.levels = [self.level]
+        return recipe
 
     def _use_direct_image(self) -> Reconstruct:
         if (image := self.hologram_image) is not None:

@@ -167,6 +167,10 @@ class Reconstruct(ScanRecipe):
         object_prior: what holds down noise that few electrons leave in the object: its power as the direct
             image of an electron scan shows it (``direct``), or nothing (``none``); ``auto``: the former after
             a calibration.
+        compare_starts: whether an object that is known before the first epoch (a prediction, one from a file,
+            a direct image of a far field) is compared with a flat one in a short trial; ``false``: a
+            prediction or direct image is taken if it explains the patterns better than no object, a file
+            always.
         batch: how patterns are grouped; with gauss_newton their overlap gives the size.
         outputs: files written besides result and report.
         epochs: at most.
@@ -209,6 +213,7 @@ class Reconstruct(ScanRecipe):
     shape: Call = part(SHAPE_MODULE, "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
     object_prior: Literal["auto", "direct", "none"] = "auto"
+    compare_starts: bool = Field(True, strict=True)
     batch: Call = part("phaseloom.ptycho.batches", "random")
     outputs: tuple[Call, ...] = part("phaseloom.export", ())
     epochs: int = Field(20, ge=1, le=MAX_EPOCHS, strict=True)
@@ -272,7 +277,8 @@ class Reconstruct(ScanRecipe):
         changed["noise"] = self.noise_of(scan)
         if self.uses_engine and self.shape == Call(SHAPE_MODULE, "cosine"):  # the default of a file
             changed["shape"] = Call(SHAPE_MODULE, "constant")
-        if self.object.name == "predicted" and "patience" not in self.model_fields_set:
+        is_forced = self.object.name == "predicted" and not self.compare_starts
+        if is_forced and "patience" not in self.model_fields_set:
             changed["patience"] = PATIENCE_OF_PREDICTED_OBJECT
         if found is not None:
             if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:

@@ -64,7 +64,7 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
 
 FREE_SETTINGS = frozenset(
     {"file", "read", "epochs", "patience", "rates", "changes", "steered", "shape", "snapshots", "outputs"}
-    | {"device", "title"}
+    | {"device", "title", "compare_starts"}
 )
 """Settings that may be others when a run is resumed; the model and what is known of the scan stay."""
 

@@ -27,6 +27,7 @@ from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.probes.guesses import BeamOptics, read_beam_optics
+from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.evaluate import RIM_PIXELS
@@ -46,6 +47,7 @@ __all__ = [
     "check_prediction",
     "find_missing",
     "measure_misfit",
+    "measure_noise",
     "measure_repeatability",
     "plot_prediction",
 ]
@@ -69,6 +71,7 @@ MIN_REPEATABILITY_OF_LINEAR = 0.95
 
 
 PATTERNS_AT_ONCE = 64  # patterns that are modelled together
+MIN_PIXELS_OF_SPECTRUM = 16  # of a side of an image, rims left out, to tell noise by frequency
 MIN_PROBE_WINDOW = 48  # pixels of the window of the probe, at least
 MIN_MODEL_SEMIANGLES = 3.5  # semiangles that the model reaches over, at least, from edge to edge
 
@@ -86,6 +89,7 @@ class ScanPrediction:
         warnings: why the prediction should be doubted, in sentences.
         repeatability: see `measure_repeatability`.
         facts: of the scan (`phaseloom.data.known_files.describe_scan`).
+        noise: by spatial frequency, see `measure_noise`.
     """
 
     prediction: Prediction
@@ -96,6 +100,7 @@ class ScanPrediction:
     warnings: list[str] = field(default_factory=list)
     repeatability: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    noise: Mapping[str, Sequence[float]] | None = None
 
 
 def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | None = None) -> ScanPrediction:
@@ -116,10 +121,12 @@ def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | Non
     scan = recipe.scan()
     optics = read_beam_optics(recipe.probe)
     prediction = predict(net, card, scan, optics, dose=dose)
-    again = measure_repeatability(net, card, scan, optics, dose=dose)
+    halves = predict_halves(net, card, scan, optics, dose=dose)
+    again = None if halves is None else correlate_halves(*halves)
+    noise = None if halves is None else measure_noise(*halves)
     found, doubts = check_prediction(prediction, scan, again, linear=isinstance(net, LinearRecovery))
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
-    return ScanPrediction(prediction, found, card, recipe, made, doubts, again, describe_scan(scan))
+    return ScanPrediction(prediction, found, card, recipe, made, doubts, again, describe_scan(scan), noise)
 
 
 def measure_repeatability(
@@ -138,15 +145,64 @@ def measure_repeatability(
 
     Arguments and errors as of `phaseloom.retrieval.prediction.predict`.
     """
+    halves = predict_halves(net, card, scan, optics, dose=dose)
+    return None if halves is None else correlate_halves(*halves)
+
+
+def predict_halves(
+    net: nn.Module,
+    card: Mapping[str, Any],
+    scan: Scan4D,
+    optics: BeamOptics | None = None,
+    /,
+    *,
+    dose: float | None = None,
+) -> tuple[Prediction, Prediction] | None:
+    """The predictions from two halves of the electrons, or ``None`` where counts cannot be halved.
+
+    Arguments and errors as of `phaseloom.retrieval.prediction.predict`.
+    """
     half = None if dose is None else dose / 2
     try:
-        phases = [predict(net, card, thin(scan, which=which), optics, dose=half).phase for which in (0, 1)]
+        first, second = (predict(net, card, thin(scan, which=one), optics, dose=half) for one in (0, 1))
     except BadInput:
         return None
-    inner = [phase[RIM_PIXELS:-RIM_PIXELS, RIM_PIXELS:-RIM_PIXELS].ravel() for phase in phases]
+    return first, second
+
+
+def correlate_halves(first: Prediction, second: Prediction, /) -> float | None:
+    """See `measure_repeatability`."""
+    inner = [_without_rim(one.phase).ravel() for one in (first, second)]
     if inner[0].size == 0 or min(float(part.std()) for part in inner) == 0.0:
         return None
     return float(np.corrcoef(np.stack(inner))[0, 1])
+
+
+def measure_noise(first: Prediction, second: Prediction, /) -> dict[str, list[float]] | None:
+    """Counting noise of a prediction by spatial frequency, from those of two halves of the electrons.
+
+    Half of the difference of both has the noise of their mean, and so about that of the prediction from all
+    electrons. What both share is not seen: slow variations that a network takes from the wrong parabola
+    of a descan, say, repeat. ``None`` of images too small to tell.
+
+    Returns:
+        ``frequency`` of rings, cycles per angstrom; ``phase`` and ``noise``, root mean squares of the phase
+        (with its noise) and of the noise that the frequencies of a ring have, radian.
+    """
+    inner = [_without_rim(one.phase).astype(np.float64) for one in (first, second)]
+    if min(inner[0].shape) < MIN_PIXELS_OF_SPECTRUM:
+        return None
+    taper = np.outer(*(np.hanning(n) for n in inner[0].shape))
+    images = {"phase": (inner[0] + inner[1]) / 2, "noise": (inner[0] - inner[1]) / 2}
+    powers = {name: ObjectPower.of_phase(one, taper, first.pixel) for name, one in images.items()}
+    frequency = np.array(powers["phase"].frequency)
+    area = 2 * math.pi * frequency * frequency[0]
+    rings = {name: np.sqrt(np.array(power.density) * area) for name, power in powers.items()}
+    return {"frequency": frequency.tolist(), **{name: one.tolist() for name, one in rings.items()}}
+
+
+def _without_rim(phase: np.ndarray) -> np.ndarray:
+    return phase[RIM_PIXELS:-RIM_PIXELS, RIM_PIXELS:-RIM_PIXELS]
 
 
 @torch.no_grad()
@@ -307,6 +363,9 @@ def _write_h5(outcome: ScanPrediction, path: Path) -> None:
             file.create_dataset(name, data=getattr(made, name)).attrs["units"] = "angstrom"
         file.create_dataset("rotation", data=made.rotation).attrs["units"] = "radian"
         file["told"] = made.told
+        for name, values in (outcome.noise or {}).items():
+            ring = file.create_dataset(f"by_frequency/{name}", data=values)
+            ring.attrs["units"] = "1/angstrom" if name == "frequency" else "radian"
         file.attrs["phaseloom_prediction"] = 1
         file.attrs["model"] = made.model
         file.attrs["semiangle"] = made.semiangle

@@ -279,7 +279,7 @@ def _find_warm_start(plan: Plan, part: str) -> dict[str, Any]:
     for section in {"object", "probe"} - searched:
         kind = {key: value for key, value in getattr(plan.base, section).values.items() if key == "kind"}
         out[section] = {"from_file": {"path": str(file), **kind}}
-    return out
+    return out | ({"compare_starts": False} if "object" in out else {})  # what is asked for is not judged
 
 
 def _refuse_overridden(recipe: Any, run: Trial, params: Mapping[str, Any]) -> None:

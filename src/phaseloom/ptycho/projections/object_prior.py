@@ -9,6 +9,7 @@ many electrons nothing is changed. Where the object under way has far more power
 counting leaves, its own power counts: what a weak object explains may fall short of a strong one.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,36 @@ class ObjectPower:
     def of(cls, table: Mapping[str, Sequence[float]], /) -> "ObjectPower":
         """From `to_table`."""
         return cls(tuple(table["frequency"]), tuple(table["density"]))
+
+    @classmethod
+    def of_phase(
+        cls,
+        phase: Float[np.ndarray, "y x"],
+        taper: Float[np.ndarray, "y x"],
+        pixel: tuple[float, float],
+        /,
+        *,
+        highest: float | None = None,
+    ) -> "ObjectPower":
+        """By rings of the spectrum of a phase, which a taper brings to zero at the edges.
+
+        Args:
+            phase: radian.
+            taper: from one in the middle to zero at the edges.
+            pixel: (y, x), angstrom.
+            highest: frequency of the last ring, cycles per angstrom; default: that of the pixels.
+        """
+        tapered = (phase - phase.mean()) * taper
+        area = pixel[0] * pixel[1]
+        density = abs(np.fft.fft2(tapered)) ** 2 * area / max(float((taper**2).sum()), 1e-30)
+        rows, columns = (np.fft.fftfreq(n, p) for n, p in zip(phase.shape, pixel, strict=True))
+        width = RING_WIDTH / (max(phase.shape) * max(pixel))
+        ring = np.round(np.hypot(rows[:, None], columns[None]) / width).astype(int).ravel()
+        last = int(min(highest or math.inf, 0.5 / max(pixel)) / width)
+        mean = np.bincount(ring, density.ravel())[1:last] / np.maximum(np.bincount(ring)[1:last], 1)
+        frequency = np.arange(1, last) * width
+        values = [[float(f"{one:.4g}") for one in column] for column in (frequency, mean.clip(min=1e-30))]
+        return cls(tuple(values[0]), tuple(values[1]))
 
     def to_table(self) -> dict[str, list[float]]:
         """As a parameter file keeps it."""

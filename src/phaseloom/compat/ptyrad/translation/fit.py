@@ -77,6 +77,7 @@ def translate_fit(project: Project, /) -> dict[str, Any]:
         "noise": "none",
         "penalties": _translate_losses(project),
         "start": "none",
+        **({} if project.init["obj_source"] == "simu" else {"compare_starts": False}),
         "rates": _translate_rates(project),
         "optimizer": translate_optimizer(project),
         "shape": translate_scheduler(project),

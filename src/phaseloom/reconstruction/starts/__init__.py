@@ -1,0 +1,1 @@
+"""What a reconstruction may begin with: a first image, and trials that compare starts."""
