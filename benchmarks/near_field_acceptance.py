@@ -68,6 +68,19 @@ def run_case(data: Scan4D, case: NearFieldCase, truth: dict, settings: dict) -> 
     return row
 
 
+def count_verdicts(runs: list[dict]) -> dict[str, int]:
+    """How many runs are right, called so though they are not, and not called so though they are."""
+    converged = [run["verdict"] == "converged" for run in runs]
+    right = [run["right"] for run in runs]
+    alike = [run["correlation"] >= MIN_CORRELATION for run in runs]
+    return {
+        "right": sum(right),
+        "converged_but_wrong": sum(c and not r for c, r in zip(converged, right, strict=True)),
+        "right_but_not_converged": sum(r and not c for c, r in zip(converged, right, strict=True)),
+        "right_image": sum(alike),
+    }
+
+
 def main() -> None:
     """Run all, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -78,26 +91,36 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    rows = []
-    for seed in range(*given.seeds):
-        case = draw_case(seed)
-        scan = simulate_case(case)
-        data = read_known(case, scan)
-        row = {"seed": seed, "specimen": case.specimen, "magnification": round(case.magnification, 1)}
-        row |= {"fresnel": round(case.fresnel, 3), "counts": round(case.counts), "fills": case.fills}
-        row["stated_pixel_error"] = round(data.geometry.pixel[0] / case.pixel - 1, 4)
-        row["stated_distance_error"] = round(data.geometry.flight / case.flight - 1, 4)
-        row["found"] = run_case(data, case, scan.truth, {"epochs": given.epochs})
-        if given.compare:
-            row["as_stated"] = run_case(data, case, scan.truth, {"epochs": given.epochs, "start": "none"})
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        runs = [row["found"] for row in rows]
-        summary = {"commit": commit.stdout.strip(), "scans": len(rows)}
-        summary["right"] = sum(run["right"] for run in runs)
-        summary["converged_but_wrong"] = sum(r["verdict"] == "converged" and not r["right"] for r in runs)
-        summary["rows"] = rows
-        given.out.write_text(json.dumps(summary, indent=1))
+    rows = [{"seed": seed} for seed in range(*given.seeds)]
+    settings = {"found": {}, **({"as_stated": {"start": "none"}} if given.compare else {})}
+    for name, setting in settings.items():
+        for row in rows:
+            case = draw_case(row["seed"])
+            scan = simulate_case(case)
+            data = read_known(case, scan)
+            row.update(describe_case(case, data))
+            row[name] = run_case(data, case, scan.truth, {"epochs": given.epochs, **setting})
+            print(json.dumps(row), flush=True)
+            given.out.write_text(json.dumps(summarise(rows, commit.stdout.strip()), indent=1) + "\n")
+
+
+def describe_case(case: NearFieldCase, data: Scan4D) -> dict:
+    """What a row says of its scan."""
+    row = {"specimen": case.specimen, "magnification": round(case.magnification, 1)}
+    row |= {"fresnel": round(case.fresnel, 3), "counts": round(case.counts), "fills": case.fills}
+    row |= {"absorption": case.absorption}
+    row["stated_pixel_error"] = round(data.geometry.pixel[0] / case.pixel - 1, 4)
+    row["stated_distance_error"] = round(data.geometry.flight / case.flight - 1, 4)
+    return row
+
+
+def summarise(rows: list[dict], commit: str) -> dict:
+    """The table with its counts, of the scans that are done; those as stated apart."""
+    done = {name: [row[name] for row in rows if name in row] for name in ("found", "as_stated")}
+    summary = {"commit": commit, "scans": len(done["found"]), **count_verdicts(done["found"])}
+    if done["as_stated"]:
+        summary["as_stated"] = {"scans": len(done["as_stated"]), **count_verdicts(done["as_stated"])}
+    return {**summary, "rows": rows}
 
 
 if __name__ == "__main__":

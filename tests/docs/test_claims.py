@@ -78,7 +78,7 @@ TYPED = {
     "engines": 7,
     "files": 1,
     "first": 2,
-    "howto-near-field": 13,
+    "howto-near-field": 11,
     "howto-slices-modes": 9,
     "hyperparameters": 1,
     "install": 1,

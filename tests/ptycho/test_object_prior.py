@@ -53,6 +53,23 @@ def test_between_rings_power_is_a_power_law_and_beyond_it_falls():
     assert ObjectPower.of(power.to_table()) == power
 
 
+def test_a_modulus_of_less_power_is_held_down_by_more_and_the_phase_is_not():
+    model, other = make_model(200.0), make_model(200.0)
+    noise, scanned = measure_noise(model)
+    flat = ((0.01, 10.0), (0.3 * noise * PIXEL**2,) * 2)
+    draw = np.random.default_rng(4)
+    shape = model.object.wave.shape
+    wave = torch.as_tensor(np.exp(0.02 * draw.normal(size=shape) + 0.05j * draw.normal(size=shape)))
+    for one, power in ((model, ObjectPower(*flat)), (other, ObjectPower(*flat, modulus=0.01))):
+        one.object.set_transmission(wave.to(torch.complex64))
+        apply_object_prior(one, power)
+    usual, held = (one.object.wave.detach()[..., scanned] for one in (model, other))
+    np.testing.assert_allclose(held.angle(), usual.angle(), atol=1e-5)
+    assert held.abs().log().std() < 0.1 * usual.abs().log().std()
+    power = ObjectPower((0.1, 0.2), (4.0, 1.0), 0.01)
+    assert ObjectPower.of(power.to_table()) == power
+
+
 def test_the_fall_beyond_the_rings_is_that_of_the_outer_ones():
     frequency = np.array([0.1, 0.5, 0.6, 0.7, 0.8, 0.9])
     power = ObjectPower(tuple(frequency), tuple(frequency**-5.0))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy.fft
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -18,8 +19,9 @@ from torch import Tensor
 from phaseloom.calibration.near_field import NearFieldEstimate, estimate_near_field
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.holograms import HologramImage, reconstruct_holograms
+from phaseloom.direct.holograms import USUAL_RATIO, HologramImage, reconstruct_holograms
 from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
@@ -27,8 +29,8 @@ from phaseloom.ptycho.probes.guesses import build_probe, enlarge_wave
 from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.spec import Call
 
-__all__ = ["has_hologram_start", "measure_agreement", "measure_power", "search_near_field"]
-__all__ += ["start_from_holograms"]
+__all__ = ["has_hologram_start", "is_hologram_scan", "is_one_material_due", "make_hologram_image"]
+__all__ += ["measure_agreement", "measure_power", "search_near_field", "start_from_holograms", "widen_window"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,19 @@ MIN_PATTERNS = 9
 MAX_HEIGHT_SPREAD = 0.05
 """Of positions along the beam over the effective distance; above it one hologram does not stand for all."""
 
+MIN_EDGE_LIGHT = 0.15
+"""Light at the detector's weakest edge over bright light, from which on a beam fills it."""
+
+SHARE_OF_SPREAD = 0.8
+MIN_MARGIN = 8
+"""Pixels around such a detector: a share of ``wavelength z / pixel^2``, over which twice the finest fringes
+reach, and some at least."""
+
+PATTERNS_OF_EDGE = 50
+
+MIN_RATIO_OF_PRIOR = 0.03
+"""Of ``beta / delta``, with which the prior of a run expects the modulus at least."""
+
 LIT = 0.3
 """Share of typical light from which on images are compared."""
 
@@ -46,7 +61,12 @@ def has_hologram_start(recipe: Any, scan: Scan4D, /) -> bool:
     """Whether a run begins with a hologram image: a near field, the automatic start, nothing of it given."""
     own_probe = recipe.probe.name == "from_patterns" or (recipe.probe.name == "auto" and scan.probe is None)
     plain = recipe.object.name == "pixels" and int(recipe.object.values.get("slices") or 1) == 1
-    if not (scan.geometry.near and recipe.start.name == "sweep" and own_probe and plain):
+    return recipe.start.name == "sweep" and own_probe and plain and is_hologram_scan(scan)
+
+
+def is_hologram_scan(scan: Scan4D, /) -> bool:
+    """Whether a direct image of holograms can be made: a near field of several patterns at one height."""
+    if not scan.geometry.near:
         return False
     spread = 0.0 if scan.heights is None else float(np.ptp(scan.heights))
     return len(scan) >= MIN_PATTERNS and spread < MAX_HEIGHT_SPREAD * abs(scan.geometry.flight)
@@ -66,14 +86,43 @@ def search_near_field(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, NearFi
     return recipe.model_copy(update={"prepare": (*before, step, *later)}), step(scan), found
 
 
-@torch.no_grad()
-def start_from_holograms(model: Ptychography, scan: Scan4D, /) -> HologramImage | None:
-    """Give a model the direct image and the illumination of its scan; ``None`` where there are none."""
+def widen_window(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, list[str]]:
+    """Model a beam that fills the detector on a window with room for what comes from outside, and say so."""
+    shape = scan.geometry.shape
+    if scan.modelled is not None or _measure_edge_light(scan) < MIN_EDGE_LIGHT:
+        return recipe, scan, []
+    geometry = scan.geometry
+    spread = geometry.wavelength * abs(geometry.flight) / min(geometry.pixel) ** 2  # pixels
+    margin = math.ceil(min(max(SHARE_OF_SPREAD * spread, MIN_MARGIN), min(shape) / 7))
+    to = tuple(int(scipy.fft.next_fast_len(n + 2 * margin) or n) for n in shape)
+    step = Call(prepare.__name__, "enlarge", {"to": [*to]})
+    text = f"the beam fills the detector: modelled on {to[0]} x {to[1]} pixels (prepare: enlarge)"
+    log.info("near field: %s", text)
+    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), step(scan), [text]
+
+
+def _measure_edge_light(scan: Scan4D) -> float:
+    """Counts along the weakest edge of the detector over those of a bright place."""
+    few = np.linspace(0, len(scan) - 1, min(len(scan), PATTERNS_OF_EDGE)).astype(int)
+    mean = np.where(scan.mask, np.asarray(scan.counts[few], np.float64).mean(0), np.nan)
+    edges = (mean[:3], mean[-3:], mean[:, :3], mean[:, -3:])
+    with np.errstate(invalid="ignore"):
+        light = [float(np.nanmedian(edge)) for edge in edges if np.isfinite(edge).any()]
+    return min(light, default=0.0) / max(float(np.nanpercentile(mean, 90)), 1e-30)
+
+
+def make_hologram_image(scan: Scan4D, /, ratio: float = USUAL_RATIO) -> HologramImage | None:
+    """The direct image of a scan, with ``beta / delta``; ``None``, and a warning, where there is none."""
     try:
-        image = reconstruct_holograms(_on_detector(scan))
+        return reconstruct_holograms(_on_detector(scan), ratio=ratio)
     except BadInput as problem:
         log.warning("near field: no direct image to begin with: %s", problem)
         return None
+
+
+@torch.no_grad()
+def start_from_holograms(model: Ptychography, scan: Scan4D, image: HologramImage, /) -> None:
+    """Give a model a direct image and the illumination of its scan."""
     there = model.object.transmission()
     wave = _place(image, model).to(there)
     model.object.set_transmission(wave.expand_as(there))
@@ -86,7 +135,12 @@ def start_from_holograms(model: Ptychography, scan: Scan4D, /) -> HologramImage 
         modes = probe.modes()
         guess = build_probe(scan, enlarge_wave(fly(light, kernel), scan), len(modes))
         probe.set_modes(guess.modes().to(modes))
-    return image
+
+
+def is_one_material_due(model: Ptychography, /) -> bool:
+    """Whether `phaseloom.calibration.one_material` serves: a free probe, one height, one process."""
+    is_plain = type(model.probe) is Probe and model.heights is None and len(model.object.occupancy) == 1
+    return is_plain and team().world_size == 1
 
 
 @torch.no_grad()
@@ -109,7 +163,8 @@ def measure_agreement(model: Ptychography, image: HologramImage, /) -> float:
 
 def measure_power(image: HologramImage, /) -> ObjectPower:
     """Power of the phase of a direct image by frequency, the prior of the object of a run."""
-    return ObjectPower.of_phase(image.phase, image.holograms.taper(), image.holograms.canvas.pixel)
+    power = ObjectPower.of_phase(image.phase, image.holograms.taper(), image.holograms.canvas.pixel)
+    return replace(power, modulus=float(f"{max(image.ratio, MIN_RATIO_OF_PRIOR) ** 2:.4g}"))
 
 
 def _on_detector(scan: Scan4D) -> Scan4D:

@@ -251,6 +251,7 @@ def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
     plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
     known = recipe.object.name in ("predicted", "from_file")
     known = known or recipe.found.get("direct", {}).get("taken", False)
+    known = known or ("holograms" in recipe.found and not multigrid.count_finer_grids(finest.scan))
     plain = plain and not known  # a start that has fine detail already
     usual = max(1, multigrid.count_finer_grids(finest.scan))
     count = plain * usual if recipe.levels is None else recipe.levels

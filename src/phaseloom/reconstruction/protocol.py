@@ -4,10 +4,10 @@
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,20 @@ from phaseloom.calibration.calibrate import (
 )
 from phaseloom.calibration.hologram_start import (
     has_hologram_start,
+    is_hologram_scan,
+    is_one_material_due,
+    make_hologram_image,
     measure_power,
     search_near_field,
     start_from_holograms,
+    widen_window,
 )
+from phaseloom.calibration.one_material import RatioEvidence, compare_ratios, fit_one_material
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
 from phaseloom.data.growing.growing_scan import GrowingScan
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.holograms import HologramImage
+from phaseloom.direct.holograms import USUAL_RATIO, HologramImage
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device
@@ -96,6 +101,9 @@ from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
 
 log = logging.getLogger(__name__)
+
+EPOCHS_BEFORE_MATERIAL = 16
+"""Of a near-field run before an object of one material is fitted: they find the positions."""
 
 
 def reconstruct(
@@ -241,6 +249,7 @@ class Job:
         self._lock = lock or nullcontext()
         self.ended = None
         self._evidence: tuple[int, Evidence] | None = None
+        self._ratio_evidence: tuple[int, RatioEvidence] | None = None
         self.level = self._build_finest(recipe, scan)
         self.levels = [self.level]
         recipe = _settle_holdout(recipe, self.model)
@@ -356,6 +365,22 @@ class Job:
         if self._evidence is None or self._evidence[0] != self.progress.epoch:
             self._evidence = self.progress.epoch, result_builder.gather_evidence(self)
         return self._evidence[1]
+
+    @property
+    def ratio_evidence(self) -> RatioEvidence | None:
+        """Whether a near-field run tells phase from absorption; ``None`` of others and of phase objects."""
+        said = self.recorded.found.get("holograms")
+        is_free = (
+            self.wants_evidence and self.model.object.kind != "phase" and is_one_material_due(self.model)
+        )
+        if said is None or not is_free:
+            return None
+        if self._ratio_evidence is None or self._ratio_evidence[0] != self.progress.epoch:
+            level = self.level
+            parts = level.model, level.likelihood, level.scan.window
+            found = compare_ratios(*parts, said.get("ratio", USUAL_RATIO), patterns=self.training)
+            self._ratio_evidence = self.progress.epoch, found
+        return self._ratio_evidence[1]
 
     @cached_property
     def _direct_image(self) -> DirectResult | None:
@@ -515,22 +540,19 @@ class Job:
         del self.levels, self.level  # memory for the new ones
         self.levels = [self._build_finest(self.recorded, scan)]
         self._load(folder / SNAPSHOT_NAME, folder / EVENTS_NAME)
-        self._evidence = None
+        self._evidence = self._ratio_evidence = None
 
     @property
     def hologram_image(self) -> HologramImage | None:
-        """The direct image that a near-field run began with; ``None`` of others."""
+        """The direct image that a near-field run is compared with; ``None`` of others."""
         return self._hologram_image
 
     @cached_property
     def _hologram_image(self) -> HologramImage | None:
-        if "holograms" not in self.recorded.found:
-            return None
-        kept = None if not self.progress.history else deepcopy(self.finest.model.state_dict())
-        image = start_from_holograms(self.finest.model, self.finest.scan)
-        if kept is not None:
-            self.finest.model.load_state_dict(kept)
-        return image
+        said = self.recorded.found.get("holograms")
+        if said is not None:
+            return make_hologram_image(self.finest.scan, said.get("ratio", USUAL_RATIO))
+        return make_hologram_image(self.finest.scan) if is_hologram_scan(self.finest.scan) else None
 
     def _settle_object(self, given: Collection[str]) -> Reconstruct:
         """Begin with the object of the recipe, a direct image, or a flat object; the recipe with that."""
@@ -544,16 +566,32 @@ class Job:
         return recipe
 
     def _use_direct_image(self) -> Reconstruct:
-        if (image := self.hologram_image) is not None:
-            if self.recorded.object_prior == "none":
-                return self.recorded
-            power = measure_power(image)
-            self.finest.power = power
-            return self.recorded.model_copy(
-                update={"found": self.recorded.found | {"power": power.to_table()}}
-            )
+        if "holograms" in self.recorded.found:
+            return self._use_holograms()
         image = lambda: self.first_image  # noqa: E731
         return warm_start.use_direct_image(self.finest, self.recorded, self.holdout, make_image=image)
+
+    def _use_holograms(self) -> Reconstruct:
+        """Begin with the direct image of holograms, with an object of one material fitted from there."""
+        level, recipe = self.finest, self.recorded
+        if (image := make_hologram_image(level.scan)) is None:
+            return recipe
+        start_from_holograms(level.model, level.scan, image)
+        if is_one_material_due(level.model):
+            changes = {"epochs": EPOCHS_BEFORE_MATERIAL, "patience": None, "changes": ()}
+            short = recipe.model_copy(update=changes)
+            first = Level.of(short, level.scan, level.model)
+            patterns = self.training, self.holdout
+            deque(fit_level(first, short, patterns, EPOCHS_BEFORE_MATERIAL), maxlen=0)
+            stated = 0.0 if level.model.object.kind == "phase" else None
+            knobs = {"patterns": self.training, "ratio": stated}  # those held out have to stay unseen
+            found = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
+            image = make_hologram_image(level.scan, found.ratio) or image
+            recipe = _record_ratio(recipe, found.ratio)
+        if recipe.object_prior == "none":
+            return recipe
+        level.power = measure_power(image)
+        return recipe.model_copy(update={"found": recipe.found | {"power": level.power.to_table()}})
 
     @staticmethod
     def _build_finest(recipe: Reconstruct, scan: Scan4D) -> Level:
@@ -680,6 +718,14 @@ class Job:
             save_result(self.ended, folder)
 
 
+def _record_ratio(recipe: Reconstruct, ratio: float) -> Reconstruct:
+    """The recipe with what a fit of one material found."""
+    said = recipe.found["holograms"]
+    lines = [*said["lines"], f"beta / delta: {ratio:.2g} (object of one material)"]
+    changed = {**said, "lines": lines, "ratio": float(f"{ratio:.4g}")}
+    return recipe.model_copy(update={"found": recipe.found | {"holograms": changed}})
+
+
 def calibrate(
     recipe: Reconstruct, scan: Scan4D, /, *, estimators: Sequence[Estimator] = DEFAULT_ESTIMATORS
 ) -> Calibration:
@@ -720,7 +766,10 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
     if not has_hologram_start(recipe, scan):
         return recipe, scan
     changed, scan, found = search_near_field(recipe, scan)
-    said = {"lines": found.lines(), "is_shown": found.flight is not None}
+    changed, scan, widened = widen_window(changed, scan)
+    said = {"lines": [*found.lines(), *widened], "is_shown": found.flight is not None, "ratio": USUAL_RATIO}
+    said["distance_change"] = round(found.geometry.flight / found.stated.flight - 1, 4)
+    said["is_pixel_shown"] = found.scale is not None or math.isinf(scan.geometry.focus or math.inf)
     return changed.model_copy(update={"found": changed.found | {"holograms": said}}), scan
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from phaseloom.calibration.hologram_start import measure_agreement
+from phaseloom.calibration.one_material import RatioEvidence
 from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.holograms import HologramImage
@@ -90,6 +91,11 @@ class Underway(Protocol):
     @property
     def hologram_image(self) -> HologramImage | None:
         """The direct image that a near-field run began with."""
+        ...
+
+    @property
+    def ratio_evidence(self) -> RatioEvidence | None:
+        """Whether a near-field run tells phase from absorption; ``None`` of others."""
         ...
 
     @property
@@ -219,6 +225,8 @@ def judge_run(job: Underway, /) -> Judgement:
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
     doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job))
+    if not doubts and judgement.verdict is Verdict.CONVERGED and job.ratio_evidence is not None:
+        doubts = _doubt_ratio(job.ratio_evidence)
     if not doubts and job.evidence.is_confirmed:
         return judge(is_start_confirmed=True)
     return verdicts.add_doubts(judgement, doubts)
@@ -228,19 +236,54 @@ MIN_HOLOGRAM_AGREEMENT = 0.85
 """Correlation with its direct image below which a near-field run is doubted; right ones have 0.9 and more."""
 
 
-def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
-    """What a near-field run that began with its direct image leaves open."""
-    said = job.recipe.found.get("holograms")
-    if said is None or not job.wants_evidence or (image := job.hologram_image) is None:
+MAX_DISTANCE_CHANGE = 0.16
+"""Share by which rings may correct a distance without a doubt: one that was 7 % off became 20 % off."""
+
+MIN_GAIN_OF_RATIO = 0.002
+"""Loss in units of shot noise by which another ratio has to be worse. It was 0.0025 to 0.14 of scans whose
+distance and image were right, and up to 0.0015 where the ratio was wrong."""
+
+MAX_AGREEMENT_OF_RATIOS = 0.99
+"""Correlation of the images with both ratios, above which it does not matter."""
+
+
+def _doubt_ratio(found: RatioEvidence) -> tuple[Doubt, ...]:
+    """Whether phase and absorption of a near-field object are told apart."""
+    if found.gain > MIN_GAIN_OF_RATIO or found.agreement > MAX_AGREEMENT_OF_RATIOS:
         return ()
+    text = (
+        "the holograms hardly tell phase from absorption: with another beta / delta they fit as well, and "
+        "slow details differ: state an object without absorption (object: pixels: kind: phase), or take more "
+        "counts or holograms at several distances"
+    )
+    return (Doubt(Verdict.DOUBTFUL, text),)
+
+
+def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
+    """What a near-field run leaves open."""
+    said = job.recipe.found.get("holograms")
+    if not job.wants_evidence or (image := job.hologram_image) is None:
+        return ()
+    agreement = measure_agreement(job.model, image)
+    differs = Doubt(
+        Verdict.DOUBTFUL, f"the phase is not that of the direct image (correlation {agreement:.2f})"
+    )
+    if said is None:
+        return () if agreement > MIN_HOLOGRAM_AGREEMENT else (differs,)
     doubts = []
     if not said["is_shown"]:
         text = "the holograms do not show their distance: check it, or take holograms farther away"
         doubts.append(Doubt(Verdict.DOUBTFUL, text))
-    agreement = measure_agreement(job.model, image)
-    if not agreement > MIN_HOLOGRAM_AGREEMENT:
-        text = f"the phase is not that of the direct image (correlation {agreement:.2f})"
+    elif abs(change := said.get("distance_change", 0.0)) > MAX_DISTANCE_CHANGE:
+        text = (
+            f"the rings of the holograms want an effective distance {change:+.0%} off that stated: check it"
+        )
         doubts.append(Doubt(Verdict.DOUBTFUL, text))
+    if not said.get("is_pixel_shown", True):
+        text = "the holograms do not show their magnification: check distance, focus and positions"
+        doubts.append(Doubt(Verdict.DOUBTFUL, text))
+    if not agreement > MIN_HOLOGRAM_AGREEMENT:
+        doubts.append(differs)
     return tuple(doubts)
 
 

@@ -50,6 +50,8 @@ class ObjectPower:
         frequency: cycles per angstrom, ascending.
         density: radian squared times angstrom squared; noise of variance ``v`` on pixels of area ``a`` has
             ``v a``.
+        modulus: power of the logarithm of the modulus over that of the phase; of a complex object with one
+            below 1 the modulus is held down by more. One material has ``(beta / delta)^2``.
 
     Example:
         >>> power = ObjectPower((0.1, 0.2), (4.0, 1.0))
@@ -59,11 +61,13 @@ class ObjectPower:
 
     frequency: tuple[float, ...]
     density: tuple[float, ...]
+    modulus: float = 1.0
 
     @classmethod
     def of(cls, table: Mapping[str, Sequence[float]], /) -> "ObjectPower":
         """From `to_table`."""
-        return cls(tuple(table["frequency"]), tuple(table["density"]))
+        (modulus,) = table.get("modulus", (1.0,))
+        return cls(tuple(table["frequency"]), tuple(table["density"]), modulus)
 
     @classmethod
     def of_phase(
@@ -97,7 +101,8 @@ class ObjectPower:
 
     def to_table(self) -> dict[str, list[float]]:
         """As a parameter file keeps it."""
-        return {"frequency": [*self.frequency], "density": [*self.density]}
+        table = {"frequency": [*self.frequency], "density": [*self.density]}
+        return table if self.modulus == 1 else {**table, "modulus": [self.modulus]}
 
     def evaluate(self, frequency: Float[np.ndarray, "..."], /) -> Float[np.ndarray, "..."]:
         """The density at some frequencies: between rings on straight lines of logarithms.
@@ -144,6 +149,17 @@ def apply_object_prior(model: Ptychography, power: ObjectPower, /, *, excess: fl
         mean = part[..., scanned].mean(-1)[..., None, None]
         smooth = torch.fft.ifft2(torch.fft.fft2(part - mean) * weight)
         part.copy_((smooth if part.is_complex() else smooth.real) + mean)
+    if thing.kind == "complex" and power.modulus < 1:
+        held = power.modulus * torch.as_tensor(density / (pixel[0] * pixel[1])).to(signal)
+        _smooth_modulus(thing.wave, held / (held + noise), scanned)
+
+
+def _smooth_modulus(wave: Tensor, weight: Float[Tensor, "y x"], scanned: Bool[Tensor, "y x"]) -> None:
+    """Weight the spectrum of the logarithm of the modulus; the phase stays."""
+    logs = torch.log(wave.abs().clamp(min=1e-3))
+    mean = logs[..., scanned].mean(-1)[..., None, None]
+    smooth = torch.fft.ifft2(torch.fft.fft2((logs - mean) * scanned) * weight).real + mean
+    wave.mul_(torch.where(scanned, torch.exp(smooth - logs), 1.0))
 
 
 def _measure_clear_power(

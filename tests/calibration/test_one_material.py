@@ -1,0 +1,78 @@
+"""Objects of one material, fitted to holograms of an independent numpy simulation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import phaseloom as pl
+from benchmarks.near_field_acceptance import read_known, run_case
+from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_case, simulate_case
+from phaseloom.calibration.hologram_start import widen_window
+from phaseloom.calibration.one_material import fit_one_material
+from phaseloom.data.scan import Scan4D
+
+SMALL = {"side": 64, "places": 7, "step": 5.0, "counts": 1500.0, "fresnel": 0.1, "specimen": "cells"}
+SMALL |= {"source": 0.0, "blur": 0.3, "position_error": 0.2, "fills": False, "phase": 0.8}
+SMALL |= {"distance_error": 0.0, "pixel": 1500.0, "magnification": 1.0, "background": 0.0}
+
+
+def simulated(**changes: object) -> tuple[NearFieldCase, SimulatedHolograms]:
+    """A scan of 49 holograms."""
+    case = draw_case(52, **{**SMALL, **changes})
+    return case, simulate_case(case)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("absorption", "least", "most"), [(0.0, 0.0, 0.02), (0.1, 0.05, 0.2)])
+def test_the_ratio_of_a_material_and_slow_details_come_back(
+    absorption: float, least: float, most: float
+) -> None:
+    case, scan = simulated(absorption=absorption)
+    data = read_known(case, scan)
+    job = pl.Job.begin(pl.Reconstruct.of({"epochs": 20}), scan=data)
+    assert least <= job.recorded.found["holograms"]["ratio"] <= most
+    assert run_case(data, case, scan.truth, {"epochs": 20})["low"] > 0.9
+
+
+def test_patterns_held_out_are_not_looked_at() -> None:
+    case, scan = simulated(absorption=0.02)
+    data = read_known(case, scan)
+    spoiled = scan.counts.astype(np.float32)
+    spoiled[40:] = 1000 * np.random.default_rng(3).random(spoiled[40:].shape)
+    ratios = []
+    for counts in (data.counts, spoiled):
+        settings = {"start": "none", "probe": {"from_patterns": {}}, "epochs": 2}
+        job = pl.Job.begin(pl.Reconstruct.of(settings), scan=data)
+        level = job.finest
+        level.likelihood.measured.rows = counts
+        level.likelihood.measured.in_memory = None
+        found = fit_one_material(
+            level.model, level.likelihood, level.scan.window, patterns=np.arange(40), iterations=4
+        )
+        ratios.append((found.ratio, float(found.phase.abs().sum()), found.losses[-1]))
+    assert ratios[0] == ratios[1]
+    assert found.losses[-1] < found.losses[0]
+
+
+def test_a_phase_object_keeps_a_ratio_of_zero() -> None:
+    case, scan = simulated(absorption=0.0)
+    settings = {"start": "none", "object": {"pixels": {"kind": "phase"}}, "epochs": 2}
+    job = pl.Job.begin(pl.Reconstruct.of(settings), scan=read_known(case, scan))
+    level = job.finest
+    found = fit_one_material(level.model, level.likelihood, level.scan.window, ratio=0.0, iterations=3)
+    assert found.ratio == 0
+    np.testing.assert_allclose(level.model.object.transmission().detach().abs(), 1, atol=1e-5)
+
+
+def test_a_beam_that_fills_the_detector_gets_a_wider_window() -> None:
+    recipe = pl.Reconstruct.of({"epochs": 2})
+    for fills in (True, False):
+        case, scan = simulated(absorption=0.02, fills=fills)
+        data: Scan4D = read_known(case, scan)
+        changed, wide, said = widen_window(recipe, data)
+        assert ("enlarge" in [step.name for step in changed.prepare]) is fills
+        assert bool(said) is fills
+        assert (min(wide.window.shape) >= 64 + 16) is fills
+        again = dataclasses.replace(data, modelled=wide.window)
+        assert widen_window(recipe, again)[2] == []
