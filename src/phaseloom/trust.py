@@ -28,6 +28,9 @@ LEADS = {
 }
 """What each verdict means for somebody who wants to use the picture."""
 
+UNPROVEN = "The fit is complete, which proves little here."
+"""The lead of a fit that has converged to patterns of which counting noise hides the differences."""
+
 MIN_LIKENESS = 0.75
 MIN_RESEMBLANCE = 0.4
 """Correlations of two pictures from which they are the same, and similar."""
@@ -50,7 +53,14 @@ def describe_trust(r: "Result", /) -> str:
     verdict = Verdict(r.verdict_code)
     if verdict in (Verdict.BROKE_DOWN, Verdict.NOTHING_LEARNED):
         return LEADS[verdict]
-    parts = [LEADS[verdict], _describe_explained(r), _describe_places(r), _describe_direct_image(r)]
+    explained = _describe_explained(r)
+    is_unproven = verdict is Verdict.CONVERGED and explained and "explained" not in r.metrics
+    parts = [
+        UNPROVEN if is_unproven else LEADS[verdict],
+        explained,
+        _describe_places(r),
+        _describe_direct_image(r),
+    ]
     parts += [_describe_halves(r), _describe_error_bar(r)]
     return " ".join(part for part in parts if part)
 

@@ -141,7 +141,10 @@ def test_doubts_about_a_run_have_an_order():
     same = replace(RIGHT, agreement=0.9)
     assert Evidence(same, None, null).find_doubts() == ()  # the direct image shows the same
     assert not doubt_twin(TwinEvidence(12.0, -20.0))  # peaks contradict
-    assert not doubt_twin(TwinEvidence(0.0, -6.0))
+    assert [one.verdict for one in doubt_twin(TwinEvidence(0.0, -6.0))] == [Verdict.DOUBTFUL]
+    assert [one.verdict for one in doubt_twin(TwinEvidence(-1.0, -4.0))] == [Verdict.DOUBTFUL]
+    assert not doubt_twin(TwinEvidence(1.0, -4.0))
+    assert not doubt_twin(TwinEvidence(-14.0, None))  # peaks alone had the wrong sign
     assert Evidence().find_doubts() == ()
 
 

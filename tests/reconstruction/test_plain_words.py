@@ -69,6 +69,7 @@ def test_noise_that_hides_everything_is_told_with_its_dose(result):
     dose = 100 * 256 * 9 / (24 * 24 * 0.25)
     assert f"({dose:.2g} electrons per Å²)" in text
     assert "do not interpret it yet" in text
+    assert "can be used" not in describe_trust(replace(few, verdict_code="converged"))
     assert "hardly better than with the beam positions exchanged" in text
     assert "looks different (correlation 0.20)" in text
 

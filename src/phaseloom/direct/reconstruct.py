@@ -313,7 +313,10 @@ def suggest_step(factor: float, /) -> str:
         factor: step that explains the patterns better, over the stated one.
     """
     off = f"{100 * (factor - 1):+.0f} %"
-    return f"the patterns are explained better by a step {off} as long: check it (prepare: scale)"
+    return (
+        f"a weak object explains the patterns better with a step {off} as long: measure the step by a known "
+        "distance before you change it (prepare: scale)"
+    )
 
 
 def _fit_and_measure(

@@ -73,7 +73,7 @@ MIN_AGREEMENT_TO_CONFIRM = 0.75
 
 MIN_DARK_FIELD_AGAINST = 8.0
 """Correlation of the phase of a run with the dark field, in standard errors below zero, from which it is the
-twin. -25 was found of one, 12 to 28 of right runs."""
+twin. -25 was found of one, 12 to 28 of right runs. From `TwinEvidence.is_safe` on it may be, and is doubted."""
 
 MAX_LEFT_OF_NULL = 0.6
 """What places leave unexplained over what exchanged ones leave, from which they hardly matter. Right runs of
@@ -260,13 +260,15 @@ def doubt_twin(found: TwinEvidence, /) -> tuple[Doubt, ...]:
     Args:
         found: of its phase and the dark field.
     """
-    if not found.is_clear or (found.dark_field or 0.0) > -MIN_DARK_FIELD_AGAINST:
+    dark = found.dark_field or 0.0
+    if dark >= 0 or not found.is_safe:
         return ()
     text = (
         "the phase is low where the dark field is bright, as in the twin of the object: state the opposite "
         "defocus with the detector turned by 180 degrees (prepare: flip along both axes)"
     )
-    return (Doubt(Verdict.WRONG_START, text),)
+    is_sure = found.is_clear and dark <= -MIN_DARK_FIELD_AGAINST
+    return (Doubt(Verdict.WRONG_START if is_sure else Verdict.DOUBTFUL, text),)
 
 
 def doubt_open_twin(found: TwinEvidence | None, /) -> tuple[Doubt, ...]:
@@ -275,7 +277,7 @@ def doubt_open_twin(found: TwinEvidence | None, /) -> tuple[Doubt, ...]:
     Args:
         found: of its phase and the dark field; ``None``: neither was looked at.
     """
-    if found is not None and (doubt_twin(found) or (found.is_safe and found.sign > 0)):
+    if found is not None and found.is_safe:  # if it speaks against the run: see `doubt_twin`
         return ()
     text = (
         "nothing tells this image from its twin, with the opposite phase, turned by 180 degrees, at the "
