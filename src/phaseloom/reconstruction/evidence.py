@@ -73,7 +73,7 @@ MIN_AGREEMENT_TO_CONFIRM = 0.75
 
 MIN_DARK_FIELD_AGAINST = 8.0
 """Correlation of the phase of a run with the dark field, in standard errors below zero, from which it is the
-twin. -25 was found of one, 12 to 28 of right runs. From `TwinEvidence.is_safe` on it may be, and is doubted."""
+twin. -25 was found of one, 12 to 28 of right runs. From `TwinEvidence.is_safe` on the run is doubted."""
 
 MAX_LEFT_OF_NULL = 0.6
 """What places leave unexplained over what exchanged ones leave, from which they hardly matter. Right runs of
