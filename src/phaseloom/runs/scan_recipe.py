@@ -34,6 +34,7 @@ SECTIONS_OF_SCAN_RECIPES = frozenset(
         "block",
         "changes",
         "clip",
+        "compare_starts",
         "detector",
         "device",
         "epochs",
