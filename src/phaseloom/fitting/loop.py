@@ -230,13 +230,12 @@ def _try_epoch(progress: Progress, settings: _FitSettings, *, longer: float = ma
         epoch, first = _run_epoch(progress, settings, rates)
         if not _has_diverged(progress, epoch, first) or epoch.loss > MIN_GAIN * longer:
             return epoch
-        reached = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
-        _restore(progress, safe)
-        if shorten_steps(progress.optimizer):
-            log.info("epoch %d: its loss is %.3g: done again with shorter steps", number, epoch.loss)
-            return _try_epoch(progress, settings, longer=epoch.loss)
-        _restore(progress, reached)
-        return epoch
+        if not shorten_steps(progress.optimizer):
+            return epoch
+        _restore(progress, safe)  # the length of steps, too
+        shorten_steps(progress.optimizer)
+        log.info("epoch %d: its loss is %.3g: done again with shorter steps", number, epoch.loss)
+        return _try_epoch(progress, settings, longer=epoch.loss)
     except KeyboardInterrupt:
         _restore(progress, safe)
         progress.stop = _stop_of_undone_epoch(progress, StopReason.INTERRUPTED, "interrupted")
