@@ -20,7 +20,7 @@ import torch
 
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.direct.handedness import fit_optics_and_hand
+from phaseloom.direct.checks.handedness import fit_optics_and_hand
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics
 from phaseloom.errors import BadInput

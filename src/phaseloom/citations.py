@@ -209,7 +209,7 @@ def _features_of_reconstruction(recipe: Reconstruct, result: Outcome) -> tuple[F
         ("refined tilts", "phaseloom.physics.propagate.tilt_ramp", recipe.rate_of("tilts") > 0),
         ("probe relaxation", "phaseloom.ptycho.probes.opr.RelaxedProbe", recipe.probe.name == "relaxed"),
         ("calibration", "phaseloom.direct.fit", is_calibrated),
-        ("calibrated orientation", "phaseloom.direct.handedness", is_calibrated),
+        ("calibrated orientation", "phaseloom.direct.checks.handedness", is_calibrated),
         ("ring correlation of halves", "phaseloom.metrics.resolution", result and result.halves is not None),
         ("error bar", "phaseloom.reconstruction.uncertainty", result and result.uncertainty is not None),
     )
@@ -228,7 +228,7 @@ def _features_of_direct_image(recipe: Direct) -> tuple[Feature, ...]:
     return (
         ("linear model", "phaseloom.direct.transfer", recipe.method != "dpc"),
         ("fitted optics", "phaseloom.direct.fit", recipe.fit),
-        ("orientation", "phaseloom.direct.handedness", recipe.fit),
+        ("orientation", "phaseloom.direct.checks.handedness", recipe.fit),
         *named,
     )
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from phaseloom.data import prepare
-from phaseloom.direct import handedness
-from phaseloom.direct.handedness import (
+from phaseloom.direct.checks import handedness
+from phaseloom.direct.checks.handedness import (
     Handedness,
     fit_optics_and_hand,
     judge_handedness,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phaseloom.direct.bright_field import Spectrum
-from phaseloom.direct.fit import _climb
+from phaseloom.direct.fit import climb
 from phaseloom.direct.solve import build_normal_equations, reconstruct_image
 from phaseloom.direct.transfer import LinearOptics, compute_columns, orientation_matrix
 from phaseloom.physics.optics import aberration_polynomial
@@ -238,6 +238,6 @@ def test_a_spread_of_focus_is_found():
     data = data.select(torch.nonzero(below_nyquist(data))[:, 0])
     names = ("C10", "focal_spread")
     start = replace(OPTICS, aberrations={**OPTICS.aberrations}, focal_spread=10.0)
-    found = _climb(data, start, names, amplitude=True)
+    found = climb(data, start, names, amplitude=True)
     assert abs(found.focal_spread) == pytest.approx(spread, rel=0.05)
     assert found.aberrations["C10"] == pytest.approx(OPTICS.aberrations["C10"], abs=2)

@@ -24,7 +24,8 @@ from phaseloom.calibration.sweep import sweep
 from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.handedness import fit_optics_and_hand
+from phaseloom.direct.checks.folding import choose_upsample, may_be_folded
+from phaseloom.direct.checks.handedness import fit_optics_and_hand
 from phaseloom.direct.reconstruct import IMAGE_BORDER, describe_wrong_step, suggest_step
 from phaseloom.direct.solve import reconstruct_image
 from phaseloom.direct.survey import survey_disk
@@ -472,7 +473,10 @@ def _judge_by_direct_image(scan: Scan4D, state: CalibrationState) -> TwinEvidenc
     bright = survey.measure(ready, pixels=PIXELS_OF_DIRECT_IMAGE)
     named = to_cartesian({"C10": -state.defocus, **state.aberrations})
     optics = LinearOptics(ready.geometry.wavelength, state.semiangle or 0.0, named)
-    image = reconstruct_image(optics, bright.transform(border=IMAGE_BORDER), border=IMAGE_BORDER)
+    spectrum = bright.transform(border=IMAGE_BORDER)
+    upsample = choose_upsample(spectrum, optics) if may_be_folded(spectrum, optics) else 1
+    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample) if upsample > 1 else spectrum
+    image = reconstruct_image(optics, spectrum, border=IMAGE_BORDER, upsample=upsample)
     return judge_twin(ready, survey, optics, image.phase.double().numpy())
 
 

@@ -38,6 +38,7 @@ class Direct(ScanRecipe):
         method: ``wiener`` and ``least_squares`` give radian, all others do not.
         pixels: about how many bright-field pixels the image is made from.
         upsample: places of the image for each place of the scan, along each axis, 1 to 4; not of ``dpc``.
+            Default: 1, or more where the object has details that the raster does not resolve.
         ridge: of ``wdd``, 1e-2 for 1e4 electrons per square angstrom, 1e-3 for 1e5.
         high_pass: period, such as ``5 nm``, at which ``dpc`` leaves half of the phase; default: the shorter
             side of the scan.
@@ -49,14 +50,15 @@ class Direct(ScanRecipe):
     fit: bool = True
     method: MethodName = "wiener"
     pixels: int = 500
-    upsample: int = 1
+    upsample: int | None = None
     ridge: float = DECONVOLUTION_RIDGE
     high_pass: Length | None = None
     flip: bool = True
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
-        check_options(DirectMethod(self.method), self.upsample, self.ridge, self.high_pass)
+        upsample = 1 if self.upsample is None else self.upsample
+        check_options(DirectMethod(self.method), upsample, self.ridge, self.high_pass)
         return self
 
     @field_validator("semiangle", mode="before")

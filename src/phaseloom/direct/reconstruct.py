@@ -13,13 +13,15 @@ from jaxtyping import Float
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import BrightField, Spectrum
-from phaseloom.direct.fit import (
-    OpticsFit,
-    are_pixels_coarse,
-    refine_optics,
+from phaseloom.direct.checks.folding import (
+    MIN_SHARE_BEYOND,
+    choose_frequencies,
+    choose_upsample,
+    may_be_folded,
 )
+from phaseloom.direct.checks.handedness import fit_optics_and_hand
+from phaseloom.direct.fit import PIXELS_IN_REFINEMENT, OpticsFit, are_pixels_coarse, refine_optics
 from phaseloom.direct.grid import ImageGrid, choose_image_grid
-from phaseloom.direct.handedness import fit_optics_and_hand
 from phaseloom.direct.solve import (
     DECONVOLUTION_RIDGE,
     DirectImage,
@@ -38,6 +40,7 @@ from phaseloom.units import ANGLE, LENGTH
 __all__ = [
     "IMAGE_BORDER",
     "DirectReconstruction",
+    "describe_coarse_image",
     "describe_folding",
     "describe_wrong_step",
     "find_resolution",
@@ -98,8 +101,8 @@ class DirectReconstruction:
         deflection: ``(pattern, 2)`` of the centre of mass, radian (row, column) in the frame of the stated
             positions, without descan; only of ``dpc``.
         notes: sentences on what was decided how.
-        is_folded: whether the raster is too wide for the details of the object, so that neither optics nor
-            image are determined (`describe_folding`).
+        is_folded: whether the raster is too wide for the details of the object, so that the image shows them
+            at wrong frequencies, and the optics may not be determined (`describe_folding`).
     """
 
     image: DirectImage
@@ -200,7 +203,7 @@ def reconstruct_scan(
     method: DirectMethod | str = DirectMethod.WIENER,
     fit: bool = True,
     pixels: int = 500,
-    upsample: int = 1,
+    upsample: int | None = None,
     ridge: float = DECONVOLUTION_RIDGE,
     high_pass: float | None = None,
     flip: bool = True,
@@ -217,7 +220,8 @@ def reconstruct_scan(
         fit: find optics, orientation, rotation and step.
         pixels: about how many bright-field pixels the image is made from.
         upsample: places of the image for each place of the scan, along each axis, 1 to 4; see
-            `phaseloom.direct.solve.reconstruct_image`, as the others.
+            `phaseloom.direct.solve.reconstruct_image`, as the others. Default: 1, or as many as the aperture
+            resolves where the object has details that the raster does not.
         ridge: of ``wdd``.
         high_pass: of ``dpc``, angstrom.
         flip: of ``parallax``.
@@ -227,45 +231,38 @@ def reconstruct_scan(
             have.
     """
     method = DirectMethod(method)
-    check_options(method, upsample, ridge, high_pass)
+    check_options(method, 1 if upsample is None else upsample, ridge, high_pass)
     _require_area(scan)
     survey = _survey(scan)
     known = to_cartesian(coefficients(aberrations or {}))
-    found = survey.semiangle(scan)
-    optics = LinearOptics(scan.geometry.wavelength, found, known)
-    notes = [] if scan.geometry.beam == "electron" else [PHOTON_NOTE]
-    if semiangle is not None:
-        optics = replace(optics, semiangle=semiangle, angle=semiangle / found)
-        if abs(semiangle / found - 1) > 0.01:
-            notes.append(
-                f"the disk has {ANGLE.show(found)}: pixels are scaled to the {ANGLE.show(semiangle)} given"
-            )
+    optics, notes = _begin_optics(scan, survey, semiangle, known)
     fitted, bright, overruled = _fit_and_measure(scan, survey, optics, pixels=pixels, fit=fit)
     notes += overruled
     optics = optics if fitted is None else fitted.optics
     deflection = survey.measure_centres_of_mass(scan) if method == DirectMethod.CENTRE_OF_MASS else None
     bright = replace(bright, deflection=deflection)
-    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample, dtype=torch.complex64)
-    grid = _find_grid(spectrum, upsample)
+    spectrum, finer = _transform(bright, optics, method, upsample)
+    grid = _find_grid(spectrum, finer)
     notes += _describe_data(bright, spectrum, optics)
     del bright  # of a large scan it takes as much as what the image is made from
     make = partial(
         reconstruct_image,
         method=method,
         border=IMAGE_BORDER,
-        upsample=upsample,
+        upsample=finer,
         ridge=ridge,
         high_pass=high_pass,
         halves=True,
     )
     image = make(optics, spectrum)
-    folded = describe_folding(spectrum, optics)
-    if fitted is not None and folded is not None:
+    folded = [describe_coarse_image(grid, optics)] if finer == 1 and may_be_folded(spectrum, optics) else []
+    if fitted is not None and not fitted.is_settled and (line := describe_folding(spectrum, optics)):
         fitted = replace(fitted, errors={})  # they are of a model that does not hold
-        notes.append(folded)
+        folded.append(line)
+    notes += folded
     if fitted is not None:
         judge = partial(judge_twin, scan, survey, optics, image.phase.double().numpy())
-        has_dark_field = scan.geometry.beam == "electron" and folded is None
+        has_dark_field = scan.geometry.beam == "electron" and not folded
         optics, image, note = choose_twin(
             optics, image, stated=known.get("C10"), judge=judge if has_dark_field else None
         )
@@ -275,15 +272,41 @@ def reconstruct_scan(
     return DirectReconstruction(
         image=image,
         grid=grid,
-        positions=scan.positions if spectrum.sampling is None and upsample == 1 else grid.places(),
+        positions=scan.positions if spectrum.sampling is None and finer == 1 else grid.places(),
         optics=optics,
         fit=fitted,
         survey=survey,
         correlation=_correlate_halves(grid, optics, image),
         deflection=None if deflection is None else _turn_deflections(optics, deflection),
         notes=tuple(notes),
-        is_folded=folded is not None,
+        is_folded=bool(folded),
     )
+
+
+def _begin_optics(
+    scan: Scan4D, survey: DiskSurvey, semiangle: float | None, known: Mapping[str, float]
+) -> tuple[LinearOptics, list[str]]:
+    """What is known of the optics, and notes on it."""
+    found = survey.semiangle(scan)
+    optics = LinearOptics(scan.geometry.wavelength, found, known)
+    notes = [] if scan.geometry.beam == "electron" else [PHOTON_NOTE]
+    if semiangle is None:
+        return optics, notes
+    if abs(semiangle / found - 1) > 0.01:
+        disk, given = ANGLE.show(found), ANGLE.show(semiangle)
+        notes.append(f"the disk has {disk}: pixels are scaled to the {given} given")
+    return replace(optics, semiangle=semiangle, angle=semiangle / found), notes
+
+
+def _transform(
+    bright: BrightField, optics: LinearOptics, method: DirectMethod, upsample: int | None
+) -> tuple[Spectrum, int]:
+    """The spectrum of an image, and how much finer than the raster it is: as stated, or as the data need."""
+    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample or 1, dtype=torch.complex64)
+    if upsample is not None or method == DirectMethod.CENTRE_OF_MASS or not may_be_folded(spectrum, optics):
+        return spectrum, upsample or 1
+    finer = choose_upsample(spectrum, optics)
+    return bright.transform(border=IMAGE_BORDER, upsample=finer, dtype=torch.complex64), finer
 
 
 def _survey(scan: Scan4D) -> DiskSurvey:
@@ -334,7 +357,10 @@ def _fit_and_measure(
     del coarse  # of a large scan both take more than a batch of patterns
     bright = survey.measure(scan, pixels=pixels)
     if needs_finer and max(bright.width) < edge:
-        found = refine_optics(bright.transform(dtype=torch.complex64), found, errors=False)
+        fine = bright.transform(dtype=torch.complex64)
+        if found.beyond > MIN_SHARE_BEYOND:
+            fine = choose_frequencies(fine, found.optics, pixels=PIXELS_IN_REFINEMENT).spectrum
+        found = refine_optics(fine, found, errors=False)
     return found, bright, [note] if note else []
 
 
@@ -383,6 +409,21 @@ def describe_folding(spectrum: Spectrum, optics: LinearOptics, /) -> str | None:
         f"the step of {step:.3g} angstrom is too wide for the details of this object: they are folded to "
         "wrong frequencies, so rotation, defocus and the image are not determined; scan with steps of "
         f"{finest:.2g} angstrom or less, or use phaseloom reconstruct"
+    )
+
+
+def describe_coarse_image(grid: ImageGrid, optics: LinearOptics, /) -> str:
+    """A line on an image with too few places for the details of its object.
+
+    Args:
+        grid: of the image.
+        optics: for what the aperture resolves.
+    """
+    step = math.sqrt(abs(float(np.linalg.det(grid.steps))))
+    finest = optics.wavelength / (2 * float(optics.semiangle))
+    return (
+        f"places of the image {step:.3g} angstrom apart are too few for the details of this object, which it "
+        f"shows at wrong frequencies: the aperture resolves {finest:.2g} angstrom (upsample, not of dpc)"
     )
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Complex, Float
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import Spectrum
+from phaseloom.direct.checks.folding import FOLDING_NOTE, MIN_SHARE_BEYOND, fit_folded_optics
 from phaseloom.direct.fit import OpticsFit, fit_optics
 from phaseloom.direct.grid import fit_lattice
 from phaseloom.direct.survey import DiskSurvey
@@ -76,7 +77,9 @@ def fit_optics_and_hand(
     *,
     largest_defocus: float,
 ) -> tuple[OpticsFit, str]:
-    """Fit optics and geometry; again without the mirror that a clear curl forbids, if the fit chose it.
+    """Fit optics and geometry; again with folded details, or without the mirror that a clear curl forbids.
+
+    Details that a raster folds have no curl that could be believed.
 
     Args:
         scan: a far-field scan; of photons, whose objects absorb, and off a raster curl is not looked at.
@@ -89,6 +92,9 @@ def fit_optics_and_hand(
         The fit, and a note on what overruled it, or nothing.
     """
     found = fit_optics(spectrum, optics, largest_defocus=largest_defocus)
+    found = fit_folded_optics(spectrum, found, optics, largest_defocus=largest_defocus)
+    if found.beyond > MIN_SHARE_BEYOND:
+        return found, FOLDING_NOTE
     if scan.grid is None or scan.geometry.beam != "electron":
         return found, ""
     sign = measure_handedness(scan, survey).sign

@@ -1,0 +1,1 @@
+"""What the linear model of a bright field does not see by itself: a mirrored detector, and folded details."""

@@ -1,0 +1,280 @@
+"""Details that are finer than a raster resolves, told apart by the pixels of the detector.
+
+A raster with the reciprocal lattice ``b`` shows every frequency ``q + b`` of the object at the one frequency
+``q``. Each detector pixel sees each of them with another size and phase (`phaseloom.direct.transfer`), so the
+patterns tell which it is. `phaseloom.direct.fit` takes all for ``q``: lattice planes narrower than two steps
+are explained by planes that the object does not have, with a wrong rotation and defocus.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from phaseloom.direct.bright_field import Spectrum
+from phaseloom.direct.explained import RIDGE
+from phaseloom.direct.fit import (
+    ALL_NAMES,
+    FIRST_NAMES,
+    MIN_GAIN_OF_CLEAR_FIT,
+    Candidate,
+    OpticsFit,
+    climb,
+    is_same,
+    judge_candidates,
+    search_optics,
+    thin_out,
+)
+from phaseloom.direct.solve import MAX_UPSAMPLE, build_normal_equations
+from phaseloom.direct.transfer import LinearOptics
+
+__all__ = ["FOLDING_NOTE", "MIN_SHARE_BEYOND", "Aliases", "Unfolded", "choose_frequencies"]
+__all__ += ["choose_upsample", "fit_folded_optics", "may_be_folded"]
+
+HIGHEST_FREQUENCY = 1.9
+"""Frequencies of the object that are looked at, in apertures: 2 is the end of what an aperture passes."""
+
+OUTER_CYCLES = 0.3
+"""Cycles per step from which a frequency is in the outer part of what a raster resolves."""
+
+MIN_SHARE_OF_OUTER = 0.15
+"""Share of the changes there, from which details may be folded: it is .64 of a white spectrum."""
+
+MIN_ERRORS_OF_OUTER = 3.0
+"""The same in standard errors by counting."""
+
+MIN_SHARE_BEYOND = 0.3
+"""Share of what is explained that has to come from frequencies beyond the raster's: else a fit may do without
+them."""
+
+ROWS_IN_SEARCH = 500
+PIXELS_IN_SEARCH = 60
+ROWS_IN_FIT = 3000
+PIXELS_IN_FIT = 160
+"""Frequencies of the object, and pixels, that are looked at."""
+
+MIN_FREQUENCIES = 12
+"""Of the data, however many frequencies of the object are folded on each."""
+
+MAX_PLACES = 300_000
+"""Of an image whose places nobody stated: its time grows faster than their number."""
+
+CANDIDATES_TO_FIT = 6
+
+NOISE_OF_ONE = 1.0
+"""What a frequency of the object explains of noise; the best of n explains more by ``log n``."""
+
+MIN_SURE = 2.0
+"""What the best of a frequency explains more than chance would, on average, for it to tell anything."""
+
+ROUNDS = 2
+"""Times that the frequencies are chosen anew for optics that were fitted."""
+
+FOLDING_NOTE = (
+    "the object has details that the raster does not resolve; detector pixels told them apart for the fit"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Unfolded:
+    """Data with the frequency of the object that explains most at each frequency of the raster.
+
+    Attributes:
+        spectrum: with these frequencies.
+        explained: share of all changes that a weak phase object explains.
+        beyond: share of that which comes from frequencies beyond those of the raster, without what the best
+            of so many explains by chance.
+    """
+
+    spectrum: Spectrum
+    explained: float
+    beyond: float
+
+
+@dataclass(frozen=True, eq=False)
+class Aliases:
+    """Data at some frequencies of a raster, once for each frequency of the object that appears there.
+
+    Attributes:
+        spectrum: the data.
+        repeated: the same, a row for each frequency of the object.
+        index: ``(row,)`` number of the frequency of the data.
+    """
+
+    spectrum: Spectrum
+    repeated: Spectrum
+    index: Int[Tensor, " row"]
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, limit: float, /) -> Aliases:
+        """All that an aperture passes, but for the rim of the pass band.
+
+        Args:
+            spectrum: of a raster: with its `image_grid`.
+            limit: radius of the aperture, cycles per angstrom.
+        """
+        reach = HIGHEST_FREQUENCY * limit
+        steps = _get_steps(spectrum)
+        most = math.ceil(reach * float(steps.norm(dim=-1).max())) + 1
+        numbers = torch.arange(-most, most + 1, dtype=steps.dtype)
+        lattice = torch.cartesian_prod(numbers, numbers) @ torch.linalg.inv(steps).T
+        frequency = spectrum.frequency.to(steps.dtype)[:, None] + lattice
+        index, which = torch.nonzero(frequency.norm(dim=-1) < reach, as_tuple=True)
+        repeated = replace(spectrum.select(index), frequency=frequency[index, which])
+        return cls(spectrum, repeated, index)
+
+    @torch.no_grad()
+    def choose(self, optics: LinearOptics, /) -> Unfolded:
+        """The frequency of the object that explains most, at each of the data.
+
+        Args:
+            optics: with which each is tried alone.
+        """
+        explained = build_normal_equations(optics, self.repeated, amplitude=False).explained(ridge=RIDGE)
+        order = torch.argsort(explained)  # of rows alike the last one is kept, which explains most
+        chosen = torch.zeros(len(self.spectrum.frequency), dtype=torch.long)
+        chosen[self.index[order]] = order
+        best = explained[chosen]
+        frequency = self.repeated.frequency[chosen]
+        away = (frequency - self.spectrum.frequency).norm(dim=-1)
+        far = away > 1e-6 * float(frequency.norm(dim=-1).max())
+        tried = torch.bincount(self.index, minlength=len(best)).to(best.dtype)
+        sure = (best - tried.log() - NOISE_OF_ONE).clamp_min(0)
+        return Unfolded(
+            replace(self.spectrum, frequency=frequency),
+            float(best.sum() / self.spectrum.power().sum()),
+            float(sure[far].sum() / sure.sum()) if sure.mean() > MIN_SURE else 0.0,
+        )
+
+
+def choose_frequencies(
+    spectrum: Spectrum, optics: LinearOptics, /, *, pixels: int = PIXELS_IN_FIT
+) -> Unfolded:
+    """The strongest of the data with the frequencies of the object that explain most of them.
+
+    Args:
+        spectrum: of the bright field of a raster.
+        optics: as given.
+        pixels: that are looked at, at most.
+    """
+    limit = float(optics.semiangle) / optics.wavelength
+    return _repeat(spectrum, limit, ROWS_IN_FIT, pixels).choose(optics)
+
+
+def choose_upsample(spectrum: Spectrum, optics: LinearOptics, /) -> int:
+    """Places of an image for each of a raster, along each axis, that show what the aperture resolves.
+
+    Fewer where an image would have more than `MAX_PLACES`.
+
+    Args:
+        spectrum: for the raster.
+        optics: for the aperture.
+    """
+    assert spectrum.image_grid is not None
+    step = float(_get_steps(spectrum).norm(dim=-1).max()) * float(optics.step)
+    most = math.isqrt(MAX_PLACES // math.prod(spectrum.image_grid.shape))
+    return max(1, min(MAX_UPSAMPLE, most, math.ceil(2 * step * float(optics.semiangle) / optics.wavelength)))
+
+
+def may_be_folded(spectrum: Spectrum, optics: LinearOptics, /) -> bool:
+    """Whether a raster is wider than what the aperture resolves, and its object has finer details.
+
+    Args:
+        spectrum: of the whole raster; off a raster nothing is folded.
+        optics: for the aperture, and to tell the frequencies of the object by.
+    """
+    if not _is_wide(spectrum, optics):
+        return False
+    return _changes_fast(spectrum) or choose_frequencies(spectrum, optics).beyond > MIN_SHARE_BEYOND
+
+
+def _is_wide(spectrum: Spectrum, optics: LinearOptics) -> bool:
+    """Whether the steps of a raster are longer than what the aperture resolves."""
+    if spectrum.sampling is not None or spectrum.image_grid is None:
+        return False
+    finest = optics.wavelength / (2 * float(optics.semiangle))
+    return math.sqrt(abs(float(torch.linalg.det(_get_steps(spectrum))))) > finest
+
+
+def _changes_fast(spectrum: Spectrum) -> bool:
+    """Whether much of what changes does so at the highest frequencies of a raster."""
+    steps = _get_steps(spectrum)
+    cycles = (spectrum.frequency.to(steps.dtype) @ steps.T).abs().amax(-1)
+    inside = (cycles > 0) & (cycles <= 0.5 + 1e-9)
+    power = spectrum.power().to(steps.dtype) / len(spectrum.place) - 1  # counting alone has 1
+    outer = inside & (cycles > OUTER_CYCLES)
+    if not outer.any():
+        return False
+    error = math.sqrt(int(outer.sum()) / len(spectrum.place))
+    least = max(MIN_SHARE_OF_OUTER * float(power[inside].sum()), MIN_ERRORS_OF_OUTER * error)
+    return float(power[outer].sum()) > least
+
+
+def fit_folded_optics(
+    spectrum: Spectrum,
+    found: OpticsFit,
+    optics: LinearOptics,
+    /,
+    *,
+    largest_defocus: float,
+    orientations: tuple[int, ...] = (0, 4),
+) -> OpticsFit:
+    """Search orientation, rotation and defocus with all frequencies that may be folded on those of a raster.
+
+    Args:
+        spectrum: of the bright field.
+        found: of a fit that takes them for those of the raster; it stays where no other explains more.
+        optics: see `phaseloom.direct.fit.fit_optics`.
+        largest_defocus: as well.
+        orientations: as well.
+
+    Returns:
+        The better fit, with what it explains by frequencies beyond the raster's (`OpticsFit.beyond`).
+    """
+    if not _is_wide(spectrum, optics):
+        return found
+    limit = float(optics.semiangle) / optics.wavelength
+    few = _repeat(spectrum, limit, ROWS_IN_SEARCH, PIXELS_IN_SEARCH)
+    more = _repeat(spectrum, limit, ROWS_IN_FIT, PIXELS_IN_FIT)
+    places: list[Candidate] = []
+    for way in orientations:
+        start = replace(optics, orientation=way)
+        places += search_optics(few.repeated, start, largest_defocus=largest_defocus, index=few.index)
+    places.sort(key=lambda one: -one.explained)
+    before = more.choose(found.optics)
+    fitted = [Candidate(found.optics, before.explained)]
+    for place in places[:CANDIDATES_TO_FIT]:
+        there = place.optics
+        for _ in range(ROUNDS):
+            there = climb(more.choose(there).spectrum, there, FIRST_NAMES)
+        fitted.append(Candidate(there, more.choose(there).explained))
+    fitted.sort(key=lambda one: -one.explained)
+    numbers = len(more.spectrum.frequency) * len(more.spectrum.place)
+    best = fitted[0].optics
+    gain = ((1 - before.explained) / max(1 - fitted[0].explained, 1e-9) - 1) * numbers
+    is_folded = before.beyond > MIN_SHARE_BEYOND
+    if gain < MIN_GAIN_OF_CLEAR_FIT or (not is_folded and is_same(best, found.optics)):
+        return replace(found, beyond=before.beyond)
+    best = climb(more.choose(best).spectrum, best, ALL_NAMES, amplitude=True)
+    after = more.choose(best)
+    others = places[CANDIDATES_TO_FIT:]
+    judged = judge_candidates(after.spectrum, best, fitted, names=ALL_NAMES, others=others)
+    return replace(judged, beyond=after.beyond)
+
+
+def _repeat(spectrum: Spectrum, limit: float, rows: int, pixels: int) -> Aliases:
+    """So few of the data that there are about so many frequencies of the object."""
+    each = math.pi * (HIGHEST_FREQUENCY * limit) ** 2 * abs(float(torch.linalg.det(_get_steps(spectrum))))
+    count = max(MIN_FREQUENCIES, round(rows / each))
+    return Aliases.of(thin_out(spectrum, count, pixels, limit, more_of_noise=1), limit)
+
+
+def _get_steps(spectrum: Spectrum) -> Float[Tensor, "2 2"]:
+    """Steps of a raster, (slow, fast), each as (row, column), angstrom."""
+    assert spectrum.image_grid is not None
+    return torch.from_numpy(np.asarray(spectrum.image_grid.steps, np.float64))
