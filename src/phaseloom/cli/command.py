@@ -36,7 +36,7 @@ output_locks: list[Any] = []
 CODE_OF_CTRL_C = 130
 
 OBJECTS_BETWEEN_COLLECTIONS = 20_000
-"""Python's 700 makes it go 600 times through what the libraries define while they are imported, which stays."""
+"""Python's 700 makes it go 600 times through what libraries define while they are imported, which stays."""
 
 WAITS_OF_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Variables by which a user says how threads wait for each other."""
