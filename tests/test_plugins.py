@@ -43,7 +43,7 @@ def even(phase, /, *, strength: float = 1.0):
 def _fresh(monkeypatch):
     monkeypatch.setattr(plugins, "_registered", {})
     yield
-    plugins._entry_points_of.cache_clear()
+    plugins._list_entry_points.cache_clear()
     plugins._load_entry_point.cache_clear()
 
 
@@ -58,7 +58,7 @@ def install(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(points)
         (tmp_path / "site" / f"{package}.py").write_text(source)
-        plugins._entry_points_of.cache_clear()
+        plugins._list_entry_points.cache_clear()
         plugins._load_entry_point.cache_clear()
         monkeypatch.delitem(sys.modules, package, raising=False)
 

@@ -145,12 +145,19 @@ def _check_function(plugin: Plugin, place: str) -> Callable[..., Any]:
     return call
 
 
-@lru_cache(maxsize=64)
 def _entry_points_of(group: str) -> dict[str, list[EntryPoint]]:
-    """Entry points of a room by their names; the files of packages are listed once."""
-    found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=f"phaseloom.{group}"):
-        found.setdefault(point.name, []).append(point)
+    """Entry points of a room by their names."""
+    return _list_entry_points().get(f"phaseloom.{group}", {})
+
+
+@lru_cache(maxsize=1)
+def _list_entry_points() -> dict[str, dict[str, list[EntryPoint]]]:
+    """Those of all rooms: the files of all packages that are installed are gone through once."""
+    every = entry_points()
+    found: dict[str, dict[str, list[EntryPoint]]] = {}
+    for group in every.groups:
+        for point in every.select(group=group) if group.startswith("phaseloom.") else ():
+            found.setdefault(group, {}).setdefault(point.name, []).append(point)
     return found
 
 

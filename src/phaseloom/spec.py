@@ -317,9 +317,9 @@ def _steps(error: Any, tree: Any) -> list[str]:
 
 
 def _is_choice(module: ModuleType, name: str) -> bool:
+    if hasattr(module, "__path__") and vars(module).get(name) is None:
+        return True  # a module of the package, which need not be imported to know its name
     target = getattr(module, name, None)
-    if target is None and hasattr(module, "__path__"):
-        return True
     return inspect.isfunction(target) or hasattr(target, "read")
 
 

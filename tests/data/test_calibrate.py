@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import erfc
 
-from phaseloom.data import prepare
+from phaseloom.data import calibrate, prepare
 from phaseloom.data.calibrate import Disk, fit_disk, half_maximum_radius
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -243,3 +243,17 @@ def test_a_mask_around_the_detector_is_no_part_of_the_disk():
     away = np.hypot(y - 16, x - 16)
     free, ringed = (fit_disk(1.0 * (away < 6.2), mask=mask) for mask in (None, away < 10.5))
     assert abs(ringed.radius - free.radius) < 1e-6
+
+
+def test_slopes_of_the_rim_are_those_of_what_it_leaves_unexplained():
+    image = disk((40, 41), 9.2, (20.3, 19.5), ellipse=(0.02, -0.01), texture=0.1, dose=1e5)
+    start = np.array([9.3, 20.1, 19.7, 0.01, -0.02, -0.5])
+    ring = calibrate._Rim.of(image, np.ones(image.shape, bool), start)
+    model = calibrate._RimModel.of(ring, start)
+    slopes = model.slopes()
+    for number, move in enumerate(1e-5 * np.eye(6)):
+        ahead, behind = (calibrate._RimModel.of(ring, start + sign * move).rest for sign in (1, -1))
+        change = (ahead - behind) / 2e-5
+        assert change @ model.rest == pytest.approx(slopes[:, number] @ model.rest, rel=1e-6)  # of the loss
+        seen = change - model.basis @ np.linalg.lstsq(model.basis, change, rcond=None)[0]
+        np.testing.assert_allclose(slopes[:, number], seen, atol=1e-6 * np.abs(seen).max())

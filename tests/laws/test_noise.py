@@ -158,6 +158,16 @@ class TestShotNoise:
         assert shot_noise(MODELS[name], spoilt, mask) == shot_noise(MODELS[name], counts, mask)
 
     @every
+    def test_whole_counts_are_numbered_and_others_summed_alike(self, name):
+        rate = torch.logspace(-1, 5, 20, dtype=torch.float64).expand(40, 20, 20).contiguous()
+        counts = drawn(rate.float()).double()
+        sums = [noise._sum_expected_divergence(MODELS[name], counts.reshape(40, -1)) for counts in (counts,)]
+        sums.append(sum(float(noise._expected_divergence(MODELS[name], few).sum()) for few in counts))
+        assert sums[0] == pytest.approx(sums[1], rel=1e-12)
+        below, above = (shot_noise(MODELS[name], counts + shift, self.mask) for shift in (0.0, 1e-9))
+        assert below == pytest.approx(above, rel=1e-6)
+
+    @every
     def test_mean_divergence_is_the_mean_over_poisson_counts(self, name):
         rate = levels(0.02, 0.15)
         counts = torch.arange(20, dtype=torch.float64)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from phaseloom.data.scan import Scan4D
     from phaseloom.export.sources import Exportable
     from phaseloom.result import Result
+    from phaseloom.runs.scan_recipe import ScanRecipe
 
 __all__ = ["export", "get", "look"]
 
@@ -78,7 +79,7 @@ def look(
     if not settings and _look_at_known(file, target):
         typer.echo(f"picture: {target}")
         return
-    recipe = load_recipe(file, settings) if settings or is_parameter_file(file) else None
+    recipe = _load_scan_recipe(file, settings)
     data = file if recipe is None else recipe.require_file()
     try:
         # without blank patterns left out, as all are read to find those
@@ -93,6 +94,20 @@ def look(
     typer.echo(f"picture: {target}")
     if write_sidecar:
         _write_sidecar(data, scan, overwrite)
+
+
+def _load_scan_recipe(file: Path, settings: list[str] | None) -> "ScanRecipe | None":
+    """How a scan is read; the recipe of a reconstruction, with PyTorch, only where settings are of one."""
+    if is_parameter_file(file):
+        return load_recipe(file, settings)
+    if not settings:
+        return None
+    from phaseloom.runs.scan_recipe import ScanRecipe
+
+    changes = parse_settings(settings)
+    if {path.split(".")[0] for path in changes} <= set(ScanRecipe.model_fields):
+        return ScanRecipe.from_path(file, changes)
+    return load_recipe(file, settings)
 
 
 def _is_folder(file: Path) -> bool:

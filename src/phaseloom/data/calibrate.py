@@ -162,7 +162,22 @@ class _Rim:
 
         if len(self.counts) < 40:
             raise BadInput("calibrate", None, "finds no disk: too few pixels lie around its rim")
-        return least_squares(self._residual, start, x_scale=[1, 1, 1, 0.02, 0.02, 0.5], max_nfev=200).x
+        models: dict[bytes, _RimModel] = {}
+
+        def model(values: Floats) -> "_RimModel":
+            key = values.tobytes()
+            if key not in models:
+                models.clear()
+                models[key] = _RimModel.of(self, values)
+            return models[key]
+
+        return least_squares(
+            lambda values: model(values).rest,
+            start,
+            jac=lambda values: model(values).slopes(),  # pyright: ignore[reportArgumentType]
+            x_scale=[1, 1, 1, 0.02, 0.02, 0.5],
+            max_nfev=200,
+        ).x
 
     def check(self, found: Floats, shape: tuple[int, ...]) -> None:
         """Refuse what cannot be a disk: beyond the detector, or with a rim that is none."""
@@ -175,22 +190,63 @@ class _Rim:
             fix = "is not a disk within the detector: give the angle of a pixel instead"
             raise BadInput("calibrate", f"a radius of {radius:.4g} pixels", fix)
 
-    def _residual(self, values: Floats) -> Floats:
-        """What smooth levels inside and outside of the rim cannot explain."""
+
+@dataclass(frozen=True, eq=False)
+class _RimModel:
+    """What a disk explains of the pixels around its rim.
+
+    Attributes:
+        rest: counts that smooth levels inside and outside of the rim cannot explain.
+        basis: ``(pixel, level)`` what the levels may be.
+        normal: ``basis^T basis``, with a little on its diagonal.
+        step: by which the levels inside exceed those outside, at each pixel.
+        rim: slope of the share of a pixel that lies inside, in each of the numbers of the disk.
+    """
+
+    rest: Floats
+    basis: Floats
+    normal: Floats
+    step: Floats
+    rim: Floats
+
+    @classmethod
+    def of(cls, ring: _Rim, values: Floats) -> "_RimModel":
         from scipy.special import erfc
 
         radius, y, x, first, second, width = _unpack_fit(values)
-        v = (self.y - y) / radius
-        u = (self.x - x) / radius
+        v = (ring.y - y) / radius
+        u = (ring.x - x) / radius
         away = np.maximum(np.hypot(v, u), 1e-9)
-        edge = 1 + (first * (v**2 - u**2) + second * 2 * u * v) / away**2
+        cosine = (v**2 - u**2) / away**2
+        sine = 2 * u * v / away**2
+        edge = 1 + (first * cosine + second * sine)
         distance = (away - edge) * radius + _bend_rim(width, radius)
-        inside = 0.5 * erfc(distance / (width * math.sqrt(2)))
-        terms = [np.ones_like(v), v, u, v * v, u * v, u * u]
-        levels = np.stack([t * inside for t in terms] + [t * (1 - inside) for t in terms[:3]], 1)
-        normal = levels.T @ levels
-        heights = np.linalg.solve(normal + 1e-12 * np.trace(normal) * np.eye(9), levels.T @ self.counts)
-        return self.counts - levels @ heights
+        depth = distance / (width * math.sqrt(2))
+        inside = 0.5 * erfc(depth)
+        terms = np.stack([np.ones_like(v), v, u, v * v, u * v, u * u])
+        basis = np.concatenate([terms * inside, terms[:3] * (1 - inside)]).T
+        normal = basis.T @ basis
+        normal += 1e-12 * np.trace(normal) * np.eye(9)
+        heights = np.linalg.solve(normal, basis.T @ ring.counts)
+        turn = 2 * (second * cosine - first * sine) / away**2  # of the edge with the direction
+        along_y = -v / away - turn * u
+        along_x = -u / away + turn * v
+        along_radius = math.copysign(1.0, values[0]) * (-edge - width**2 / (2 * radius**2))
+        along_width = (width / radius - distance / width) * (width - 0.25) * (values[5] < 5.0)
+        moves = np.stack([along_radius, along_y, along_x, -radius * cosine, -radius * sine, along_width])
+        rim = -np.exp(-(depth**2)) / (math.sqrt(2 * math.pi) * width) * moves
+        step = heights[:6] @ terms - heights[6:] @ terms[:3]
+        return cls(ring.counts - basis @ heights, basis, normal, step, rim.T)
+
+    def slopes(self) -> Floats:
+        """Slopes of the rest in the numbers of the disk, as if the levels stood still where they can follow.
+
+        Levels are fitted, so of a change only what they cannot take up is left (variable projection, L.
+        Kaufman 1975, doi 10.1007/BF01932995). That they are polynomials of places in units of the disk does
+        not matter: its moves take one such polynomial to another.
+        """
+        change = -self.step[:, None] * self.rim
+        return change - self.basis @ np.linalg.solve(self.normal, self.basis.T @ change)
 
 
 def _bend_rim(width: float, radius: float) -> float:

@@ -1,23 +1,24 @@
 """Several processes at one fit: each takes its share of every batch, and all take the same step.
 
 Started by ``torchrun`` or ``accelerate launch``; without either a team is one process, and nothing here
-does anything.
+does anything, nor imports PyTorch: verbs that only look at data ask for the team as well.
 """
+
+from __future__ import annotations
 
 import atexit
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.fitting.sync_batchnorm import convert_sync_batchnorm
-from phaseloom.physics.patches import merge_boxes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["Team", "team"]
 
@@ -60,7 +61,9 @@ class Team:
         """
         if self.world_size == 1:
             return batch, 1.0
-        if isinstance(batch, Tensor | np.ndarray):
+        import torch
+
+        if isinstance(batch, torch.Tensor | np.ndarray):
             own = batch[self.owns(batch)]
             return (own, len(own) / len(batch)) if len(own) else (0 * batch[:1] + self._spare, 0.0)
         own = batch[self.rank :: self.world_size]
@@ -83,6 +86,8 @@ class Team:
     def all_reduce(self, numbers: Tensor, /) -> Tensor:
         """Sum over all processes, in place; the same bits in each."""
         if self.world_size > 1:
+            import torch
+
             torch.distributed.all_reduce(numbers)
         return numbers
 
@@ -93,6 +98,10 @@ class Team:
         """
         if self.world_size == 1 or not parameters:
             return
+        import torch
+
+        from phaseloom.physics.patches import merge_boxes
+
         known = [each for each in parameters if each.grad is not None and getattr(each, "touched", None)]
         for parameter in known:
             boxes = merge_boxes(parameter.touched, parameter.shape[-2:])  # pyright: ignore
@@ -109,6 +118,8 @@ class Team:
     def broadcast_parameters(self, net: nn.Module, /) -> None:
         """Copy parameters and buffers of the main process to all others."""
         if self.world_size > 1:
+            import torch
+
             for tensor in net.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
 
@@ -118,7 +129,11 @@ class Team:
         Raises:
             BadInput: see `phaseloom.fitting.sync_batchnorm.convert_sync_batchnorm`.
         """
-        return net if self.world_size == 1 else convert_sync_batchnorm(net, self.rank, self.world_size)
+        if self.world_size == 1:
+            return net
+        from phaseloom.fitting.sync_batchnorm import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(net, self.rank, self.world_size)
 
     def require_single_process(self, what: str, /) -> None:
         """Refuse to run in one of several processes.
@@ -134,6 +149,8 @@ class Team:
         """The value that the main process has."""
         if self.world_size == 1:
             return value
+        import torch
+
         values = [value]
         torch.distributed.broadcast_object_list(values, 0)
         return values[0]
@@ -148,6 +165,8 @@ class Team:
         own = {number: make(number) for number in numbers[self.rank :: self.world_size]}
         made = [own] * self.world_size
         if self.world_size > 1:
+            import torch
+
             torch.distributed.all_gather_object(made, own)
         known = {number: one for some in made for number, one in some.items()}
         return [known[number] for number in numbers]
@@ -155,6 +174,8 @@ class Team:
     def barrier(self) -> None:
         """Wait until all processes are here."""
         if self.world_size > 1:
+            import torch
+
             torch.distributed.barrier()
 
 
@@ -175,6 +196,8 @@ def team() -> Team:
         from accelerate import PartialState
     except ImportError:
         raise MissingExtra("several processes", "accelerate", "cluster") from None
+    import torch
+
     state = PartialState(cpu=not torch.cuda.is_available())
     # else threads of the group are still there when Python ends, which aborts the process now and then
     atexit.register(state.destroy_process_group)
@@ -183,10 +206,14 @@ def team() -> Team:
 
 def _all_reduce_parts(team: Team, parts: Sequence[Tensor]) -> None:
     """Sums of many tensors, or parts of some, in one message."""
+    import torch
+
     flat = team.all_reduce(torch.cat([_real(part).flatten() for part in parts]))
     for part, total in zip(parts, flat.split([_real(part).numel() for part in parts]), strict=True):
         _real(part).copy_(total.view_as(_real(part)))
 
 
 def _real(tensor: Tensor) -> Tensor:
+    import torch
+
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phaseloom.plot.style import LINE_COLOURS, LINE_DASHES, SMALL_FONT, draw_note, frame, new_figure, unit_of
+from phaseloom.plot.style import (
+    LINE_COLOURS,
+    LINE_DASHES,
+    SMALL_FONT,
+    draw_note,
+    frame,
+    name_powers,
+    new_figure,
+    unit_of,
+)
 from phaseloom.units import LENGTH, Coefficients
 
 if TYPE_CHECKING:
@@ -270,6 +279,7 @@ def _plain_log_ticks(axes: Axes) -> None:
 
     low, high = axes.get_ylim()
     if high / low > 100:
+        name_powers(axes.yaxis)
         return
     narrow = high / low < 20
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 3 else tuple(range(1, 10))))

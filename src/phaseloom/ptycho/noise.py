@@ -220,9 +220,7 @@ def shot_noise(divergence: Divergence, counts: Float[Tensor, "n y x"], mask: Boo
     mean = counts.mean(0, dtype=torch.float64)
     dark = mean < 0.2
     lit = mask & ~dark
-    bright = sum(
-        float(_expected_divergence(divergence, few[:, lit].double()).sum()) for few in counts.split(16)
-    )
+    bright = _sum_expected_divergence(divergence, counts[:, lit])
     return bright / len(counts) + float(mean_divergence(divergence, mean[mask & dark]).sum())
 
 
@@ -263,6 +261,14 @@ def find_compiled_form(divergence: Divergence, /) -> PixelNoise | None:
     return PixelNoise(kind, **{"limit": math.inf, **_list_knobs(function), **knobs})
 
 
+@lru_cache(maxsize=32)
+def _get_divergence(form: PixelNoise) -> Divergence:
+    """The same function for the same numbers: every run has a partial function of its own."""
+    if form.kind == "amplitude":
+        return partial(amplitude, floor=form.floor)
+    return partial(poisson, floor=form.floor, limit=form.limit)
+
+
 @lru_cache(maxsize=8)
 def _list_knobs(function: Divergence) -> dict[str, float]:
     """Keyword arguments of a divergence and their defaults."""
@@ -285,9 +291,27 @@ def _check_limit(limit: float) -> None:
         raise BadInput("noise: poisson.limit", limit, "must be a number above zero, or inf")
 
 
+MAX_TABULATED_COUNT = 1_000_000
+"""Largest whole count up to which the pixels that hold a count are numbered, in place of a sum over all."""
+
+
+def _sum_expected_divergence(divergence: Divergence, counts: Float[Tensor, "n pixel"]) -> float:
+    """Sum of ``u(n)`` over pixels; of whole counts each number is computed once."""
+    whole = counts.numel() and not counts.is_complex() and bool((counts >= 0).all())
+    if whole and float(counts.max()) <= MAX_TABULATED_COUNT:
+        numbers = counts.long()
+        if bool((numbers == counts).all()):
+            hits = torch.bincount(numbers.flatten())
+            (seen,) = hits.nonzero(as_tuple=True)
+            return float(_expected_divergence(divergence, seen.double()) @ hits[seen].double())
+    return sum(float(_expected_divergence(divergence, few.double()).sum()) for few in counts.split(16))
+
+
 def _expected_divergence(divergence: Divergence, counts: Tensor) -> Tensor:
     """``u(n)``: tabulated for few counts, from the curvature of the divergence for many."""
-    table = torch.as_tensor(_tabulate_expectation(divergence), dtype=counts.dtype, device=counts.device)
+    form = find_compiled_form(divergence)
+    values = _tabulate_expectation(divergence if form is None else _get_divergence(form))
+    table = torch.as_tensor(values, dtype=counts.dtype, device=counts.device)
     place = counts.clamp(0, len(table) - 1)
     low = place.floor().long().clamp(max=len(table) - 2)
     few = torch.lerp(table[low], table[low + 1], place - low)

@@ -78,6 +78,7 @@ from phaseloom.reconstruction.run_folder import (
     hash_setup,
     list_fixed_settings,
     save_epoch,
+    save_figures,
     save_result,
     save_snapshot,
 )
@@ -412,8 +413,11 @@ class Job:
 
     def save(self, result: Result, /) -> None:
         """Write a result of this run into its folder, with the figures of it."""
-        if self.directory is not None:
-            save_result(result, self.directory, figures=True)
+        if self.directory is None:
+            return
+        if result is not self.ended or not (self.directory / "result.h5").is_file():
+            save_result(result, self.directory)
+        save_figures(result, self.directory)
 
     def measure_held_out_misfit(self) -> PatternMisfit | None:
         """What the model explains of the differences between patterns held out, if any are."""

@@ -26,6 +26,7 @@ __all__ = [
     "hash_setup",
     "list_fixed_settings",
     "save_epoch",
+    "save_figures",
     "save_result",
     "save_snapshot",
 ]
@@ -133,15 +134,16 @@ def save_epoch(
     append_event(progress.history[-1], folder)
 
 
-def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:
-    """Write ``result.h5``, and on request its figures: the one place that does.
-
-    Figures are ``report.png``, ``phase.png`` and, where sigma is known, ``sigma.png``. One that cannot be
-    written is left out with a warning: a run does not end for a picture.
-    """
+def save_result(result: Result, folder: Path, /) -> None:
+    """Write ``result.h5``: the one place that does."""
     result.save(folder / "result.h5")
-    if not figures:
-        return
+
+
+def save_figures(result: Result, folder: Path, /) -> None:
+    """Draw ``report.png``, ``phase.png`` and, where sigma is known, ``sigma.png``.
+
+    One that cannot be written is left out with a warning: a run does not end for a picture.
+    """
     from phaseloom import plot
 
     drawn = {"report.png": plot.report, "phase.png": plot.object_phase}

@@ -6,7 +6,6 @@ from typing import Any, Unpack
 
 import h5py
 import numpy as np
-from scipy.io.matlab import MatReadError
 
 from phaseloom.data.counts import HDF5Source
 from phaseloom.data.formats.arrangement import ReversedAxes
@@ -26,9 +25,6 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
 __all__ = ["ABOUT", "read"]
-
-SCIPY_ERRORS = (MatReadError, *READ_ERRORS, UnboundLocalError)
-"""What scipy raises for damaged files; the last of an array of a class that it does not know."""
 
 ABOUT = About(
     files=".mat",
@@ -96,6 +92,13 @@ class _Version73File:
             return np.asarray(get_dataset(file, self.path, key)[()]).T
 
 
+def _list_scipy_errors() -> tuple[type[Exception], ...]:
+    """What scipy raises for damaged files; the last of an array of a class that it does not know."""
+    from scipy.io.matlab import MatReadError  # 0.1 s that other formats spare
+
+    return (MatReadError, *READ_ERRORS, UnboundLocalError)
+
+
 class _Version5File:
     """Version 5 and before: only the variables that are needed are loaded, in their own type."""
 
@@ -106,7 +109,7 @@ class _Version5File:
         require_known_tags(path)
         try:
             self.shapes = {name: shape for name, shape, _ in whosmat(path)}
-        except SCIPY_ERRORS as error:
+        except _list_scipy_errors() as error:
             raise BadInput(path.name, None, "is not a whole MATLAB file: save it again") from error
 
     def find_stack(self) -> str:
@@ -126,7 +129,7 @@ class _Version5File:
             value: Any = loadmat(self.path, variable_names=[name], struct_as_record=True)[name]
             for field in fields:
                 value = value[field].ravel()[0]
-        except SCIPY_ERRORS as error:
+        except _list_scipy_errors() as error:
             fix = "cannot be read: save numbers with 'save -v7.3', and name fields as 'structure.field'"
             raise BadInput(f"{self.path.name}: {key}", None, fix) from error
         return value

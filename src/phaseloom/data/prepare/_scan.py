@@ -11,7 +11,6 @@ from phaseloom.data.prepare._shared import make_example as _example  # noqa: F40
 from phaseloom.data.prepare._shared import require_number, require_ranges
 from phaseloom.data.scan import ACROSS, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import Angle
 
 __all__ = [
@@ -384,6 +383,8 @@ def tilt_sample(
         >>> tilted.positions[:, 0].tolist(), tilted.heights.round(3).tolist()
         ([0.0, 1.0, 2.0], [0.0, -0.75, -1.5])
     """
+    from phaseloom.physics import tilted_planes as surface  # with PyTorch, which other preparations spare
+
     if (normal is None) == (scattering is None):
         raise BadInput("tilt_sample", None, "needs one of normal and scattering")
     old = scan.geometry

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-from scipy.interpolate import griddata
 
 from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
@@ -101,6 +100,8 @@ class GrowingImage:
         extent = np.maximum(np.ptp(scan.positions, axis=0), 1e-9)
         step = max(math.sqrt(float(extent.prod()) / len(scan)), float(extent.max()) / MAX_SIDE)
         rows, columns = (int(side / step) + 1 for side in extent)
+        from scipy.interpolate import griddata
+
         places = low + np.indices((rows, columns)).reshape(2, -1).T * step
         if min(rows, columns) < 2:  # on a line there are no triangles
             nearest = griddata(scan.positions, values, places, method="nearest")
