@@ -11,7 +11,7 @@ The rule is that of Nesterov's accelerated gradient as Sutskever et al. write it
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ MIN_BRAKE = 1 / 64
 """Share of the rates below which shorter steps do not help."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How a parameter moves: ``(value, gradient, size, rate, where) -> step`` that is taken from it.
 

@@ -20,7 +20,6 @@ from phaseloom.fitting.updates import Batches
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import (
-    UPDATES_TO_FOLLOW_POSITIONS,
     Curvature,
     count_crossings,
     incident_waves,
@@ -28,6 +27,7 @@ from phaseloom.ptycho.curvature import (
 )
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
