@@ -144,7 +144,7 @@ class PositionStep:
 
     def share_rate(self, size: int) -> float:
         """Share of a step in a batch of a size."""
-        return min(size, len(self.inverse) / UPDATES_TO_FOLLOW_POSITIONS)
+        return float(min(size, len(self.inverse) / UPDATES_TO_FOLLOW_POSITIONS))
 
     def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Any, /) -> Tensor:
         """See `phaseloom.fitting.newton.Rule`."""
