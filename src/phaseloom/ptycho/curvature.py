@@ -464,13 +464,15 @@ class Curvature:
         out = states.real.new_zeros(len(reach.corner), 2, 2)
         for weight, state in zip(share, states, strict=True):
             whole = state.prod(0)
-            slope = [(whole.roll(-1, axis) - whole.roll(1, axis)) / 2 for axis in (0, 1)]
-            for a, b in ((0, 0), (0, 1), (1, 1)):
-                map_ = torch.fft.rfft2((slope[a].conj() * slope[b]).real, s=reach.room)
-                for beam, (_, members) in zip(beams, waves, strict=True):
-                    y, x = reach.corner[members].T
-                    out[members, a, b] += 0.5 * weight * torch.fft.irfft2(map_ * beam, s=reach.room)[y, x]
-        out[:, 1, 0] = out[:, 0, 1]
+            parts = torch.stack([whole.real, whole.imag])  # side by side: quicker than complex products
+            down, right = (parts.roll(-1, axis) - parts.roll(1, axis) for axis in (1, 2))
+            pairs = ((down, down), (down, right), (right, right))
+            products = torch.stack([a[0] * b[0] + a[1] * b[1] for a, b in pairs])
+            maps = torch.fft.rfft2(products, s=reach.room)
+            for beam, (_, members) in zip(beams, waves, strict=True):
+                y, x = reach.corner[members].T
+                each = torch.fft.irfft2(maps * beam, s=reach.room)[:, y, x]
+                out[members] += (weight / 8) * each[[0, 1, 1, 2]].T.reshape(-1, 2, 2)
         mean = out.diagonal(dim1=1, dim2=2).mean()
         return out + POSITION_DAMPING * mean * torch.eye(2, device=out.device, dtype=out.dtype)
 
@@ -480,6 +482,12 @@ class Curvature:
         if parameter is scan.lines:
             each = bends.view(len(parameter), -1, 2, 2).sum(1) / len(bends)
             return CoupledStep.of(self.scale * each, trust, rows=True)
+        if parameter is scan.affine:
+            lever = scan.split_map()
+            unit = lever.arm / lever.reach
+            pairs = (unit[:, :, None] * unit[:, None]).flatten(1)
+            bend = (bends.flatten(1).T @ pairs).view(2, 2, 2, 2).transpose(1, 2).reshape(4, 4)
+            return CoupledStep.of(self.scale * bend / len(bends), trust)
         slopes = []
         before = scan.current_positions()
         flat = parameter.view(-1)
