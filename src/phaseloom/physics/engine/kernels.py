@@ -49,7 +49,7 @@ from phaseloom.physics.fused_kernels import compile_kernel
 __all__ = ["AMPLITUDE", "COMPLEX", "NOTHING", "POISSON", "REAL", "begin_batch", "end_batch", "fill_ramp"]
 __all__ += ["locate_planes", "model_batch", "model_pattern"]
 
-KERNELS_VERSION = 3
+KERNELS_VERSION = 4
 """The cache of numba looks at this file alone: raise the number when another file of this package changes."""
 
 AMPLITUDE, POISSON = 0, 1
@@ -94,7 +94,7 @@ def _gather_modes(slope, n_modes, work, modes, layout, down, right):
     opposite = fill_like(slope, -((height * width) ** -1.5))
     re, im = work, advance(work, height * step)
     for k in range(n_modes):
-        _return_to_space(advance(slope, 2 * k * width * back), work, layout, right, False)
+        _return_to_space(advance(slope, 2 * k * width * back), work, layout, right)
         for x in range(0, width, lanes):
             transform_back(re, im, x, step, down)
             for y in range(height):
@@ -105,31 +105,33 @@ def _gather_modes(slope, n_modes, work, modes, layout, down, right):
 
 @compile_kernel
 @no_type_check
-def _illuminate(mode, rows, columns, wave, layout):
-    """Spectrum of a mode where the beam stands."""
-    height, width, lanes, _, back = layout
+def _light_window(mode, rows, columns, strip, there, layout, right):
+    """Spectrum of a mode where the beam stands, and the first half of its way to real space."""
+    height, width, lanes, step, back = layout
     plane = width * back
-    for x in range(width):
-        cr, ci = fill(pick(columns[0], x)), fill(pick(columns[1], x))
-        for y in range(0, height, lanes):
-            at = x * back + y
-            rr, ri = load(rows[0], y), load(rows[1], y)
+    im = advance(strip, width * lanes)
+    to_im = advance(there, height * step)
+    for y in range(0, height, lanes):
+        rr, ri = load(rows[0], y), load(rows[1], y)
+        for x in range(width):
+            cr, ci = fill(pick(columns[0], x)), fill(pick(columns[1], x))
             tr, ti = rr * cr - ri * ci, rr * ci + ri * cr
-            mr, mi = load(mode, at), load(mode, plane + at)
-            store(wave, at, mr * tr - mi * ti)
-            store(wave, plane + at, mr * ti + mi * tr)
+            mr, mi = load(mode, x * back + y), load(mode, plane + x * back + y)
+            store(strip, x * lanes, mr * tr - mi * ti)
+            store(im, x * lanes, mr * ti + mi * tr)
+        transform_back(im, strip, 0, lanes, right)
+        transpose_strip(strip, im, 0, lanes, there, to_im, y * step, step, width, lanes)
 
 
 @compile_kernel
 @no_type_check
-def _return_to_space(wave, there, layout, right, inverse):
-    """First half of an inverse transform, or of the transpose of a transform, to a plane in real space."""
+def _return_to_space(wave, there, layout, right):
+    """First half of the transpose of a transform, to a plane in real space."""
     height, width, lanes, step, back = layout
     re, im = wave, advance(wave, width * back)
     to_re, to_im = there, advance(there, height * step)
-    first, second = (im, re) if inverse else (re, im)
     for y in range(0, height, lanes):
-        transform_back(first, second, y, back, right)
+        transform_back(re, im, y, back, right)
         transpose_strip(re, im, y, back, to_re, to_im, y * step, step, width, lanes)
 
 
@@ -213,42 +215,40 @@ def _leave_slice(work, here, window, row, sink, kind, wave, layout, down):
 @compile_kernel
 @no_type_check
 def _leave_beam(wave, mode, rows, columns, slope, turn, layout, right):
-    """Transpose of `_illuminate`: adds to the gradient of a spectrum, and returns that of the shift."""
+    """Transpose of `_light_window`: adds to the gradient of a spectrum, and returns that of the shift."""
     height, width, lanes, _, back = layout
     plane = width * back
     re, im = wave, advance(wave, plane)
+    along_y = fill_like(wave, 0.0)
+    along_x = fill_like(wave, 0.0)
     for y in range(0, height, lanes):
         transform(im, re, y, back, right)
-    along_y = 0.0
-    along_x = 0.0
-    for x in range(width):
-        cr, ci = fill(pick(columns[0], x)), fill(pick(columns[1], x))
+        rr, ri = load(rows[0], y), load(rows[1], y)
         sum_y = fill_like(wave, 0.0)
-        sum_x = fill_like(wave, 0.0)
-        for y in range(0, height, lanes):
+        for x in range(width):
             at = x * back + y
-            rr, ri = load(rows[0], y), load(rows[1], y)
+            cr, ci = fill(pick(columns[0], x)), fill(pick(columns[1], x))
             tr, ti = rr * cr - ri * ci, rr * ci + ri * cr
             wr, wi = load(re, at), load(im, at)
             gr, gi = wr * tr - wi * ti, wr * ti + wi * tr
             store(slope, at, load(slope, at) + gr)
             store(slope, plane + at, load(slope, plane + at) + gi)
             pull = gr * load(mode, plane + at) + gi * load(mode, at)
-            sum_x = sum_x + pull
-            sum_y = sum_y + pull * load(turn[0], y)
-        along_y += add_up(sum_y)
-        along_x += add_up(sum_x) * pick(turn[1], x)
-    return along_y, along_x
+            sum_y = sum_y + pull
+            along_x = along_x + pull * fill(pick(turn[1], x))
+        along_y = along_y + sum_y * load(turn[0], y)
+    return add_up(along_y), add_up(along_x)
 
 
 @compile_kernel
 @no_type_check
-def _compare(far, seen, n_modes, weight, fields, of_dark, noise, layout, wanted):
-    """Misfit of a pattern and its slope along the weight; far waves become conjugates of their gradients.
+def _compare(far, seen, n_modes, weight, fields, of_dark, noise, layout, wanted, y):
+    """Misfit of a strip of a pattern and its slope along the weight.
 
-    The slope along expected counts is added to the gradient of the background at once.
+    Far waves become conjugates of their gradients. The slope along expected counts is added to the gradient
+    of the background at once.
     """
-    height, width, lanes, _, back = layout
+    _, width, lanes, _, back = layout
     kind, floor, limit, share = noise
     flat, dark, mask = fields
     plane = width * back
@@ -259,56 +259,51 @@ def _compare(far, seen, n_modes, weight, fields, of_dark, noise, layout, wanted)
     twice = fill_like(far, 2.0 * share)
     flat_at, dark_at, mask_at = address(flat), address(dark), address(mask)
     dark_slope = address(of_dark)
-    total = 0.0
-    of_weight = 0.0
+    left = fill_like(far, 0.0)
+    pulled = fill_like(far, 0.0)
     for x in range(width):
-        left = fill_like(far, 0.0)
-        pulled = fill_like(far, 0.0)
-        for y in range(0, height, lanes):
-            at = x * back + y
-            light = fill_like(far, 0.0)
-            for k in range(n_modes):
-                wr, wi = load(far, 2 * k * plane + at), load(far, (2 * k + 1) * plane + at)
-                light = light + wr * wr + wi * wi
-            by = factor
-            if len(flat):
-                by = factor * load(flat_at, at)
-                light_seen = light * load(flat_at, at)
-            else:
-                light_seen = light
-            model = by * light
-            if len(dark):
-                model = model + load(dark_at, at)
-            count = load(seen, x * height + y) + floors
-            if kind == POISSON:
-                rate = maximum(model + floors, least)
-                ratio = count / rate
-                log_ratio = logarithm(maximum(ratio, least))
-                each = log_ratio * count + rate - count
-                slope = one - ratio
-                if limit < math.inf and peak(each) > 0.5 * limit * limit:
-                    each, slope = _limit_lanes(count, rate, log_ratio, each, slope, limit)
-            else:
-                amplitude = root(model + floors)
-                gap = amplitude - root(count)
-                each = gap * gap
-                slope = gap / amplitude
-            if len(mask):
-                each = each * load(mask_at, at)
-                slope = slope * load(mask_at, at)
-            left = left + each
-            if wanted[2]:
-                pulled = pulled + slope * light_seen
-                if len(of_dark):
-                    store(dark_slope, at, load(dark_slope, at) + slope)
-            pull = slope * (by * twice)
-            for k in range(n_modes):
-                re, im = 2 * k * plane + at, (2 * k + 1) * plane + at
-                store(far, re, pull * load(far, re))
-                store(far, im, fill_like(far, 0.0) - pull * load(far, im))
-        total += add_up(left)
-        of_weight += add_up(pulled)
-    return total, of_weight
+        at = x * back + y
+        light = fill_like(far, 0.0)
+        for k in range(n_modes):
+            wr, wi = load(far, 2 * k * plane + at), load(far, (2 * k + 1) * plane + at)
+            light = light + wr * wr + wi * wi
+        by = factor
+        if len(flat):
+            by = factor * load(flat_at, at)
+            light_seen = light * load(flat_at, at)
+        else:
+            light_seen = light
+        model = by * light
+        if len(dark):
+            model = model + load(dark_at, at)
+        count = load(seen, y * width + x * lanes) + floors
+        if kind == POISSON:
+            rate = maximum(model + floors, least)
+            ratio = count / rate
+            log_ratio = logarithm(maximum(ratio, least))
+            each = log_ratio * count + rate - count
+            slope = one - ratio
+            if limit < math.inf and peak(each) > 0.5 * limit * limit:
+                each, slope = _limit_lanes(count, rate, log_ratio, each, slope, limit)
+        else:
+            amplitude = root(model + floors)
+            gap = amplitude - root(count)
+            each = gap * gap
+            slope = gap / amplitude
+        if len(mask):
+            each = each * load(mask_at, at)
+            slope = slope * load(mask_at, at)
+        left = left + each
+        if wanted[2]:
+            pulled = pulled + slope * light_seen
+            if len(of_dark):
+                store(dark_slope, at, load(dark_slope, at) + slope)
+        pull = slope * (by * twice)
+        for k in range(n_modes):
+            re, im = 2 * k * plane + at, (2 * k + 1) * plane + at
+            store(far, re, pull * load(far, re))
+            store(far, im, fill_like(far, 0.0) - pull * load(far, im))
+    return add_up(left), add_up(pulled)
 
 
 @compile_kernel
@@ -324,6 +319,46 @@ def _limit_lanes(count, rate, log_ratio, each, slope, limit):
             each = set_lane(each, lane, value)
             slope = set_lane(slope, lane, 1 - amplitude)
     return each, slope
+
+
+@compile_kernel
+@no_type_check
+def _meet_detector(far, work, seen, n_modes, weight, fields, of_dark, noise, layout, wanted, right):
+    """Second half of the last transform, likelihood, and first half of the way back, strip by strip.
+
+    Of a single mode what comes back goes on to real space; of several it stays where it is (`_turn_back`).
+    """
+    height, width, lanes, step, back = layout
+    plane = width * back
+    goes_back = wanted[0] or wanted[1]
+    total = 0.0
+    of_weight = 0.0
+    for y in range(0, height, lanes):
+        for k in range(n_modes):
+            re = advance(far, 2 * k * plane)
+            transform(re, advance(re, plane), y, back, right)
+        found = _compare(far, seen, n_modes, weight, fields, of_dark, noise, layout, wanted, y)
+        total += found[0]
+        of_weight += found[1]
+        for k in range(n_modes if goes_back else 0):
+            re = advance(far, 2 * k * plane)
+            im = advance(re, plane)
+            transform_back(re, im, y, back, right)
+            if n_modes == 1:
+                to_im = advance(work, height * step)
+                transpose_strip(re, im, y, back, work, to_im, y * step, step, width, lanes)
+    return total, of_weight
+
+
+@compile_kernel
+@no_type_check
+def _turn_back(wave, work, layout):
+    """What comes back from the detector on its way to real space."""
+    height, width, lanes, step, back = layout
+    im = advance(wave, width * back)
+    to_im = advance(work, height * step)
+    for y in range(0, height, lanes):
+        transpose_strip(wave, im, y, back, work, to_im, y * step, step, width, lanes)
 
 
 @compile_kernel
@@ -368,7 +403,7 @@ def locate_planes(workspace, n_slices, n_modes, layout):
     slope = advance(beam, 2 * n_modes * plane)
     work = advance(slope, 2 * n_modes * plane)
     strip = advance(work, 2 * space)
-    seen = advance(strip, 2 * height * layout[2])
+    seen = advance(strip, 2 * max(height, width) * layout[2])
     return incident, far, beam, slope, work, strip, seen
 
 
@@ -424,7 +459,7 @@ def model_pattern(
         starts: first pixel of the window in each slice, and places from one to the next.
         row: pixels to the next row.
         flights: real and imaginary parts.
-        seen: counts, pixels in the order of a plane without its margin.
+        seen: counts, pixels strip by strip of a plane.
         weight: of the pattern.
         fields: flat field, background and mask.
         noise: kind, floor and limit, and the share of the misfit that gradients are of.
@@ -436,7 +471,7 @@ def model_pattern(
         down: transform along rows; see `locate_axis`.
         right: transform along columns.
     """
-    height, width, lanes, step, back = layout
+    height, width, _, step, back = layout
     n_slices, n_modes = numbers
     incident, far, beam, slope, work, strip, _ = planes
     space = height * step
@@ -446,8 +481,8 @@ def model_pattern(
     columns = ramps[2], ramps[3]
     for k in range(n_modes):
         wave = advance(far, 2 * k * plane)
-        _illuminate(advance(beam, 2 * k * plane), rows, columns, wave, layout)
-        _return_to_space(wave, advance(incident, 2 * k * space), layout, right, True)
+        mode = advance(beam, 2 * k * plane)
+        _light_window(mode, rows, columns, strip, advance(incident, 2 * k * space), layout, right)
         for s in range(n_slices):
             here = advance(incident, 2 * (s * n_modes + k) * space)
             window = advance(transmission, 2 * pick(starts[0], s * starts[1]))
@@ -455,16 +490,16 @@ def model_pattern(
             if s < n_slices - 1:
                 flight = advance(flights[0], s * plane), advance(flights[1], s * plane)
                 _fly(wave, flight, advance(here, 2 * n_modes * space), layout, right, True)
-            else:
-                for y in range(0, height, lanes):
-                    transform(wave, advance(wave, plane), y, back, right)
-    misfit, of_weight = _compare(far, seen, n_modes, weight, fields, of_dark, noise, layout, wanted)
+    misfit, of_weight = _meet_detector(
+        far, work, seen, n_modes, weight, fields, of_dark, noise, layout, wanted, right
+    )
     along_y = 0.0
     along_x = 0.0
     if of_object or of_beam:
         for k in range(n_modes):
             wave = advance(far, 2 * k * plane)
-            _return_to_space(wave, work, layout, right, False)
+            if n_modes > 1:
+                _turn_back(wave, work, layout)
             for s in range(n_slices - 1, -1, -1):
                 here = advance(incident, 2 * (s * n_modes + k) * space)
                 window = advance(transmission, 2 * pick(starts[0], s * starts[1]))
@@ -519,7 +554,7 @@ def model_batch(
         transmission: of the object.
         windows: in it, the first pixel ``(slice, pattern)`` and pixels to the next row ``(pattern,)``.
         flights: real and imaginary parts of kernels ``(gap, plane)`` over the number of pixels.
-        data: counts ``(pattern, pixel)``, the pixel at each place of a plane without its margin, weights;
+        data: counts ``(pattern, pixel)``, the pixel at each place of the strips of a plane, weights;
             flat field, background and mask in the order of a plane, without any numbers where they are one,
             zero and one.
         noise: kind, floor and limit.

@@ -68,7 +68,7 @@ class WaveLayout(NamedTuple):
         sizes: height, width, lanes, and numbers from row to row in real and in reciprocal space.
         places: row of each frequency, of the rows and columns of a plane.
         place: pixel of the pattern at each place of a plane in reciprocal space.
-        pixel: the same without the margin of a plane.
+        pixel: the same without the margin of a plane, strip by strip: a vector of rows, column by column.
         own: places that are pixels of the pattern, and which.
         frequencies: of the rows and columns of a plane, ``2 pi`` times cycles per pixel.
     """
@@ -85,12 +85,23 @@ class WaveLayout(NamedTuple):
         """Numbers of a workspace; see `phaseloom.physics.engine.kernels.model_batch`."""
         height, width, lanes, step, back = self.sizes
         space, plane = height * step, width * back
-        return 2 * modes * (slices * space + 3 * plane) + 2 * space + 2 * height * lanes + height * width
+        return (
+            2 * modes * (slices * space + 3 * plane)
+            + 2 * space
+            + 2 * max(height, width) * lanes
+            + height * width
+        )
+
+    def make_workspace(self, slices: int, modes: int) -> np.ndarray:
+        """Room for the waves of a pattern, each at the beginning of a line of the cache, as PyTorch has it."""
+        real = torch.from_numpy(self.frequencies[0]).dtype
+        return torch.empty(self.count_numbers(slices, modes), dtype=real).numpy()
 
     def make_ramps(self) -> tuple[np.ndarray, ...]:
         """Room for the ramps of a pattern."""
         height, width, *_ = self.sizes
-        return tuple(np.empty(n, self.frequencies[0].dtype) for n in (height, height, width, width))
+        real = torch.from_numpy(self.frequencies[0]).dtype
+        return tuple(torch.empty(n, dtype=real).numpy() for n in (height, height, width, width))
 
     def arrange(self, field: Tensor | None) -> np.ndarray:
         """A field ``(..., y, x)`` in reciprocal space in the order of planes; empty for ``None``."""
@@ -140,7 +151,7 @@ def lay_out_waves(shape: tuple[int, int], dtype: torch.dtype) -> WaveLayout | No
         (height, width, lanes, step, back),
         (np.argsort(down.order), np.argsort(right.order)),
         place,
-        place[at.numpy()],
+        place.reshape(width, back)[:, :height].reshape(width, -1, lanes).swapaxes(0, 1).ravel(),
         (at, torch.from_numpy(place)[at]),
         (turns[0].astype(real), turns[1].astype(real)),
     )
@@ -209,7 +220,7 @@ class _Batch:
         slices = self.mosaic.slices
         plane = len(layout.place)
         real = modes.real.dtype
-        workspace = torch.empty(layout.count_numbers(slices, len(modes)), dtype=real).numpy()
+        workspace = layout.make_workspace(slices, len(modes))
         sink, start, row, sign, kind = self.make_sink(kernels, real, wanted[0])
         region = self.mosaic.region
         assert region is not None

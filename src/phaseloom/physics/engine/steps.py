@@ -40,7 +40,7 @@ from phaseloom.physics.fused_kernels import compile_kernel
 
 __all__ = ["place_batch", "step_batches"]
 
-STEPS_VERSION = 1
+STEPS_VERSION = 2
 
 
 @compile_kernel
@@ -238,7 +238,7 @@ def step_batches(
             knob is not a number stand still.
         index: patterns of all batches, one after the other.
         first: where each batch begins in it, and the last one ends.
-        data: counts in the order of a plane without its margin, and in them the row of each of ``index``.
+        data: counts strip by strip of a plane, and in them the row of each of ``index``.
         found: of each batch, ``(batch, 5)``, zero: the loss; sums of gradients of the object, the probe, the
             positions and the map.
         span: first batch, and the one to stop before.

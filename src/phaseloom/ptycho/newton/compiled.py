@@ -216,7 +216,7 @@ class CompiledSteps:
         slices = wave.shape[1]
         room = layout.count_numbers(slices, len(relative))
         if self._workspace.size != room or self._workspace.dtype != unit:
-            self._workspace = np.empty(room, unit)
+            self._workspace = layout.make_workspace(slices, len(relative))
         return _StepArrays(
             layout.axes,
             layout.sizes,
