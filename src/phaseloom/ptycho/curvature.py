@@ -103,13 +103,19 @@ def incident_waves(model: Ptychography, /) -> Beams:
 
 @torch.no_grad()
 def sum_illumination(
-    model: Ptychography, waves: Beams, /, *, weights: Float[Tensor, " n"] | None = None
+    model: Ptychography,
+    waves: Beams,
+    /,
+    *,
+    weights: Float[Tensor, " n"] | None = None,
+    reach: ScannedArea | None = None,
 ) -> Float[Tensor, "slice v u"]:
     """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
 
     The beam is correlated with where it went, each time with a weight of ``weights``, by default one.
+    ``reach`` is the scanned area, if that is known already.
     """
-    reach = ScannedArea.of(model)
+    reach = ScannedArea.of(model) if reach is None else reach
     first = waves[0][0]
     at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
     out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
@@ -363,12 +369,13 @@ class Curvature:
         rules: dict[nn.Parameter, Rule] = {}
         waves = incident_waves(model)
         loss = _read_noise_term(history[-1]) if history else self._measure_loss()
-        self._make_object_rules(rules, waves, loss)
+        reach = ScannedArea.of(model)
+        self._make_object_rules(rules, waves, loss, reach)
         own = self._list_pattern_numbers()
         slopes = model.probe.square_slopes()
         rules |= {p: UniformStep(slope, self.scale, each=p in own) for p, slope in slopes.items()}
         trust = _estimate_trust(history)
-        rules |= self._make_position_rules(waves, trust, self._measure_excess_noise(history))
+        rules |= self._make_position_rules(waves, trust, self._measure_excess_noise(history), reach)
         rules[model.detector.weights] = WeightStep(self.scale * self.mean_counts / 4)
         rules[model.detector.root] = UniformStep(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
@@ -385,11 +392,13 @@ class Curvature:
         found = [float(self.likelihood(piece)["noise"]) * len(piece) for piece in pieces]
         return sum(found) / len(index)
 
-    def _make_position_rules(self, waves: Beams, trust: float, excess: float) -> dict[nn.Parameter, Rule]:
+    def _make_position_rules(
+        self, waves: Beams, trust: float, excess: float, reach: ScannedArea
+    ) -> dict[nn.Parameter, Rule]:
         """Positions, and the errors of a scan that move them together."""
         parts = self.model.scan.parts()
         moving = [p for several in parts.values() for p in several if p.requires_grad]
-        bends = self._position_curvatures(waves) if moving and trust else None
+        bends = self._position_curvatures(waves, reach) if moving and trust else None
         if bends is None or not bool(bends.any()):
             return dict.fromkeys(moving, NoStep())
         own = self.model.scan.offsets
@@ -421,9 +430,11 @@ class Curvature:
         jitter = estimate_jitter(scan.offsets - centre, torch.linalg.eigvalsh(information))
         return PositionPrior(centre, unit / max(float(jitter), MIN_JITTER**2))
 
-    def _make_object_rules(self, rules: dict[nn.Parameter, Rule], waves: Beams, loss: float) -> None:
+    def _make_object_rules(
+        self, rules: dict[nn.Parameter, Rule], waves: Beams, loss: float, reach: ScannedArea
+    ) -> None:
         model = self.model
-        wide = sum_illumination(model, waves)
+        wide = sum_illumination(model, waves, reach=reach)
         count = len(wide)
         many = len(model.scan.start)
         calm = math.inf if loss > MIN_LOSS_OF_WHOLE_STEPS else self._limit_noise(participation_area(wide[:1]))
@@ -454,16 +465,15 @@ class Curvature:
             * max(calm, MIN_STEPS_PER_EPOCH / len(self.model.scan.start))
         )
 
-    def _position_curvatures(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
+    def _position_curvatures(self, waves: Beams, reach: ScannedArea) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
-        reach = ScannedArea.of(model)
         share = model.object.occupancy
         states = model.object.transmission()[(..., *reach.inside)]
         beams = [torch.fft.rfft2(w[0].abs().square().sum(0), s=reach.room).conj() for w, _ in waves]
         out = states.real.new_zeros(len(reach.corner), 2, 2)
         for weight, state in zip(share, states, strict=True):
-            whole = state.prod(0)
+            whole = state[0] if len(state) == 1 else state.prod(0)
             parts = torch.stack([whole.real, whole.imag])  # side by side: quicker than complex products
             down, right = (parts.roll(-1, axis) - parts.roll(1, axis) for axis in (1, 2))
             pairs = ((down, down), (down, right), (right, right))

@@ -49,7 +49,7 @@ from phaseloom.physics.fused_kernels import compile_kernel
 __all__ = ["AMPLITUDE", "COMPLEX", "NOTHING", "POISSON", "REAL", "begin_batch", "end_batch", "fill_ramp"]
 __all__ += ["locate_planes", "model_batch", "model_pattern"]
 
-KERNELS_VERSION = 4
+KERNELS_VERSION = 5
 """The cache of numba looks at this file alone: raise the number when another file of this package changes."""
 
 AMPLITUDE, POISSON = 0, 1

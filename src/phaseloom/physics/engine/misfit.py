@@ -68,7 +68,7 @@ class WaveLayout(NamedTuple):
         sizes: height, width, lanes, and numbers from row to row in real and in reciprocal space.
         places: row of each frequency, of the rows and columns of a plane.
         place: pixel of the pattern at each place of a plane in reciprocal space.
-        pixel: the same without the margin of a plane, strip by strip: a vector of rows, column by column.
+        pixel: the same without margins, strip by strip: a vector of rows, column by column.
         own: places that are pixels of the pattern, and which.
         frequencies: of the rows and columns of a plane, ``2 pi`` times cycles per pixel.
     """
@@ -93,7 +93,7 @@ class WaveLayout(NamedTuple):
         )
 
     def make_workspace(self, slices: int, modes: int) -> np.ndarray:
-        """Room for the waves of a pattern, each at the beginning of a line of the cache, as PyTorch has it."""
+        """Room for the waves of a pattern: PyTorch lets it begin with a line of the cache."""
         real = torch.from_numpy(self.frequencies[0]).dtype
         return torch.empty(self.count_numbers(slices, modes), dtype=real).numpy()
 

@@ -40,7 +40,7 @@ from phaseloom.physics.fused_kernels import compile_kernel
 
 __all__ = ["place_batch", "step_batches"]
 
-STEPS_VERSION = 2
+STEPS_VERSION = 3
 
 
 @compile_kernel
