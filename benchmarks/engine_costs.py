@@ -72,16 +72,26 @@ def repeat_piece(piece, many, layout, axes, work, ramps, frequencies, places, no
             kernels.fill_ramp(0.3, places[0], height, ramps[0], ramps[1])
             kernels.fill_ramp(-0.2, places[1], width, ramps[2], ramps[3])
         elif piece == 2:
-            kernels._illuminate(beam, rows, columns, far, layout)
+            kernels._light_window(beam, rows, columns, strip, incident, layout, right)
         elif piece == 3:
-            kernels._return_to_space(far, incident, layout, right, True)
-        elif piece == 4:
             kernels._pass_slice(incident, window, 2 * ROW, strip, far, layout, down)
-        elif piece == 5:
-            kernels._illuminate(beam, rows, columns, far, layout)  # or slopes of slopes were taken
-            total += kernels._compare(
-                far, seen, 1, work.dtype.type(1), (none, none, none), none, noise, layout, (1, True, False)
-            )[0]
+        elif piece == 4 or piece == 5:
+            for at in range(0, 2 * width * back, width_of_lanes):
+                lanes.store(far, at, lanes.load(beam, at))  # or slopes of slopes were taken
+            if piece == 5:
+                total += kernels._meet_detector(
+                    far,
+                    other,
+                    seen,
+                    1,
+                    work.dtype.type(1),
+                    (none, none, none),
+                    none,
+                    noise,
+                    layout,
+                    (1, True, False),
+                    right,
+                )[0]
         elif piece == 6:
             kernels._leave_slice(other, incident, window, 2 * ROW, sink, kernels.COMPLEX, far, layout, down)
         elif piece == 7:
@@ -92,11 +102,11 @@ def repeat_piece(piece, many, layout, axes, work, ramps, frequencies, places, no
 PIECES = (
     "transform, space to reciprocal space",
     "ramps of the shift",
-    "mode times ramps",
-    "first half of a transform back",
-    "second half, transmission, first half of a transform",
-    "likelihood and its slope",
-    "the same back, with the gradient of the object",
+    "mode times ramps, half a transform",
+    "half a transform, transmission, half a transform",
+    "a copy of a wave",
+    "half a transform, likelihood, half a transform back",
+    "half a transform back, gradient of the object, half a transform",
     "half a transform, gradients of mode and shift",
 )
 
@@ -130,8 +140,8 @@ def price_kernels(side: int) -> dict[str, list[float]]:
             repeat_piece(number, many, *given, (kernels.POISSON, 0.01, 20.0, 1.0))
 
         found[name] = [round(value, 2) for value in measure(call, many)]
-    slopes, light = (found[PIECES[number]] for number in (5, 2))
-    found[PIECES[5]] = [round(a - b, 2) for a, b in zip(slopes, light, strict=True)]
+    slopes, copied = (found[PIECES[number]] for number in (5, 4))
+    found[PIECES[5]] = [round(a - b, 2) for a, b in zip(slopes, copied, strict=True)]
     with suppress(ImportError):
         import pyfftw
 

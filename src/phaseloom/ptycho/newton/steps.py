@@ -4,7 +4,7 @@ They are values, so that compiled code (`phaseloom.ptycho.newton.compiled`) read
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -41,7 +41,10 @@ class PositionPrior(NamedTuple):
 class NoStep:
     """No step, in epochs before anything is known of the curvature."""
 
-    momentum: ClassVar[bool] = False
+    @property
+    def momentum(self) -> bool:
+        """Steps are not accelerated."""
+        return False
 
     def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Any, /) -> Tensor:
         """See `phaseloom.fitting.newton.Rule`."""
@@ -65,8 +68,12 @@ class PixelStep:
     share: Float[Tensor, "state 1 1 1"]
     pull: float
     calm: float
-    momentum: ClassVar[bool] = True
     _inverses: dict[tuple[int, float], Tensor] = field(default_factory=dict)
+
+    @property
+    def momentum(self) -> bool:
+        """Steps are accelerated."""
+        return True
 
     def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Any, /) -> Tensor:
         """See `phaseloom.fitting.newton.Rule`."""
@@ -115,7 +122,11 @@ class WeightStep:
     """Intensities of the shots, as whose square roots amplitudes go; ``bend`` is that at one."""
 
     bend: float
-    momentum: ClassVar[bool] = False
+
+    @property
+    def momentum(self) -> bool:
+        """Steps are not accelerated."""
+        return False
 
     def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Any, /) -> Tensor:
         """See `phaseloom.fitting.newton.Rule`."""
@@ -133,7 +144,11 @@ class PositionStep:
 
     inverse: Float[Tensor, "n 2 2"]
     prior: PositionPrior | None
-    momentum: ClassVar[bool] = False
+
+    @property
+    def momentum(self) -> bool:
+        """Steps are not accelerated."""
+        return False
 
     @classmethod
     def of(cls, bends: Float[Tensor, "n 2 2"], trust: float, prior: PositionPrior | None) -> "PositionStep":
@@ -168,7 +183,11 @@ class CoupledStep:
     inverse: Tensor
     rows: bool = False
     patterns: bool = False
-    momentum: ClassVar[bool] = True
+
+    @property
+    def momentum(self) -> bool:
+        """Steps are accelerated."""
+        return True
 
     @classmethod
     def of(cls, bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = False) -> "CoupledStep":
