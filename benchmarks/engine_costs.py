@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, no_type_check
 from unittest import mock
 
 import numba
@@ -39,8 +40,10 @@ ROW = 200
 """Pixels of the object from row to row."""
 
 
-@numba.njit(error_model="numpy")
-def repeat_piece(piece, many, layout, axes, work, ramps, frequencies, places, noise):
+@no_type_check
+def _repeat_piece(  # noqa: C901, PLR0915, PLR0917 - one switch: all pieces are compiled together
+    piece, many, layout, axes, work, ramps, frequencies, places, noise
+):
     """One piece of the work on a wave, again and again."""
     height, width, width_of_lanes, step, back = layout
     down = transforms.locate_axis(*axes[0])
@@ -75,7 +78,7 @@ def repeat_piece(piece, many, layout, axes, work, ramps, frequencies, places, no
             kernels._light_window(beam, rows, columns, strip, incident, layout, right)
         elif piece == 3:
             kernels._pass_slice(incident, window, 2 * ROW, strip, far, layout, down)
-        elif piece == 4 or piece == 5:
+        elif piece in (4, 5):
             for at in range(0, 2 * width * back, width_of_lanes):
                 lanes.store(far, at, lanes.load(beam, at))  # or slopes of slopes were taken
             if piece == 5:
@@ -98,6 +101,9 @@ def repeat_piece(piece, many, layout, axes, work, ramps, frequencies, places, no
             total += kernels._leave_beam(far, beam, rows, columns, slope, turn, layout, right)[0]
     return total
 
+
+repeat_piece: Callable[..., Any] = numba.njit(error_model="numpy")(_repeat_piece)
+"""Compiled, and not kept on disk, where a change of the kernels would not be noticed."""
 
 PIECES = (
     "transform, space to reciprocal space",
@@ -135,11 +141,11 @@ def price_kernels(side: int) -> dict[str, list[float]]:
         given = (layout.sizes, layout.axes, room, layout.make_ramps(), layout.frequencies, layout.places)
         # waves that grow without bound would be priced as infinities: they are made anew each time
 
-        def call(number=number, room=room, given=given) -> None:
+        def once(number: int = number, room: np.ndarray = room, given: Any = given) -> None:
             room[:] = work
             repeat_piece(number, many, *given, (kernels.POISSON, 0.01, 20.0, 1.0))
 
-        found[name] = [round(value, 2) for value in measure(call, many)]
+        found[name] = [round(value, 2) for value in measure(once, many)]
     slopes, copied = (found[PIECES[number]] for number in (5, 4))
     found[PIECES[5]] = [round(a - b, 2) for a, b in zip(slopes, copied, strict=True)]
     with suppress(ImportError):
@@ -148,12 +154,15 @@ def price_kernels(side: int) -> dict[str, list[float]]:
         array = pyfftw.empty_aligned((side, side), "complex64")
         plan = pyfftw.FFTW(array, array, axes=(0, 1), flags=("FFTW_PATIENT",), threads=1)
         array[:] = 0
-        call = lambda: [plan.execute() for _ in range(many)]  # noqa: E731
-        found["transform by FFTW"] = [round(value, 2) for value in measure(call, many)]
+        found["transform by FFTW"] = _price_transform(plan.execute, many)
     wave = torch.randn(1, side, side, dtype=torch.complex64)
-    call = lambda: [torch.fft.fft2(wave) for _ in range(many)]  # noqa: E731
-    found["transform by torch"] = [round(value, 2) for value in measure(call, many)]
+    found["transform by torch"] = _price_transform(lambda: torch.fft.fft2(wave), many)
     return found
+
+
+def _price_transform(call: Callable[[], object], many: int) -> list[float]:
+    """Microseconds of a transform of another library."""
+    return [round(value, 2) for value in measure(lambda: [call() for _ in range(many)], many)]
 
 
 def price_run(name: str, seed: int) -> dict[str, float]:

@@ -156,6 +156,9 @@ class CompiledSteps:
                     return None
                 if isinstance(rule, UniformStep) and (rule.each or not isinstance(rule.slope, float)):
                     return None
+                velocity = self.optimizer.get_velocity(parameter) if rule.momentum else parameter
+                if not (parameter.is_contiguous() and velocity.is_contiguous()):
+                    return None  # kernels would write to copies
                 found[name] = _MovingPart(
                     parameter, rule, self.optimizer.limit_rate(group, rule), group["name"]
                 )
@@ -205,7 +208,7 @@ class CompiledSteps:
         if "object" in parts:
             rule = parts["object"].rule
             speed = engine.view_real(self.optimizer.get_velocity(wave)).reshape(-1)
-            wide, lone = (one.contiguous().numpy().reshape(-1) for one in (rule.wide, rule.lone))
+            wide, lone = (one.to(wave.real.dtype).numpy().reshape(-1) for one in (rule.wide, rule.lone))
             field = self._get_gradient(wave), speed, wide, lone
         speed = empty
         if "probe" in parts:
@@ -252,18 +255,16 @@ class CompiledSteps:
         map_ = scan.split_map()
         half, room = (tuple(one.long().tolist()) for one in scan.bounds())
         moved = scan.offsets.detach().numpy(), map_.arm.numpy(), map_.fixed.numpy()
-        turned = map_.turned.numpy(), scan.affine.detach().numpy(), float(map_.reach)
+        turned = map_.turned.numpy(), scan.affine.detach().numpy(), map_.reach
         return *moved, *turned, float(scan.step), half, room
 
     def _gather_rules(self, parts: "Mapping[str, _MovingPart]") -> tuple[np.ndarray, ...]:
         """Curvatures of positions and of their map."""
         offsets = self.model.scan.offsets.detach()
-        inverse, centre, speed, of_map = (
-            torch.zeros(0, 2, 2),
-            torch.zeros_like(offsets),
-            torch.zeros(2, 2),
-            torch.zeros(4, 4),
-        )
+        inverse = offsets.new_zeros(0, 2, 2)
+        centre = torch.zeros_like(offsets)
+        speed = offsets.new_zeros(2, 2)
+        of_map = offsets.new_zeros(4, 4)
         if "positions" in parts:
             rule = parts["positions"].rule
             inverse = rule.inverse
@@ -278,7 +279,7 @@ class CompiledSteps:
         knobs = np.full((len(sizes), 7), STILL)
         knobs[:, 6] = self.optimizer.momentum_in_use
         for size in set(sizes.tolist()):
-            row = knobs[sizes == size]
+            row = knobs[sizes == size]  # a copy
             if "object" in parts:
                 rule, rate = parts["object"].rule, parts["object"].rate
                 rate = rule.limit_rate(size, rate)
