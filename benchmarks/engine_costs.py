@@ -137,7 +137,7 @@ def price_kernels(side: int) -> dict[str, list[float]]:
     many = max(1, 2_000_000 // side**2)
     found = {}
     for number, name in enumerate(PIECES):
-        room = work.copy()
+        room = torch.from_numpy(work).clone().numpy()  # begins with a cache line, as workspaces do
         given = (layout.sizes, layout.axes, room, layout.make_ramps(), layout.frequencies, layout.places)
         # waves that grow without bound would be priced as infinities: they are made anew each time
 
