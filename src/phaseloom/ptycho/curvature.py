@@ -482,7 +482,8 @@ class Curvature:
             for beam, (_, members) in zip(beams, waves, strict=True):
                 y, x = reach.corner[members].T
                 each = torch.fft.irfft2(maps * beam, s=reach.room)[:, y, x]
-                out[members] += (weight / 8) * each[[0, 1, 1, 2]].T.reshape(-1, 2, 2)
+                matrix = torch.stack([each[0], each[1], each[1], each[2]], 1).view(-1, 2, 2)
+                out[members] += (weight / 8) * matrix
         mean = out.diagonal(dim1=1, dim2=2).mean()
         return out + POSITION_DAMPING * mean * torch.eye(2, device=out.device, dtype=out.dtype)
 
