@@ -81,7 +81,6 @@ TYPED = {
     "howto-near-field": 11,
     "howto-slices-modes": 9,
     "hyperparameters": 1,
-    "install": 1,
     "learned": 43,
     "parameters": 3,
     "restoration": 4,

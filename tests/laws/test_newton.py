@@ -10,7 +10,13 @@ from phaseloom.fitting import newton, optimizers
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, noise, objects, probes, scans
 from phaseloom.ptycho import multigrid as levels
-from phaseloom.ptycho.curvature import Curvature, count_crossings, incident_waves, sum_illumination
+from phaseloom.ptycho.curvature import (
+    Curvature,
+    ScannedArea,
+    count_crossings,
+    incident_waves,
+    sum_illumination,
+)
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.simulation import simulate
@@ -108,7 +114,8 @@ class TestCurvature:
             model.scan.start.round_()  # no window jumps to the next pixel under a small move
             truth = simulate.atoms(tuple(model.scan.canvas.shape), 0.25, peak=0.4, seed=0)
             model.object.phase += torch.as_tensor(truth, dtype=torch.float32)
-            found = Curvature(model, Likelihood(model, scan))._position_curvatures(incident_waves(model))
+            given = incident_waves(model), ScannedArea.of(model)
+            found = Curvature(model, Likelihood(model, scan))._position_curvatures(*given)
         index = torch.arange(36)
         both = []
         for axis in (0, 1):

@@ -222,7 +222,7 @@ def _try_epoch(progress: Progress, settings: _FitSettings, *, longer: float = ma
     take shorter steps, as long as that helps against the loss of the ``longer`` ones.
     """
     number = progress.epoch + 1
-    safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
+    safe = copy_state((progress.model.state_dict(), progress.optimizer.state_dict()))
     try:
         for preparation in settings.before:
             preparation(progress)
@@ -295,6 +295,26 @@ def _restore(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) ->
     load_optimizer_state(progress.optimizer, safe[1])
 
 
+def copy_state(state: Any, /) -> Any:
+    """What a ``state_dict`` holds, tensors copied: `copy.deepcopy` takes ten times as long over small ones.
+
+    Example:
+        >>> state = {"a": torch.zeros(1), "b": [{"c": 1}]}
+        >>> other = copy_state(state)
+        >>> other["a"] += 1
+        >>> other["b"][0]["c"] = 2
+        >>> state
+        {'a': tensor([0.]), 'b': [{'c': 1}]}
+    """
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return type(state)((key, copy_state(value)) for key, value in state.items())
+    if type(state) in (list, tuple):
+        return type(state)(copy_state(value) for value in state)
+    return state if isinstance(state, (str, int, float, bool, type(None))) else copy.deepcopy(state)
+
+
 def shorten_steps(optimizer: torch.optim.Optimizer) -> bool:
     """Have an optimiser that can take shorter steps from now on do so."""
     brake = getattr(optimizer, "halve_steps", None)
@@ -324,7 +344,7 @@ def _remember_best(progress: Progress, epoch: Epoch) -> None:
     if epoch.holdout is None or not math.isfinite(epoch.holdout):
         return
     if progress.best is None or epoch.holdout < progress.best[1]:
-        progress.best = (epoch.number, epoch.holdout, copy.deepcopy(progress.model.state_dict()))
+        progress.best = (epoch.number, epoch.holdout, copy_state(progress.model.state_dict()))
 
 
 def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> Stop | None:

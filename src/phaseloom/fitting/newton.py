@@ -9,9 +9,9 @@ The rule is that of Nesterov's accelerated gradient as Sutskever et al. write it
 ``v <- m v + d``, ``x <- x + d + m v`` with the Newton step ``d``.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ MIN_BRAKE = 1 / 64
 """Share of the rates below which shorter steps do not help."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How a parameter moves: ``(value, gradient, size, rate, where) -> step`` that is taken from it.
 
@@ -43,6 +44,15 @@ class Rule(Protocol):
     def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Where, /) -> Tensor:
         """The step."""
         ...
+
+
+class StepTogether(Protocol):
+    """Steps after each of many batches, as `phaseloom.fitting.updates.step_on_each` makes them."""
+
+    def __call__(
+        self, objective: Any, batches: Sequence[Any], number: int, only: Sequence[str] | None = None, /
+    ) -> Sequence[Any] | None:
+        """What each batch found (`phaseloom.fitting.updates.BatchOutcome`); ``None``: nothing was done."""
 
 
 def diagonal(bend: Tensor | float, /, *, momentum: bool = True) -> Rule:
@@ -98,6 +108,7 @@ class GaussNewton(torch.optim.Optimizer):
         momentum: share of the last step that is made again; ``None``: what the rules ask for.
         pull: of amplitudes towards one, for the rules to heed.
         position_prior: whether positions move only as far as counts allow, for the rules to heed.
+        step_together: does many batches in one call, where whoever knows the model has such a thing.
     """
 
     def __init__(
@@ -109,6 +120,7 @@ class GaussNewton(torch.optim.Optimizer):
         self.position_prior = position_prior
         self.default_momentum = 0.9
         self.rules: Mapping[nn.Parameter, Rule] = {}
+        self.step_together: StepTogether | None = None
 
     def set_rules(self, rules: Mapping[nn.Parameter, Rule], momentum: float) -> None:
         """Take over rules, and the momentum that they ask for."""
@@ -126,9 +138,24 @@ class GaussNewton(torch.optim.Optimizer):
                 if rule is None:
                     self._adam(parameter, group["lr"])
                 else:
-                    most = group.get("base", group["lr"]) * group["brake"] if rule.momentum else group["lr"]
-                    rate = min(group["lr"], most)
-                    self._newton(parameter, rule, group["size"], rate)
+                    self._newton(parameter, rule, group["size"], self.limit_rate(group, rule))
+
+    def limit_rate(self, group: Mapping[str, Any], rule: Rule) -> float:
+        """Rate of a group, of accelerated steps no longer than the brake leaves them."""
+        most = group.get("base", group["lr"]) * group["brake"] if rule.momentum else group["lr"]
+        return min(group["lr"], most)
+
+    def get_velocity(self, parameter: nn.Parameter) -> Tensor:
+        """The last step of a parameter, zero before the first."""
+        state = self.state[parameter]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(parameter)
+        return state["velocity"]
+
+    @property
+    def momentum_in_use(self) -> float:
+        """Share of the last step that is made again, as asked for or as the rules have it."""
+        return self.default_momentum if self.momentum is None else self.momentum
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget gradients; of a parameter that knows where it was touched, only there."""
@@ -161,17 +188,15 @@ class GaussNewton(torch.optim.Optimizer):
 
     def _newton(self, parameter: nn.Parameter, rule: Rule, size: int, rate: float) -> None:
         gradient = parameter.grad
-        state = self.state[parameter]
         assert gradient is not None
-        if rule.momentum and "velocity" not in state:
-            state["velocity"] = torch.zeros_like(parameter)
-        again = self.default_momentum if self.momentum is None else self.momentum
+        again = self.momentum_in_use
         for where in _list_touched_parts(parameter):
             part = parameter[(..., *where)] if parameter.ndim > 1 else parameter
             slope = gradient[(..., *where)] if parameter.ndim > 1 else gradient
             step = rule(part, slope, size, rate, where)
             if rule.momentum:
-                velocity = state["velocity"][(..., *where)] if parameter.ndim > 1 else state["velocity"]
+                whole = self.get_velocity(parameter)
+                velocity = whole[(..., *where)] if parameter.ndim > 1 else whole
                 velocity.mul_(again).sub_(step)
                 part.sub_(step).add_(velocity, alpha=again)
             else:

@@ -71,7 +71,8 @@ def evaluate_shape(
         0.5
     """
     values = ((number - 1) / max(epochs - 1, 1), number, history)
-    return shape(*values[: _count_arguments(shape)])
+    count = _count_arguments if shape.__hash__ is not None else _count_arguments.__wrapped__
+    return shape(*values[: count(shape)])
 
 
 @renamed_knobs(epochs="total_iters")
@@ -425,6 +426,7 @@ def _misfit(event: Mapping[str, Any]) -> float:
     return (event.get("terms") or {}).get("noise", event["loss"])
 
 
+@functools.lru_cache(maxsize=64)
 def _count_arguments(shape: Shape) -> int:
     """How many values a shape takes by position; what has a default of its own is a knob."""
     try:

@@ -77,21 +77,54 @@ def step_on_each(
     """
     sums: dict[str, float] = {}
     before: float | None = None
-    prefetch = getattr(objective, "prefetch", None)
     total = sum(_count_patterns(batch) for batch in batches)
-    waiting = list[tuple[int, BatchOutcome]]()
-    for place, batch in enumerate(batches):
-        waiting.append(
-            (_count_patterns(batch), _compute_gradients(objective, list_pieces(batch), optimizer, number))
-        )
-        _step(optimizer, _count_patterns(batch), clip)
-        if prefetch is not None and place + 1 < len(batches):
-            prefetch(tuple(team().share(piece)[0] for piece in list_pieces(batches[place + 1])))
-        if len(waiting) == BATCHES_BETWEEN_READS or place == len(batches) - 1:
-            found = _add_terms(waiting, sums, total, first=number == 1 and place < BATCHES_BETWEEN_READS)
-            before = found if before is None else before
-            waiting.clear()
+    for place in range(0, len(batches), BATCHES_BETWEEN_READS):
+        some = batches[place : place + BATCHES_BETWEEN_READS]
+        later = batches[place + BATCHES_BETWEEN_READS :][:1]
+        outcomes = _step_together(objective, some, optimizer, number, clip)
+        if outcomes is None:
+            outcomes = _step_one_by_one(objective, some, optimizer, number, clip, later)
+        found = zip(map(_count_patterns, some), outcomes, strict=True)
+        first = _add_terms(list(found), sums, total, first=number == 1 and not place)
+        before = first if before is None else before
     return EpochSums(sums, len(batches), first=before)
+
+
+def _step_together(
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
+    *,
+    only: Sequence[str] | None = None,
+) -> "Sequence[BatchOutcome] | None":
+    """Steps after each of some batches in one call, where the optimiser has one for them.
+
+    ``only`` has the names of the groups that move; default: all that do in an epoch.
+    """
+    step = getattr(optimizer, "step_together", None)
+    return None if step is None or clip is not None else step(objective, batches, number, only)
+
+
+def _step_one_by_one(  # noqa: PLR0917 - what a step takes, and what comes next
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
+    later: Sequence[Any],
+) -> "Sequence[BatchOutcome]":
+    """The same, batch by batch; ``later`` is the one that follows them."""
+    prefetch = getattr(objective, "prefetch", None)
+    outcomes = list[BatchOutcome]()
+    following = [*batches[1:], *later]
+    for place, batch in enumerate(batches):
+        outcomes.append(_compute_gradients(objective, list_pieces(batch), optimizer, number))
+        _step(optimizer, _count_patterns(batch), clip)
+        if prefetch is not None and place < len(following):
+            prefetch(tuple(team().share(piece)[0] for piece in list_pieces(following[place])))
+    return outcomes
 
 
 def step_on_finite(
@@ -245,11 +278,33 @@ def measure_holdout(
     settle = [g for g in optimizer.param_groups if g["name"] in held.own and is_moving(g, number)]
     pieces = [piece for batch in held.batches for piece in list_pieces(batch)]
     total = sum(len(piece) for piece in pieces)
+    names = [group["name"] for group in settle]
+    together = _step_together(objective, pieces, optimizer, number, None, only=names)
+    if together is not None:
+        values = [float(outcome.numbers[0]) for outcome in together]
+    else:
+        values = _settle_one_by_one(objective, held, pieces, optimizer, number, settle=bool(settle))
+    loss = sum(len(piece) / total * value for piece, value in zip(pieces, values, strict=True))
+    if not math.isfinite(loss):
+        raise NotFinite(f"the hold-out loss became {loss}")
+    return loss
+
+
+def _settle_one_by_one(
+    objective: Objective,
+    held: HoldOut,
+    pieces: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    *,
+    settle: bool,
+) -> list[float]:
+    """Losses of pieces held out, of which the own values of patterns are stepped where they ``settle``."""
     found = list[Tensor]()
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
         part, share = team().share(piece)
-        with torch.set_grad_enabled(bool(settle)), count_in_statistics(share > 0):
+        with torch.set_grad_enabled(settle), count_in_statistics(share > 0):
             value = share * _sum_judging_terms(objective(part), held.judged)
         found.append(value.detach())
         if settle and value.requires_grad:
@@ -257,11 +312,7 @@ def measure_holdout(
             drop_gradients(optimizer, number, held.own)
             team().all_reduce_gradients(_list_parameters(optimizer))
             _step(optimizer, len(piece))
-    values = team().all_reduce(torch.stack(found)).tolist()
-    loss = sum(len(piece) / total * value for piece, value in zip(pieces, values, strict=True))
-    if not math.isfinite(loss):
-        raise NotFinite(f"the hold-out loss became {loss}")
-    return loss
+    return team().all_reduce(torch.stack(found)).tolist()
 
 
 def _step(optimizer: torch.optim.Optimizer, size: int, clip: float | None = None) -> None:

@@ -51,6 +51,12 @@ class PatternMisfit:
         return f"{text}: explains {part} of what differs from pattern to pattern"
 
 
+def _select_pixels(patterns: Tensor, good: np.ndarray) -> np.ndarray:
+    """Pixels of patterns in double precision."""
+    flat = patterns.detach().cpu().double().flatten(1).numpy()
+    return flat if len(good) == flat.shape[1] else flat[:, good]
+
+
 def measure_pattern_misfit(
     pieces: Iterable[tuple[Tensor, Tensor]],
     background: Tensor,
@@ -76,14 +82,18 @@ def measure_pattern_misfit(
         >>> measure_pattern_misfit([(true.flip(0), true)], *rest).explained < 0.5
         True
     """
-    good = torch.as_tensor(mask)
-    dark = background.double()[good] if background.shape == good.shape else background.double()
-    sums = torch.zeros(6, int(good.sum()), dtype=torch.float64)
+    good = np.flatnonzero(mask)
+    flat_background = background.double().expand(mask.shape).flatten().numpy()
+    dark = torch.from_numpy(flat_background[good])
+    found = np.zeros((6, len(good)))
     for expected, measured in pieces:
-        counts = measured.cpu().double()[:, good]
-        model = (expected.cpu() - background).double()[:, good]
-        products = (torch.ones_like(counts), counts, model, counts * counts, counts * model, model * model)
-        sums += torch.stack([one.sum(0) for one in products])
+        counts, model = (_select_pixels(one, good) for one in (measured, expected))
+        model = model - flat_background[good]
+        found[0] += len(counts)
+        found[1:3] += counts.sum(0), model.sum(0)
+        for place, (one, other) in enumerate(((counts, counts), (counts, model), (model, model)), 3):
+            found[place] += np.einsum("np,np->p", one, other)
+    sums = torch.from_numpy(found)
     sums = over(sums)
     number = int(sums[0].max())
     mean, modelled, square, mixed, modelled_square = sums[1:] / number

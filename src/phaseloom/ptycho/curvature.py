@@ -17,8 +17,6 @@ amplitudes ``sqrt(I)``. For each part it is found, or bounded, as cheaply as it 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -30,14 +28,22 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting.newton import Rule
 from phaseloom.physics.propagate import fly
-from phaseloom.ptycho.illumination import SquareSlope
 from phaseloom.ptycho.jitter import estimate_jitter, fit_affine_part
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton.steps import (
+    CoupledStep,
+    NoStep,
+    PixelStep,
+    PositionPrior,
+    PositionStep,
+    UniformStep,
+    WeightStep,
+)
 
 __all__ = [
-    "UPDATES_TO_FOLLOW_POSITIONS",
     "Beams",
     "Curvature",
     "PhaseInformation",
@@ -97,13 +103,19 @@ def incident_waves(model: Ptychography, /) -> Beams:
 
 @torch.no_grad()
 def sum_illumination(
-    model: Ptychography, waves: Beams, /, *, weights: Float[Tensor, " n"] | None = None
+    model: Ptychography,
+    waves: Beams,
+    /,
+    *,
+    weights: Float[Tensor, " n"] | None = None,
+    reach: ScannedArea | None = None,
 ) -> Float[Tensor, "slice v u"]:
     """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
 
     The beam is correlated with where it went, each time with a weight of ``weights``, by default one.
+    ``reach`` is the scanned area, if that is known already.
     """
-    reach = ScannedArea.of(model)
+    reach = ScannedArea.of(model) if reach is None else reach
     first = waves[0][0]
     at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
     out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
@@ -294,18 +306,8 @@ MIN_JITTER = 1e-4
 MIN_LOSS = 1e-3
 """Loss to which that of counts in an unknown unit is raised: simulations without noise come to nothing."""
 
-UPDATES_TO_FOLLOW_POSITIONS = 16
-"""Updates in an epoch from which on the images keep up with positions, each of which moves but once."""
-
-MAX_POSITION_STEP = 0.2
-"""Pixels that a position may move in one step."""
-
 DIFFERENCE_STEP = 0.02
 """Step, in the natural size of a number, over which patterns are compared."""
-
-MAX_NUMBER_STEP = 0.1
-"""Farthest that a number may move in one step, in its natural size."""
-
 
 MAX_NOISE_PHASE = 0.03
 """Phase noise (radian) that steps of the usual length may leave in a pixel (decision 012)."""
@@ -325,30 +327,6 @@ MAX_COUPLED_NUMBERS = 64
 
 PATTERNS_FOR_DIFFERENCES = 64
 """Patterns from which the curvature of a few numbers is taken."""
-
-
-@dataclass(frozen=True)
-class NewtonStep:
-    """A Newton step of a parameter; see the protocol of the same purpose in `phaseloom.fitting.newton`."""
-
-    step: Callable[[Tensor, Tensor, int, float, Any], Tensor]
-    momentum: bool = True
-
-    def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Any, /) -> Tensor:
-        """The step for a gradient of a mean over ``size`` patterns."""
-        return self.step(value, gradient, size, rate, where)
-
-
-class PositionPrior(NamedTuple):
-    """Normal prior of positions about an affine map of them, in units of the loss of one pattern.
-
-    Attributes:
-        centre: ``(n, 2)`` shifts of the map.
-        strength: its curvature: over the variance of the jitter.
-    """
-
-    centre: Float[Tensor, "n 2"]
-    strength: float
 
 
 class Curvature:
@@ -385,20 +363,21 @@ class Curvature:
         return 0.9 if not len(self.model.propagator.gaps) else 0.95
 
     @torch.no_grad()
-    def __call__(self, history: Sequence[Mapping[str, Any]]) -> dict[nn.Parameter, NewtonStep]:
+    def __call__(self, history: Sequence[Mapping[str, Any]]) -> dict[nn.Parameter, Rule]:
         """The rules for the next epoch."""
         model = self.model
-        rules: dict[nn.Parameter, NewtonStep] = {}
+        rules: dict[nn.Parameter, Rule] = {}
         waves = incident_waves(model)
         loss = _read_noise_term(history[-1]) if history else self._measure_loss()
-        self._make_object_rules(rules, waves, loss)
+        reach = ScannedArea.of(model)
+        self._make_object_rules(rules, waves, loss, reach)
         own = self._list_pattern_numbers()
         slopes = model.probe.square_slopes()
-        rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
+        rules |= {p: UniformStep(slope, self.scale, each=p in own) for p, slope in slopes.items()}
         trust = _estimate_trust(history)
-        rules |= self._make_position_rules(waves, trust, self._measure_excess_noise(history))
-        rules[model.detector.weights] = self._make_weight_rule()
-        rules[model.detector.root] = _uniform_step(float(model.detector.scale) ** 2, self.scale)
+        rules |= self._make_position_rules(waves, trust, self._measure_excess_noise(history), reach)
+        rules[model.detector.weights] = WeightStep(self.scale * self.mean_counts / 4)
+        rules[model.detector.root] = UniformStep(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
         flight_trust = _estimate_trust(history, FLIGHT_HALF_TRUST)
         trusts = {p: flight_trust if p in flight else trust for p in self._list_numbers() if p.requires_grad}
@@ -414,20 +393,20 @@ class Curvature:
         return sum(found) / len(index)
 
     def _make_position_rules(
-        self, waves: Beams, trust: float, excess: float
-    ) -> dict[nn.Parameter, NewtonStep]:
+        self, waves: Beams, trust: float, excess: float, reach: ScannedArea
+    ) -> dict[nn.Parameter, Rule]:
         """Positions, and the errors of a scan that move them together."""
         parts = self.model.scan.parts()
         moving = [p for several in parts.values() for p in several if p.requires_grad]
-        bends = self._position_curvatures(waves) if moving and trust else None
+        bends = self._position_curvatures(waves, reach) if moving and trust else None
         if bends is None or not bool(bends.any()):
-            return dict.fromkeys(moving, NewtonStep(_no_step, momentum=False))
+            return dict.fromkeys(moving, NoStep())
         own = self.model.scan.offsets
         together = {p: self._make_shared_rule(p, bends, trust) for p in moving if p is not own}
         bends = self.model.scan.step**2 * bends
         known = self.position_prior and trust >= MIN_TRUST_FOR_PRIOR
         prior = self._make_position_prior(4 * bends / excess, self.scale * excess / 4) if known else None
-        return {own: _position_step(self.scale * bends, trust, prior), **together}
+        return {own: PositionStep.of(self.scale * bends, trust, prior), **together}
 
     def _measure_excess_noise(self, history: Sequence[Mapping[str, Any]]) -> float:
         """Variance of best shifts over that from counts alone: errors of model and object add to it.
@@ -439,9 +418,7 @@ class Curvature:
         loss = _read_noise_term(history[-1])
         return OBJECT_ADAPTATION * max(loss, 1.0 if self.counts_are_whole else MIN_LOSS)
 
-    def _make_position_prior(
-        self, information: Float[Tensor, "n 2 2"], unit: float
-    ) -> "PositionPrior | None":
+    def _make_position_prior(self, information: Float[Tensor, "n 2 2"], unit: float) -> PositionPrior | None:
         """The jitter as the positions show it by now; ``None`` before they have moved.
 
         ``unit`` turns a log-likelihood into the loss of a pattern.
@@ -453,9 +430,11 @@ class Curvature:
         jitter = estimate_jitter(scan.offsets - centre, torch.linalg.eigvalsh(information))
         return PositionPrior(centre, unit / max(float(jitter), MIN_JITTER**2))
 
-    def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams, loss: float) -> None:
+    def _make_object_rules(
+        self, rules: dict[nn.Parameter, Rule], waves: Beams, loss: float, reach: ScannedArea
+    ) -> None:
         model = self.model
-        wide = sum_illumination(model, waves)
+        wide = sum_illumination(model, waves, reach=reach)
         count = len(wide)
         many = len(model.scan.start)
         calm = math.inf if loss > MIN_LOSS_OF_WHOLE_STEPS else self._limit_noise(participation_area(wide[:1]))
@@ -468,7 +447,7 @@ class Curvature:
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
             for parameter in parameters:
-                rules[parameter] = _object_step(wide, lone, share, pull, calm)
+                rules[parameter] = PixelStep(wide, lone, share, pull, calm)
 
     def _limit_noise(self, field: float) -> float:
         """Share of the usual step, for each pattern of a batch, that few electrons in a field allow.
@@ -486,32 +465,40 @@ class Curvature:
             * max(calm, MIN_STEPS_PER_EPOCH / len(self.model.scan.start))
         )
 
-    def _position_curvatures(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
+    def _position_curvatures(self, waves: Beams, reach: ScannedArea) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
-        reach = ScannedArea.of(model)
         share = model.object.occupancy
         states = model.object.transmission()[(..., *reach.inside)]
         beams = [torch.fft.rfft2(w[0].abs().square().sum(0), s=reach.room).conj() for w, _ in waves]
         out = states.real.new_zeros(len(reach.corner), 2, 2)
         for weight, state in zip(share, states, strict=True):
-            whole = state.prod(0)
-            slope = [(whole.roll(-1, axis) - whole.roll(1, axis)) / 2 for axis in (0, 1)]
-            for a, b in ((0, 0), (0, 1), (1, 1)):
-                map_ = torch.fft.rfft2((slope[a].conj() * slope[b]).real, s=reach.room)
-                for beam, (_, members) in zip(beams, waves, strict=True):
-                    y, x = reach.corner[members].T
-                    out[members, a, b] += 0.5 * weight * torch.fft.irfft2(map_ * beam, s=reach.room)[y, x]
-        out[:, 1, 0] = out[:, 0, 1]
+            whole = state[0] if len(state) == 1 else state.prod(0)
+            parts = torch.stack([whole.real, whole.imag])  # side by side: quicker than complex products
+            down, right = (parts.roll(-1, axis) - parts.roll(1, axis) for axis in (1, 2))
+            pairs = ((down, down), (down, right), (right, right))
+            products = torch.stack([a[0] * b[0] + a[1] * b[1] for a, b in pairs])
+            maps = torch.fft.rfft2(products, s=reach.room)
+            for beam, (_, members) in zip(beams, waves, strict=True):
+                y, x = reach.corner[members].T
+                each = torch.fft.irfft2(maps * beam, s=reach.room)[:, y, x]
+                matrix = torch.stack([each[0], each[1], each[1], each[2]], 1).view(-1, 2, 2)
+                out[members] += (weight / 8) * matrix
         mean = out.diagonal(dim1=1, dim2=2).mean()
         return out + POSITION_DAMPING * mean * torch.eye(2, device=out.device, dtype=out.dtype)
 
-    def _make_shared_rule(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> NewtonStep:
+    def _make_shared_rule(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> Rule:
         """Numbers that move many positions at once: the chain rule over `_bends`."""
         scan = self.model.scan
         if parameter is scan.lines:
             each = bends.view(len(parameter), -1, 2, 2).sum(1) / len(bends)
-            return _coupled_step(self.scale * each, trust, rows=True)
+            return CoupledStep.of(self.scale * each, trust, rows=True)
+        if parameter is scan.affine:
+            lever = scan.split_map()
+            unit = lever.arm / lever.reach
+            pairs = (unit[:, :, None] * unit[:, None]).flatten(1)
+            bend = (bends.flatten(1).T @ pairs).view(2, 2, 2, 2).transpose(1, 2).reshape(4, 4)
+            return CoupledStep.of(self.scale * bend / len(bends), trust)
         slopes = []
         before = scan.current_positions()
         flat = parameter.view(-1)
@@ -521,18 +508,9 @@ class Curvature:
             slopes.append(scan.current_positions() - before)
             flat[place] = kept
         arm = torch.stack(slopes, -1)
-        return _coupled_step(
+        return CoupledStep.of(
             self.scale * torch.einsum("nak,nab,nbl->kl", arm, bends, arm) / len(bends), trust
         )
-
-    def _make_weight_rule(self) -> NewtonStep:
-        """Intensities of the shots: the amplitudes go as their square roots."""
-        bend = self.scale * self.mean_counts / 4
-
-        def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-            return gradient * (rate * size / bend) * value.square()
-
-        return NewtonStep(step, momentum=False)
 
     def _list_numbers(self) -> list[nn.Parameter]:
         """Few numbers that bend all patterns."""
@@ -560,10 +538,10 @@ class Curvature:
         seen = torch.cat([model(part) for part in some.split(self.likelihood.best_piece_size)])
         return seen.clamp(min=0).sqrt() * model.detector.mask
 
-    def _make_number_rule(self, parameter: nn.Parameter, trust: float, still: Tensor | None) -> NewtonStep:
+    def _make_number_rule(self, parameter: nn.Parameter, trust: float, still: Tensor | None) -> Rule:
         """From differences of the patterns over small steps."""
         if not trust or still is None:
-            return NewtonStep(_no_step, momentum=False)
+            return NoStep()
         each = parameter in self._list_pattern_numbers()
         many = len(self.model.scan.start)
         values = parameter.view(many, -1) if each else parameter.view(-1)
@@ -579,81 +557,10 @@ class Curvature:
         bend = self.scale * (slope @ slope.T) / len(still)
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
-            return NewtonStep(_no_step, momentum=False)
+            return NoStep()
         # a little of the mean keeps combinations that no pattern feels from long steps
         bend = bend + 1e-3 * mean * torch.eye(len(bend), device=bend.device, dtype=bend.dtype)
-        return _coupled_step(bend, trust, patterns=each)
-
-
-def _object_step(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float) -> NewtonStep:
-    """Pixels of the object; ``wide`` bounds a scan's curvature of each, ``lone`` that of one pattern.
-
-    Rates are lowered to a share ``calm`` for each pattern of a batch, if that is less than one.
-    """
-
-    @lru_cache(maxsize=2)
-    def inverse(size: int, rate: float) -> Tensor:
-        bend = torch.maximum(wide / rate, lone / size)
-        return (bend * share if len(share) > 1 else bend).reciprocal_()
-
-    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        rate *= min(1.0, calm * size)
-        out = gradient * inverse(size, rate)[(..., *where)]
-        if not pull:
-            return out
-        beyond = value - torch.sgn(value) if value.is_complex() else value - 1
-        return out.add_(beyond, alpha=rate * pull)
-
-    return NewtonStep(step)
-
-
-def _uniform_step(slope: SquareSlope, scale: float, *, each: bool = False) -> NewtonStep:
-    """A curvature that is the same for all batches, of a mean over patterns or of each one's own numbers."""
-
-    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        share = (size * rate if each else rate) / scale
-        return slope(gradient) * share if callable(slope) else gradient * (share / slope)
-
-    return NewtonStep(step, momentum=not each)
-
-
-def _no_step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-    """No step, in epochs before anything is known of the curvature."""
-    return torch.zeros_like(gradient)
-
-
-def _position_step(bends: Tensor, trust: float, prior: PositionPrior | None) -> NewtonStep:
-    """Each pattern's own step, no longer than `MAX_POSITION_STEP`, and shorter where batches are few."""
-    strength = 0.0 if prior is None else prior.strength
-    inverse = trust * torch.linalg.inv(
-        bends + strength * torch.eye(2, device=bends.device, dtype=bends.dtype)
-    )
-
-    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        share = min(size, len(bends) / UPDATES_TO_FOLLOW_POSITIONS)
-        if prior is not None:
-            in_batch = gradient.any(1, keepdim=True)
-            gradient = gradient + in_batch * (value - prior.centre) * (strength / size)
-        move = (inverse @ gradient[:, :, None])[:, :, 0] * (share * rate)
-        return move.clamp(-MAX_POSITION_STEP, MAX_POSITION_STEP)
-
-    return NewtonStep(step, momentum=False)
-
-
-def _coupled_step(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = False) -> NewtonStep:
-    """Numbers that hang together: a small linear system, one for each row where there are ``rows``."""
-    inverse = trust * torch.linalg.pinv(bend, rtol=1e-6, hermitian=True)  # a scan of one place feels no map
-
-    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        if rows:
-            move = rate * (inverse @ gradient[:, :, None])[:, :, 0]
-        elif patterns:
-            move = rate * size * (gradient.view(len(gradient), -1) @ inverse).view(gradient.shape)
-        else:
-            move = rate * (inverse @ gradient.reshape(-1)).view(gradient.shape)
-        return move.clamp(-MAX_NUMBER_STEP, MAX_NUMBER_STEP)
-
-    return NewtonStep(step, momentum=True)
+        return CoupledStep.of(bend, trust, patterns=each)
 
 
 def _read_noise_term(event: Mapping[str, Any]) -> float:

@@ -219,6 +219,10 @@ class Probe(Illumination):
         modes = self._fly(modes, 1.0) if self._has_defocus() else modes
         self.relative.copy_((modes if self.support is None else self.support.free(modes)) / self.scale)
 
+    def is_plain(self) -> bool:
+        """Whether modes are nothing but ``scale`` times ``relative``."""
+        return self.support is None and not self.focus.requires_grad and not self._has_defocus()
+
     def _modes_in_focus(self) -> Tensor:
         """The modes without the common defocus."""
         modes = self.relative * self.scale

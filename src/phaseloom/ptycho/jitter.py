@@ -10,6 +10,8 @@ they were said to be.
 What moves positions together is no jitter: an affine map of them is left free.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +34,7 @@ def fit_affine_part(offsets: Float[Tensor, "n 2"], places: Float[Tensor, "n 2"],
     return (wide @ solution).to(offsets)
 
 
-def well_determined_share(information: Float[Tensor, "n k"], variance: Tensor, /) -> Tensor:
+def well_determined_share(information: Float[Tensor, "n k"], variance: Tensor | float, /) -> Tensor:
     """``F / (F + 1 / s^2)``: share of the best fitting shift that a prior of some variance leaves.
 
     Example:
@@ -55,11 +57,11 @@ def estimate_jitter(shifts: Float[Tensor, "n 2"], information: Float[Tensor, "n 
         information: of each pattern about its position along two axes at right angles.
     """
     freedom = max(1, len(shifts) - NUMBERS_OF_MAP_PER_AXIS)
-    square = shifts.double().square().sum() / (2 * freedom)
-    known = information.double()
-    variance = square.clone()
+    square = float(shifts.double().square().sum() / (2 * freedom))
+    known = information.double().cpu()
+    variance = square
     for _ in range(ITERATIONS):
         # the plain iteration would jump to and fro where F s^2 is small
-        share = well_determined_share(known, variance).mean().clamp(min=1e-30)
-        variance = (variance * square / share).sqrt()
-    return variance
+        share = max(float(well_determined_share(known, variance).mean()), 1e-30)
+        variance = math.sqrt(variance * square / share)
+    return shifts.new_tensor(variance, dtype=torch.float64)

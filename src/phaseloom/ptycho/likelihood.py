@@ -62,13 +62,17 @@ class CountLoader:
                 else here.select(index)
             )
             return self._to_float(found)
-        if type(self.rows) is np.ndarray and 4 * self.rows.size <= MAX_FLOAT_BYTES:
-            if self.in_memory is None:
-                self.in_memory = DevicePatterns.locate(
-                    index.device, self._arrange(self.rows, np.float32), self.place
-                )
-            return self.in_memory.select(index)
-        return self._read(index.numpy(), np.float32)
+        kept = self.list_kept()
+        return self._read(index.numpy(), np.float32) if kept is None else kept.select(index)
+
+    def list_kept(self) -> "DevicePatterns | None":
+        """All patterns as floats, made when first asked for; ``None`` where they are too many, or on disk."""
+        if type(self.rows) is not np.ndarray or 4 * self.rows.size > MAX_FLOAT_BYTES:
+            return None
+        if self.in_memory is None:
+            cpu = torch.device("cpu")
+            self.in_memory = DevicePatterns.locate(cpu, self._arrange(self.rows, np.float32), self.place)
+        return self.in_memory
 
     def prefetch(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
         """Begin to send what `load` will be asked for next, and forget what it was not asked for."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,22 @@ from phaseloom.ptycho.illumination import measure_focal_depth
 
 __all__ = ["Canvas", "Heights", "Positions", "canvas", "depth_of_focus", "estimate_motion"]
 __all__ += ["heights_matter", "measure_height_sensitivity", "project_to_heights"]
+
+
+class PositionMap(NamedTuple):
+    """Positions as ``fixed + (turned + affine / reach) arm``; see `Positions`.
+
+    Attributes:
+        arm: ``(n, 2)`` from the middle of the scan, object pixels.
+        fixed: ``(n, 2)`` the middle, with the shift of each line.
+        turned: ``(2, 2)`` rotation and scale.
+        reach: how far the farthest position lies from the middle.
+    """
+
+    arm: Float[Tensor, "n 2"]
+    fixed: Float[Tensor, "n 2"]
+    turned: Float[Tensor, "2 2"]
+    reach: float
 
 
 class Positions(nn.Module):
@@ -146,12 +163,26 @@ class Positions(nn.Module):
         """Corner of the window and remaining shift of the probe for each pattern."""
         own = self.offsets.index_select(0, index)
         place = torch.add(self._common_positions().index_select(0, index), own, alpha=self.step)
-        half, room = self._bounds_cache.get(self._make_bounds, self.start)
+        half, room = self.bounds()
         corner = (place.detach().round() - half).long().clamp(min=torch.zeros_like(room), max=room)
         return corner, place - (corner + half)
 
-    def _make_bounds(self) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def split_map(self) -> "PositionMap":
+        """What positions are made of, apart from the affine map and each one's own shift."""
+        arm, reach, middle = self._lever_arms_cache.get(lambda: _lever_arms(self.start), self.start)
+        fixed = middle.expand_as(self.start).clone()
+        if self.grid is not None:
+            fixed += self.lines.repeat_interleave(self.grid[1], dim=0)
+        return PositionMap(
+            arm.contiguous(), fixed, self.linear_map(reach) - self.affine / reach, float(reach)
+        )
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
         """Half a window, and the last corner whose window lies on the canvas."""
+        return self._bounds_cache.get(self._make_bounds, self.start)
+
+    def _make_bounds(self) -> tuple[Tensor, Tensor]:
         half = self.start.new_tensor(self.canvas.window) // 2
         room = [n - w for n, w in zip(self.canvas.shape, self.canvas.window, strict=True)]
         return half, torch.tensor(room, device=self.start.device)

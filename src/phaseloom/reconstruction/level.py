@@ -20,7 +20,6 @@ from phaseloom.fitting.updates import Batches
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import (
-    UPDATES_TO_FOLLOW_POSITIONS,
     Curvature,
     count_crossings,
     incident_waves,
@@ -28,6 +27,8 @@ from phaseloom.ptycho.curvature import (
 )
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton.compiled import CompiledSteps
+from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
@@ -477,6 +478,7 @@ def _newton_preparation(
     if not isinstance(optimizer, GaussNewton):
         return []
     curvature = Curvature(model, likelihood, pull=optimizer.pull, position_prior=optimizer.position_prior)
+    optimizer.step_together = CompiledSteps(model, likelihood, optimizer)
     if model.supports_fast_path():
         for parameter in model.object.parameters():
             parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]

@@ -16,7 +16,8 @@ from phaseloom.physics.fused_kernels import WindowLayout, has_numba
 from phaseloom.physics.patches import gradient_target
 from phaseloom.physics.windowed_transmission import GradientSink, HostWindows, layout_in_boxes
 
-__all__ = ["PixelNoise", "can_compile", "compiled_misfit"]
+__all__ = ["PixelNoise", "WaveLayout", "can_compile", "compiled_misfit", "lay_out_waves", "leave_out"]
+__all__ += ["list_compile_errors", "load_steps", "name_noise", "view_real"]
 
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,14 @@ def _load_kernels() -> ModuleType | None:
     return kernels
 
 
-def _compile_errors() -> tuple[type[Exception], ...]:
+def load_steps() -> ModuleType:
+    """Kernels of whole steps, where there are any of the misfit."""
+    from phaseloom.physics.engine import steps
+
+    return steps
+
+
+def list_compile_errors() -> tuple[type[Exception], ...]:
     """What numba raises where it cannot compile; nothing is compiled before it is called."""
     from numba.core.errors import NumbaError
 
@@ -58,29 +66,68 @@ class WaveLayout(NamedTuple):
     Attributes:
         axes: transforms along rows and columns, as kernels want them.
         sizes: height, width, lanes, and numbers from row to row in real and in reciprocal space.
+        places: row of each frequency, of the rows and columns of a plane.
         place: pixel of the pattern at each place of a plane in reciprocal space.
+        pixel: the same without margins, strip by strip: a vector of rows, column by column.
         own: places that are pixels of the pattern, and which.
         frequencies: of the rows and columns of a plane, ``2 pi`` times cycles per pixel.
-        orders: signed frequency of each row and column.
     """
 
     axes: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
     sizes: tuple[int, int, int, int, int]
+    places: tuple[np.ndarray, np.ndarray]
     place: np.ndarray
+    pixel: np.ndarray
     own: tuple[Tensor, Tensor]
     frequencies: tuple[np.ndarray, np.ndarray]
-    orders: tuple[Tensor, Tensor]
+
+    def count_numbers(self, slices: int, modes: int) -> int:
+        """Numbers of a workspace; see `phaseloom.physics.engine.kernels.model_batch`."""
+        height, width, lanes, step, back = self.sizes
+        space, plane = height * step, width * back
+        return (
+            2 * modes * (slices * space + 3 * plane)
+            + 2 * space
+            + 2 * max(height, width) * lanes
+            + height * width
+        )
+
+    def make_workspace(self, slices: int, modes: int) -> np.ndarray:
+        """Room for the waves of a pattern: PyTorch lets it begin with a line of the cache."""
+        real = torch.from_numpy(self.frequencies[0]).dtype
+        return torch.empty(self.count_numbers(slices, modes), dtype=real).numpy()
+
+    def make_ramps(self) -> tuple[np.ndarray, ...]:
+        """Room for the ramps of a pattern."""
+        height, width, *_ = self.sizes
+        real = torch.from_numpy(self.frequencies[0]).dtype
+        return tuple(torch.empty(n, dtype=real).numpy() for n in (height, height, width, width))
 
     def arrange(self, field: Tensor | None) -> np.ndarray:
         """A field ``(..., y, x)`` in reciprocal space in the order of planes; empty for ``None``."""
         if field is None:
             return np.zeros(0, self.frequencies[0].dtype)
-        return field.detach().to(self.orders[0].dtype).flatten(-2)[..., torch.from_numpy(self.place)].numpy()
+        real = torch.from_numpy(self.frequencies[0]).dtype
+        return field.detach().to(real).flatten(-2)[..., torch.from_numpy(self.place)].numpy()
+
+    def arrange_flights(self, flights: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Real and imaginary parts of flights over the number of pixels."""
+        height, width, *_ = self.sizes
+        if not flights:
+            none = np.zeros((0, 0), self.frequencies[0].dtype)
+            return none, none
+        every = torch.stack([one.detach().reshape(height, width) / (height * width) for one in flights])
+        return self.arrange(every.real), self.arrange(every.imag)
+
+    def arrange_counts(self, counts: Float[Tensor, "n y x"]) -> np.ndarray:
+        """Patterns in the order of planes, without their margin."""
+        return counts.flatten(1).index_select(1, torch.from_numpy(self.pixel)).numpy()
 
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(mode=False)
-def _lay_out(shape: tuple[int, int], dtype: torch.dtype) -> WaveLayout | None:
+def lay_out_waves(shape: tuple[int, int], dtype: torch.dtype) -> WaveLayout | None:
+    """The layout of waves of a shape and real type; ``None`` of sides for which there are no kernels."""
     from phaseloom.physics.engine.lanes import LANE_BYTES
     from phaseloom.physics.engine.transforms import make_axis
 
@@ -102,10 +149,11 @@ def _lay_out(shape: tuple[int, int], dtype: torch.dtype) -> WaveLayout | None:
     return WaveLayout(
         (down[:3], right[:3]),
         (height, width, lanes, step, back),
+        (np.argsort(down.order), np.argsort(right.order)),
         place,
+        place.reshape(width, back)[:, :height].reshape(width, -1, lanes).swapaxes(0, 1).ravel(),
         (at, torch.from_numpy(place)[at]),
         (turns[0].astype(real), turns[1].astype(real)),
-        (torch.from_numpy(turns[0]).to(dtype), torch.from_numpy(turns[1]).to(dtype)),
     )
 
 
@@ -169,12 +217,10 @@ class _Batch:
         kernels = _load_kernels()
         assert kernels is not None
         layout = self.layout
-        height, width, lanes, step, back = layout.sizes
         slices = self.mosaic.slices
-        space, plane = height * step, width * back
-        numbers = 2 * len(modes) * (slices * space + 3 * plane) + 2 * space + 2 * height * lanes + plane
+        plane = len(layout.place)
         real = modes.real.dtype
-        workspace = torch.empty(numbers, dtype=real).numpy()
+        workspace = layout.make_workspace(slices, len(modes))
         sink, start, row, sign, kind = self.make_sink(kernels, real, wanted[0])
         region = self.mosaic.region
         assert region is not None
@@ -182,28 +228,30 @@ class _Batch:
         of_rest = torch.zeros_like(rest)
         of_weight = torch.zeros_like(weight)
         of_dark = rest.new_zeros(plane if wanted[2] and background is not None else 0)
-        gradients = (_real_view(of_modes), of_rest.numpy(), of_weight.numpy(), of_dark.numpy())
+        gradients = (view_real(of_modes), of_rest.numpy(), of_weight.numpy(), of_dark.numpy())
         dtype = workspace.dtype.type
         total = kernels.model_batch(
             layout.axes,
             layout.sizes,
+            layout.places,
             workspace,
-            _real_view(modes.detach()),
-            _ramps(layout, rest.detach()),
+            layout.make_ramps(),
+            view_real(modes.detach()),
+            rest.detach().numpy(),
             layout.frequencies,
-            _real_view(self.mosaic.flat),
+            view_real(self.mosaic.flat),
             (_starts(region, slices), region.row),
             self.flights,
             (
                 self.counts.flatten(1).numpy(),
-                layout.place,
+                layout.pixel,
                 weight.detach().numpy(),
                 self.fields[0],
                 layout.arrange(background),
                 self.fields[1],
             ),
-            (getattr(kernels, self.noise.kind.upper()), float(self.noise.floor), float(self.noise.limit)),
-            (sink.numpy() if not sink.is_complex() else _real_view(sink), start, row, dtype(sign)),
+            name_noise(self.noise),
+            (sink.numpy() if not sink.is_complex() else view_real(sink), start, row, dtype(sign)),
             gradients,
             (kind, bool(wanted[1]), bool(wanted[2])),
         )
@@ -250,6 +298,13 @@ class _Batch:
         return [None if own else into]
 
 
+def name_noise(noise: PixelNoise, /) -> tuple[int, float, float]:
+    """A divergence as kernels know it."""
+    kernels = _load_kernels()
+    assert kernels is not None
+    return getattr(kernels, noise.kind.upper()), float(noise.floor), float(noise.limit)
+
+
 def can_compile(shape: tuple[int, int], dtype: torch.dtype, /) -> bool:
     """Whether there are kernels for waves of a shape and real type: see `compiled_misfit`.
 
@@ -259,7 +314,7 @@ def can_compile(shape: tuple[int, int], dtype: torch.dtype, /) -> bool:
     """
     if _load_kernels() is None or dtype not in (torch.float32, torch.float64) or dtype in _BROKEN:
         return False
-    return _lay_out(shape, dtype) is not None
+    return lay_out_waves(shape, dtype) is not None
 
 
 def compiled_misfit(
@@ -285,15 +340,20 @@ def compiled_misfit(
     layout = _find_layout(modes, mosaic, flights, (rest, counts, weight))
     if layout is None:
         return None
-    kernels = _arrange_flights(layout, flights, modes)
+    kernels = layout.arrange_flights(flights)
     fields = (layout.arrange(flat), layout.arrange(mask))
     batch = _Batch(layout, mosaic, kernels, counts, fields, noise)
     try:
         return _CompiledMisfit.apply(modes, rest, weight, background, batch, *mosaic.leaves)
-    except _compile_errors() as problem:
-        log.warning("the compiled engine is left out, as it does not compile here: %s", str(problem)[:300])
-        _BROKEN.add(modes.real.dtype)
+    except list_compile_errors() as problem:
+        leave_out(modes.real.dtype, problem)
         return None
+
+
+def leave_out(dtype: torch.dtype, problem: Exception, /) -> None:
+    """Do without kernels of a real type from now on."""
+    log.warning("the compiled engine is left out, as it does not compile here: %s", str(problem)[:300])
+    _BROKEN.add(dtype)
 
 
 def _find_layout(
@@ -312,25 +372,7 @@ def _find_layout(
         return None
     if not modes.is_contiguous() or modes.is_conj() or not modes.is_complex() or mosaic.flat.is_conj():
         return None
-    return _lay_out(shape, real)
-
-
-def _arrange_flights(
-    layout: WaveLayout, flights: Sequence[Tensor], modes: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Real and imaginary parts of the flights over the number of pixels."""
-    if not flights:
-        none = np.zeros((0, 0), layout.frequencies[0].dtype)
-        return none, none
-    pixels = modes[0].numel()
-    every = torch.stack([one.detach().reshape(modes.shape[-2:]) / pixels for one in flights])
-    return layout.arrange(every.real), layout.arrange(every.imag)
-
-
-def _ramps(layout: WaveLayout, rest: Tensor) -> tuple[np.ndarray, ...]:
-    """Factors that move the modes, along rows and columns."""
-    y, x = (-rest[:, axis, None] * order for axis, order in enumerate(layout.orders))
-    return y.cos().numpy(), y.sin().numpy(), x.cos().numpy(), x.sin().numpy()
+    return lay_out_waves(shape, real)
 
 
 def _starts(layout: WindowLayout, slices: int) -> np.ndarray:
@@ -338,6 +380,6 @@ def _starts(layout: WindowLayout, slices: int) -> np.ndarray:
     return layout.start + np.arange(slices)[:, None] * layout.layer
 
 
-def _real_view(wave: Tensor) -> np.ndarray:
+def view_real(wave: Tensor) -> np.ndarray:
     """Complex numbers as real and imaginary parts in turn."""
     return torch.view_as_real(wave).flatten(-2).numpy()

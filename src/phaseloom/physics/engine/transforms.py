@@ -8,7 +8,8 @@ sign.
 
 A length ``n = r m`` is divided as Cooley and Tukey (1965) do: numbers ``m`` apart are combined by a
 transform of ``r`` points, the ``k``-th result of place ``p`` is turned by ``exp(-2 pi i k p / n)``, and the
-blocks of ``m`` results are transforms of their own. Factors 5 and 3 come first, then 4, and 2 at the end.
+blocks of ``m`` results are transforms of their own. Factors 5 and 3 come first, then as few of 8 and 4 as
+will do: each is a walk over the strip.
 """
 
 import math
@@ -81,11 +82,15 @@ def make_axis(count: int, dtype: np.dtype, /) -> TransformAxis | None:
 def _factorise(count: int) -> list[int] | None:
     """Factors in the order of the stages; ``None`` with another prime factor."""
     found = []
-    for factor in (5, 3, 4, 2):
+    for factor in (5, 3):
         while count % factor == 0:
             found.append(factor)
             count //= factor
-    return found if count == 1 else None
+    power = count.bit_length() - 1
+    if count != 1 << power:
+        return None
+    fours = -power % 3 if power > 1 else 0
+    return found + [8] * ((power - 2 * fours) // 3) + [4] * fours + [2] * (power == 1)
 
 
 @compile_kernel
@@ -271,6 +276,70 @@ def _combine_5(re, im, at, step, n, m, cosine, sine, turn, first):
 
 @compile_kernel
 @no_type_check
+def _combine_8(re, im, at, step, n, m, cosine, sine, turn, first):
+    """A stage of factor 8: two transforms of four points; a block of 8 has nothing to turn."""
+    diagonal = fill_like(cosine, math.sqrt(0.5))
+    q = m // 8
+    row = q * step
+    for p in range(q):
+        t = turn + 7 * p
+        for block in range(0, n, m):
+            a = at + (block + p) * step
+            ar, ai = _take(re, im, a)
+            br, bi = _take(re, im, a + row)
+            cr, ci = _take(re, im, a + 2 * row)
+            dr, di = _take(re, im, a + 3 * row)
+            er, ei = _take(re, im, a + 4 * row)
+            fr, fi = _take(re, im, a + 5 * row)
+            gr, gi = _take(re, im, a + 6 * row)
+            hr, hi = _take(re, im, a + 7 * row)
+            if not first and q > 1:
+                br, bi = _turn(br, bi, _spread(cosine, sine, t))
+                cr, ci = _turn(cr, ci, _spread(cosine, sine, t + 1))
+                dr, di = _turn(dr, di, _spread(cosine, sine, t + 2))
+                er, ei = _turn(er, ei, _spread(cosine, sine, t + 3))
+                fr, fi = _turn(fr, fi, _spread(cosine, sine, t + 4))
+                gr, gi = _turn(gr, gi, _spread(cosine, sine, t + 5))
+                hr, hi = _turn(hr, hi, _spread(cosine, sine, t + 6))
+            # sums and differences of numbers half a block apart
+            ar, ai, er, ei = ar + er, ai + ei, ar - er, ai - ei
+            br, bi, fr, fi = br + fr, bi + fi, br - fr, bi - fi
+            cr, ci, gr, gi = cr + gr, ci + gi, cr - gr, ci - gi
+            dr, di, hr, hi = dr + hr, di + hi, dr - hr, di - hi
+            # even results: a transform of four points of the sums
+            ar, ai, cr, ci = ar + cr, ai + ci, ar - cr, ai - ci
+            br, bi, dr, di = br + dr, bi + di, bi - di, dr - br
+            _put(re, im, a, ar + br, ai + bi)
+            br, bi, ar, ai = ar - br, ai - bi, cr + dr, ci + di
+            cr, ci = cr - dr, ci - di
+            if first and q > 1:
+                br, bi = _turn(br, bi, _spread(cosine, sine, t + 3))
+                ar, ai = _turn(ar, ai, _spread(cosine, sine, t + 1))
+                cr, ci = _turn(cr, ci, _spread(cosine, sine, t + 5))
+            _put(re, im, a + 4 * row, br, bi)
+            _put(re, im, a + 2 * row, ar, ai)
+            _put(re, im, a + 6 * row, cr, ci)
+            # odd results: the same of the differences, turned by eighths
+            fr, fi = diagonal * (fr + fi), diagonal * (fi - fr)
+            gr, gi = gi, fill_like(cosine, 0.0) - gr
+            hr, hi = diagonal * (hi - hr), fill_like(cosine, 0.0) - diagonal * (hr + hi)
+            er, ei, gr, gi = er + gr, ei + gi, er - gr, ei - gi
+            fr, fi, hr, hi = fr + hr, fi + hi, fi - hi, hr - fr
+            ar, ai, br, bi = er + fr, ei + fi, er - fr, ei - fi
+            cr, ci, dr, di = gr + hr, gi + hi, gr - hr, gi - hi
+            if first and q > 1:
+                ar, ai = _turn(ar, ai, _spread(cosine, sine, t))
+                br, bi = _turn(br, bi, _spread(cosine, sine, t + 4))
+                cr, ci = _turn(cr, ci, _spread(cosine, sine, t + 2))
+                dr, di = _turn(dr, di, _spread(cosine, sine, t + 6))
+            _put(re, im, a + row, ar, ai)
+            _put(re, im, a + 5 * row, br, bi)
+            _put(re, im, a + 3 * row, cr, ci)
+            _put(re, im, a + 7 * row, dr, di)
+
+
+@compile_kernel
+@no_type_check
 def _combine_last_4(re, im, at, step, n):
     """A stage of factor 4 with blocks of 4, where nothing is turned."""
     for block in range(0, n, 4):
@@ -302,6 +371,8 @@ def _combine(re, im, at, step, stages, cosine, sine, stage, first):
     turn = pick(stages, 3 * stage + 2)
     if m == 4 and factor == 4:
         _combine_last_4(re, im, at, step, n)
+    elif factor == 8:
+        _combine_8(re, im, at, step, n, m, cosine, sine, turn, first)
     elif factor == 4:
         _combine_4(re, im, at, step, n, m, cosine, sine, turn, first)
     elif factor == 2:

@@ -1,0 +1,366 @@
+"""Newton steps of many batches in one compiled call, where model, likelihood and rules allow it.
+
+The steps are those that `phaseloom.fitting.updates.step_on_each` makes one by one, to rounding: on small
+patterns most of its time is spent between the kernels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+
+from phaseloom.fitting.distributed import team
+from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.rates import is_moving
+from phaseloom.fitting.updates import BatchOutcome, list_pieces
+from phaseloom.physics.cache import is_constant
+from phaseloom.physics.engine import misfit as engine
+from phaseloom.physics.patches import group_windows, merge_boxes
+from phaseloom.ptycho.illumination import Probe
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton.steps import (
+    MAX_NUMBER_STEP,
+    MAX_POSITION_STEP,
+    CoupledStep,
+    NoStep,
+    PixelStep,
+    PositionStep,
+    UniformStep,
+)
+from phaseloom.ptycho.noise import find_compiled_form
+from phaseloom.ptycho.objects import PixelObject
+from phaseloom.ptycho.scans import Positions
+
+__all__ = ["CompiledSteps"]
+
+NUMBERS_AT_ONCE = 2**26
+"""Numbers of waves in a compiled call at most: about a quarter of a second, for Ctrl-C waits for its end."""
+
+BYTES_AT_ONCE = 2**23
+"""Bytes of patterns that are read for a call, where they are not in memory."""
+
+STILL = math.nan
+"""Rate of a part that does not move."""
+
+PART_COLUMNS = {"object": 1, "probe": 2, "positions": 3, "affine": 4}
+"""Where the kernels leave the sum of a part's gradient."""
+
+
+class CompiledSteps:
+    """Does what `phaseloom.fitting.updates.step_on_each` does with batches, of one model and optimiser.
+
+    It serves where `compiled_misfit` does, for complex pixels of one state, a probe of pixels, positions
+    and an affine map of them: ``None`` where something else moves too.
+    """
+
+    def __init__(self, model: Ptychography, likelihood: Likelihood, optimizer: GaussNewton):
+        self.model = model
+        self.likelihood = likelihood
+        self.optimizer = optimizer
+        self._patterns: np.ndarray | None = None
+        self._workspace = np.empty(0)
+        self._gradient = np.empty(0)
+
+    @torch.no_grad()
+    def __call__(
+        self, objective: Any, batches: Sequence[Any], number: int, only: Sequence[str] | None = None
+    ) -> list[BatchOutcome] | None:
+        """Step after each of some batches; ``None``, and nothing done, where that is not possible.
+
+        Args:
+            objective: of the fit.
+            batches: index tensors, or tuples of them.
+            number: of the epoch.
+            only: names of the groups that move; default: all that do in this epoch.
+        """
+        if objective is not self.likelihood or not batches:
+            return None
+        layout = self._find_layout()
+        parts = None if layout is None else self._find_parts(number, only)
+        if layout is None or parts is None:
+            return None
+        pieces = [list_pieces(batch) for batch in batches]
+        index = torch.cat([piece for several in pieces for piece in several])
+        sizes = np.array([sum(map(len, several)) for several in pieces])
+        if len(index) > len(self.model.scan.start) or bool((torch.bincount(index) > 1).any()):
+            return None
+        self.optimizer.zero_grad()
+        try:
+            found = self._run(layout, parts, pieces, index.numpy(), sizes)
+        except engine.list_compile_errors() as problem:
+            engine.leave_out(self.model.scan.start.dtype, problem)
+            return None
+        for part in parts.values():
+            increment_version(part.parameter)
+        for group in self.optimizer.param_groups:
+            group["size"] = int(sizes[-1])
+        return _describe(found, parts)
+
+    def _find_layout(self) -> engine.WaveLayout | None:
+        """How waves lie in planes, if kernels can take this experiment."""
+        model = self.model
+        likelihood = self.likelihood
+        height, width = model.object.window
+        plain = (
+            team().world_size == 1
+            and model.scan.start.device.type == "cpu"
+            and not likelihood.needs_patterns
+            and not likelihood.penalties
+            and model.illumination_sum is None
+            and model.supports_fast_path()
+            and model.detector.counts_plainly()
+            and is_constant(model.propagator.stretch, model.propagator.tilt)
+            and len(model.propagator.tilt) == 1
+            and type(model.object) is PixelObject
+            and model.object.kind == "complex"
+            and hasattr(model.object.wave, "touched")
+            and model.object.wave.is_contiguous()
+            and model.object.wave.real.dtype == model.probe.relative.real.dtype == model.scan.start.dtype
+            and type(model.scan) is Positions
+            and type(model.probe) is Probe
+            and model.probe.is_plain()
+        )
+        if not plain or find_compiled_form(likelihood.divergence) is None:
+            return None
+        dtype = model.scan.start.dtype
+        return (
+            engine.lay_out_waves((height, width), dtype)
+            if engine.can_compile((height, width), dtype)
+            else None
+        )
+
+    def _find_parts(self, number: int, only: Sequence[str] | None) -> "dict[str, _MovingPart] | None":
+        """What moves, by what it is to the kernels; ``None`` if they do not know something that does."""
+        model = self.model
+        known = {
+            model.object.wave: ("object", PixelStep),
+            model.probe.relative: ("probe", UniformStep),
+            model.scan.offsets: ("positions", PositionStep),
+            model.scan.affine: ("affine", CoupledStep),
+        }
+        found: dict[str, _MovingPart] = {}
+        for group in self.optimizer.param_groups:
+            if not is_moving(group, number) or (only is not None and group["name"] not in only):
+                continue
+            for parameter in group["params"]:
+                rule = self.optimizer.rules.get(parameter)
+                if not parameter.requires_grad or (isinstance(rule, NoStep) and parameter in known):
+                    continue
+                name, kind = known.get(parameter, ("", NoStep))
+                if rule is None or not name or not isinstance(rule, kind):
+                    return None
+                if isinstance(rule, UniformStep) and (rule.each or not isinstance(rule.slope, float)):
+                    return None
+                velocity = self.optimizer.get_velocity(parameter) if rule.momentum else parameter
+                if not (parameter.is_contiguous() and velocity.is_contiguous()):
+                    return None  # kernels would write to copies
+                found[name] = _MovingPart(
+                    parameter, rule, self.optimizer.limit_rate(group, rule), group["name"]
+                )
+        return found
+
+    def _run(
+        self,
+        layout: engine.WaveLayout,
+        parts: "dict[str, _MovingPart]",
+        pieces: Sequence[Sequence[Tensor]],
+        index: np.ndarray,
+        sizes: np.ndarray,
+    ) -> np.ndarray:
+        """Numbers of each batch: its loss, and sums of gradients of the parts."""
+        kernels = engine.load_steps()
+        arrays = self._gather_arrays(layout, parts)
+        knobs = self._make_knobs(parts, sizes)
+        first = np.concatenate([[0], np.cumsum(sizes)])
+        found = np.zeros((len(sizes), 5))
+        in_pieces = [len(several) > 1 for several in pieces]
+        none = np.zeros((0, 4), np.int64)
+        done = 0
+        while done < len(sizes):
+            end, counts = self._load_counts(layout, arrays.probe[-1].size, index, first, done)
+            while done < end:
+                last = next((b for b in range(done, end) if in_pieces[b]), end)
+                given = (*arrays, knobs, index, first, counts, found)
+                if done < last:
+                    done = kernels.step_batches(*given, (done, last), none)
+                if done < end:  # its windows share no rectangle
+                    boxes = self._find_boxes(kernels, arrays, pieces[done])
+                    done = kernels.step_batches(*given, (done, done + 1), boxes)
+        return found
+
+    def _gather_arrays(self, layout: engine.WaveLayout, parts: "Mapping[str, _MovingPart]") -> "_StepArrays":
+        """What the kernels read and write, other than counts."""
+        model = self.model
+        wave = model.object.wave
+        assert isinstance(wave, nn.Parameter)
+        assert isinstance(model.probe, Probe)
+        relative = model.probe.relative
+        noise = find_compiled_form(self.likelihood.divergence)
+        assert noise is not None
+        unit = layout.frequencies[0].dtype.type
+        empty = np.zeros(0, unit)
+        field = (empty, empty, empty, empty)
+        if "object" in parts:
+            rule = parts["object"].rule
+            speed = engine.view_real(self.optimizer.get_velocity(wave)).reshape(-1)
+            wide, lone = (one.to(wave.real.dtype).numpy().reshape(-1) for one in (rule.wide, rule.lone))
+            field = self._get_gradient(wave), speed, wide, lone
+        speed = empty
+        if "probe" in parts:
+            speed = engine.view_real(self.optimizer.get_velocity(relative)).reshape(-1)
+        numbers = engine.view_real(relative.detach())
+        named = model.detector.fields()
+        fields = (named["flat"], named["background"], named["mask"])
+        slices = wave.shape[1]
+        room = layout.count_numbers(slices, len(relative))
+        if self._workspace.size != room or self._workspace.dtype != unit:
+            self._workspace = layout.make_workspace(slices, len(relative))
+        return _StepArrays(
+            layout.axes,
+            layout.sizes,
+            layout.places,
+            self._workspace,
+            layout.make_ramps(),
+            layout.frequencies,
+            layout.arrange_flights(model.propagator.gap_kernels(torch.zeros(1, dtype=torch.long))),
+            (model.detector.weights.detach().numpy(), tuple(map(layout.arrange, fields))),
+            (*engine.name_noise(noise), self.likelihood.floor),
+            (engine.view_real(wave.detach()).reshape(-1), *field, tuple(wave.shape[1:])),
+            (
+                numbers.reshape(-1),
+                np.empty(numbers.size, unit),
+                speed,
+                unit(model.probe.scale),
+                np.empty_like(numbers),
+            ),
+            self._gather_positions(),
+            self._gather_rules(parts),
+            (MAX_POSITION_STEP, MAX_NUMBER_STEP),
+        )
+
+    def _get_gradient(self, wave: Tensor) -> np.ndarray:
+        """Room for the gradient of the object, zero between two batches."""
+        if self._gradient.size != 2 * wave.numel():
+            self._gradient = np.zeros(2 * wave.numel(), engine.view_real(wave.detach()[..., :1, :1]).dtype)
+        return self._gradient
+
+    def _gather_positions(self) -> tuple[Any, ...]:
+        """Positions as kernels make them; see `phaseloom.physics.engine.steps.step_batches`."""
+        scan = self.model.scan
+        map_ = scan.split_map()
+        half, room = (tuple(one.long().tolist()) for one in scan.bounds())
+        moved = scan.offsets.detach().numpy(), map_.arm.numpy(), map_.fixed.numpy()
+        turned = map_.turned.numpy(), scan.affine.detach().numpy(), map_.reach
+        return *moved, *turned, float(scan.step), half, room
+
+    def _gather_rules(self, parts: "Mapping[str, _MovingPart]") -> tuple[np.ndarray, ...]:
+        """Curvatures of positions and of their map."""
+        offsets = self.model.scan.offsets.detach()
+        inverse = offsets.new_zeros(0, 2, 2)
+        centre = torch.zeros_like(offsets)
+        speed = offsets.new_zeros(2, 2)
+        of_map = offsets.new_zeros(4, 4)
+        if "positions" in parts:
+            rule = parts["positions"].rule
+            inverse = rule.inverse
+            centre = centre if rule.prior is None else rule.prior.centre
+        if "affine" in parts:
+            speed = self.optimizer.get_velocity(parts["affine"].parameter)
+            of_map = parts["affine"].rule.inverse
+        return tuple(one.contiguous().numpy() for one in (inverse, centre, speed, of_map))
+
+    def _make_knobs(self, parts: "Mapping[str, _MovingPart]", sizes: np.ndarray) -> np.ndarray:
+        """Numbers that batches differ by; see `phaseloom.physics.engine.steps.step_batches`."""
+        knobs = np.full((len(sizes), 7), STILL)
+        knobs[:, 6] = self.optimizer.momentum_in_use
+        for size in set(sizes.tolist()):
+            row = knobs[sizes == size]  # a copy
+            if "object" in parts:
+                rule, rate = parts["object"].rule, parts["object"].rate
+                rate = rule.limit_rate(size, rate)
+                row[:, 0] = 1 / rate if rate else math.inf
+                row[:, 1] = rule.pull * rate
+            if "probe" in parts:
+                rule, rate = parts["probe"].rule, parts["probe"].rate
+                row[:, 2] = rate / rule.scale / rule.slope
+            if "positions" in parts:
+                rule, rate = parts["positions"].rule, parts["positions"].rate
+                row[:, 3] = rule.share_rate(size) * rate
+                row[:, 4] = 0.0 if rule.prior is None else rule.prior.strength / size
+            if "affine" in parts:
+                row[:, 5] = parts["affine"].rate
+            knobs[sizes == size] = row
+        return knobs
+
+    def _load_counts(
+        self, layout: engine.WaveLayout, numbers: int, index: np.ndarray, first: np.ndarray, at: int
+    ) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+        """The batch to stop before, and counts for those from ``at`` on with the row of each pattern."""
+        height, width = self.model.object.window
+        measured = self.likelihood.measured
+        most = max(1, NUMBERS_AT_ONCE // (numbers * self.model.object.wave.shape[1]))
+        kept = measured.list_kept()
+        if kept is None:
+            most = min(most, max(1, BYTES_AT_ONCE // (4 * height * width)))
+        end = max(at + 1, int(np.searchsorted(first, first[at] + most, side="right")) - 1)
+        end = min(end, len(first) - 1)
+        dtype = torch.from_numpy(layout.frequencies[0]).dtype
+        if kept is not None:
+            if self._patterns is None:
+                self._patterns = layout.arrange_counts(kept.patterns.to(dtype))
+            rows = index if kept.place is None else kept.place.numpy()[index]
+            return end, (self._patterns, rows)
+        some = measured[torch.from_numpy(index[first[at] : first[end]])]
+        return end, (layout.arrange_counts(some.to(dtype)), np.arange(len(index)) - first[at])
+
+    def _find_boxes(self, kernels: Any, arrays: "_StepArrays", pieces: Sequence[Tensor]) -> np.ndarray:
+        """Rectangles of the object that the plain path would step in."""
+        window = (self.model.object.window[0], self.model.object.window[1])
+        boxes: list[Any] = []
+        for piece in pieces:
+            corners = np.empty((len(piece), 2), np.int64)
+            kernels.place_batch(piece.numpy(), arrays.positions, corners, np.empty((len(piece), 2)))
+            boxes += group_windows(corners, window)[0]
+        height, width = self.model.object.wave.shape[-2:]
+        return np.array(merge_boxes(boxes, (height, width)), np.int64)
+
+
+class _MovingPart(NamedTuple):
+    """A parameter with its rule, its rate and the name of its group."""
+
+    parameter: nn.Parameter
+    rule: Any
+    rate: float
+    name: str
+
+
+class _StepArrays(NamedTuple):
+    """The first arguments of `phaseloom.physics.engine.steps.step_batches`."""
+
+    axes: Any
+    sizes: Any
+    places: Any
+    workspace: np.ndarray
+    ramps: Any
+    frequencies: Any
+    flights: Any
+    fields: Any
+    noise: Any
+    wave: Any
+    probe: Any
+    positions: Any
+    rules: Any
+    most: Any
+
+
+def _describe(found: np.ndarray, parts: Mapping[str, _MovingPart]) -> list[BatchOutcome]:
+    """Numbers of batches as the loop reads them."""
+    columns = [0, *(PART_COLUMNS[part] for part in parts)]
+    names = [part.name for part in parts.values()]
+    numbers = torch.from_numpy(found[:, columns])
+    return [BatchOutcome([(("noise",), 1.0)], names, row) for row in numbers]
