@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import (
     Any,
@@ -18,15 +18,18 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from phaseloom.data.formats.files import open_hdf5
-from phaseloom.data.own_files.members import Member, describe_form, read_group, read_members
+from phaseloom.data.own_files.members import Member, describe_form, read_group, read_member, read_members
 from phaseloom.data.own_files.tables import SNAPSHOT
 from phaseloom.documents import parse_json_lines
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, stop_of_sentence
+from phaseloom.fitting.tiles import Tiling, find_tile
+from phaseloom.physics.patches import Box
 
 __all__ = [
+    "give_tiles",
     "load",
     "read_epoch",
     "read_history",
@@ -59,10 +62,11 @@ def save(
             the last one only, for the whole of it in each snapshot would grow with the square of the epochs.
         facts: numbers and words for those who look at the file.
     """
-    best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
+    best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1]}
+    model, optimizer, best_state = _list_states(progress)
     tree = {
-        "model": progress.model.state_dict(),
-        "optimizer": _without_shapes(progress.optimizer.state_dict()),
+        "model": model,
+        "optimizer": optimizer,
         "epoch": progress.epoch,
         "history": progress.history if events is None else progress.history[-1:],
         "events": None if events is None else len(progress.history),
@@ -73,15 +77,75 @@ def save(
         "since": progress.coarse_epochs,
         "level": level,
         "facts": dict(facts or {}),
-        "best": best or None,
+        "best": {**best, "state": best_state} if best else None,
     }
-    tensors: list[Tensor] = []
+    tensors: list[Tensor | _TilePixels] = []
     text = json.dumps(_pack(tree, tensors))
     with whole_hdf5(path) as file:
         file.attrs["phaseloom_snapshot"] = 1
         file["state"] = text
         for number, tensor in enumerate(tensors):
-            file[f"tensors/{number}"] = tensor.detach().cpu().resolve_conj().numpy()
+            if isinstance(tensor, _TilePixels):
+                tensor.write(file, f"tensors/{number}")
+            else:
+                file[f"tensors/{number}"] = tensor.detach().cpu().resolve_conj().numpy()
+
+
+def give_tiles(progress: Progress, /) -> None:
+    """Send the tiles of this process to the main one, which is in `save`; nothing without tiles."""
+    tensors: list[Tensor | _TilePixels] = []
+    model, optimizer, best = _list_states(progress)
+    _pack({"model": model, "optimizer": optimizer, "best": best}, tensors)
+    for tensor in tensors:
+        if isinstance(tensor, _TilePixels):
+            tensor.tiling.collect(tensor.pixels, lambda box, core: None)
+
+
+@dataclass(frozen=True, eq=False)
+class _TilePixels:
+    """What this process holds of an array of the canvas, which a file holds whole."""
+
+    pixels: Tensor
+    tiling: Tiling
+
+    def write(self, file: h5py.File, name: str) -> None:
+        """Write the whole array tile by tile, as processes send them."""
+
+        def place(box: Box, core: Tensor) -> None:
+            values = core.resolve_conj().numpy()
+            made = file.require_dataset(name, (*values.shape[:-2], *self.tiling.shape), values.dtype)
+            made[..., box[0] : box[1], box[2] : box[3]] = values
+
+        self.tiling.collect(self.pixels, place)
+
+
+def _list_states(progress: Progress) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+    """States of model, optimiser and best model, in which arrays in tiles are `_TilePixels`."""
+    tilings = _find_tilings(progress)
+    model = _mark_tiles(progress.model.state_dict(), tilings)
+    best = None if progress.best is None else _mark_tiles(progress.best[2], tilings)
+    optimizer = _without_shapes(progress.optimizer.state_dict())
+    moving = [parameter for group in progress.optimizer.param_groups for parameter in group["params"]]
+    state = dict(optimizer["state"])
+    for number, kept in state.items():
+        if (tile := find_tile(moving[number])) is not None:
+            here = {n: v for n, v in kept.items() if _is_like(v, moving[number])}
+            state[number] = {**kept, **{n: _TilePixels(v, tile.tiling) for n, v in here.items()}}
+    return model, {**optimizer, "state": state}, best
+
+
+def _find_tilings(progress: Progress) -> dict[str, Tiling]:
+    """Tilings of the parameters that are in tiles, by name."""
+    tiles = {name: find_tile(parameter) for name, parameter in progress.model.named_parameters()}
+    return {name: tile.tiling for name, tile in tiles.items() if tile is not None}
+
+
+def _mark_tiles(state: Mapping[str, Tensor], tilings: Mapping[str, Tiling]) -> dict[str, Any]:
+    return {n: _TilePixels(v, tilings[n]) if n in tilings else v for n, v in state.items()}
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def load(progress: Progress, path: Path, /, *, events: Path | None = None) -> None:
@@ -95,7 +159,7 @@ def load(progress: Progress, path: Path, /, *, events: Path | None = None) -> No
     Raises:
         BadInput: no snapshot, one of another model, or one whose epochs are missing in ``events``.
     """
-    tree = _read(path)
+    tree = _read(path, next(iter(_find_tilings(progress).values()), None))
     try:
         progress.model.load_state_dict(tree["model"])
         load_optimizer_state(progress.optimizer, _with_shapes(tree["optimizer"], progress.optimizer))
@@ -240,16 +304,35 @@ class _State(TypedDict):
     facts: NotRequired[dict[str, Any]]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, tiling: Tiling | None) -> dict[str, Any]:
     with _open(path) as (file, parts):
-        stored = read_group(file, "tensors", Member("", "complex", None, finite=False), path.name)
-        tensors = [torch.from_numpy(np.asarray(stored[str(number)])) for number in range(len(stored))]
+        tensors = _read_tensors(file, path.name) if tiling is None else _read_tile(file, path.name, tiling)
         try:
             tree = dict(TypeAdapter(_State).validate_python(_unpack({"pairs": [*parts.items()]}, tensors)))
         except ValidationError as problem:
             raise describe_form(problem, f"snapshot: {path}") from None
     _require_finite(tree, path)
     return {**tree, "rest": [tree[name] for name in ("epoch", "history", "stopped", "best")]}
+
+
+def _read_tensors(file: h5py.File, name: str) -> list[Tensor]:
+    stored = read_group(file, "tensors", Member("", "complex", None, finite=False), name)
+    return [torch.from_numpy(np.asarray(stored[str(number)])) for number in range(len(stored))]
+
+
+def _read_tile(file: h5py.File, name: str, tiling: Tiling) -> list[Tensor]:
+    """The same, but of arrays of the canvas only what this process holds: no others are as large."""
+    group = file["tensors"]
+    top, bottom, left, right = tiling.box
+    tensors = []
+    for number in range(len(group)):  # pyright: ignore[reportArgumentType]
+        stored: Any = group[str(number)]  # pyright: ignore[reportIndexIssue]
+        if stored.shape[-2:] == tiling.shape:
+            tensors.append(torch.from_numpy(stored[..., top:bottom, left:right]))
+        else:
+            value = read_member(group, Member(str(number), "complex", None, finite=False), name)
+            tensors.append(torch.from_numpy(np.asarray(value)))
+    return tensors
 
 
 def _require_finite(tree: dict[str, Any], path: Path) -> None:
@@ -273,9 +356,9 @@ def _with_shapes(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dic
     return {**state, "param_groups": groups}
 
 
-def _pack(value: Any, tensors: list[Tensor]) -> Any:
+def _pack(value: Any, tensors: list[Any]) -> Any:
     """The tree with tensors replaced by their number, keys of any kind kept as pairs."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | _TilePixels):
         tensors.append(value)
         return {"tensor": len(tensors) - 1}
     if isinstance(value, dict):

@@ -49,38 +49,53 @@ class Team:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def share(self, batch: Any, /) -> tuple[Any, float]:
+    def share(self, batch: Any, /, owners: np.ndarray | None = None) -> tuple[Any, float]:
         """The part of a batch that this process computes, and its share of the batch.
 
         Numbers of patterns belong to the process that owns these patterns (`owns`); anything else is dealt
         out one by one. A process without any gets one item with share zero: all must name the same terms.
 
+        Args:
+            batch: numbers of patterns, or anything else that has a length.
+            owners: the process of each pattern, where the object is in tiles.
+
         Example:
             >>> Team(1, 2).share([3, 4, 5]), Team(1, 2).share([3])
             (([4], 0.3333333333333333), ([3], 0.0))
+            >>> Team(1, 2).share(np.array([0, 2]), np.array([0, 1, 1]))
+            (array([2]), 0.5)
         """
         if self.world_size == 1:
             return batch, 1.0
         import torch
 
         if isinstance(batch, torch.Tensor | np.ndarray):
-            own = batch[self.owns(batch)]
-            return (own, len(own) / len(batch)) if len(own) else (0 * batch[:1] + self._spare, 0.0)
+            own = batch[self.owns(batch, owners)]
+            return (own, len(own) / len(batch)) if len(own) else (0 * batch[:1] + self._spare(owners), 0.0)
         own = batch[self.rank :: self.world_size]
         return (own, len(own) / len(batch)) if len(own) else (batch[:1], 0.0)
 
-    def owns(self, numbers: Any, /) -> Any:
-        """Whether this process holds the patterns of some numbers (an array); neighbours are spread.
+    def owns(self, numbers: Any, /, owners: np.ndarray | None = None) -> Any:
+        """Whether this process holds the patterns of some numbers (an array).
+
+        Neighbours are spread, unless ``owners`` says otherwise (`share`).
 
         Example:
             >>> sum(Team(rank, 3).owns(np.arange(7)).astype(int) for rank in range(3)).tolist()
             [1, 1, 1, 1, 1, 1, 1]
         """
-        return (numbers * HASH_MULTIPLIER % HASH_MODULUS) % self.world_size == self.rank
+        if owners is None:
+            return (numbers * HASH_MULTIPLIER % HASH_MODULUS) % self.world_size == self.rank
+        if not isinstance(numbers, np.ndarray):
+            import torch
 
-    @property
-    def _spare(self) -> int:
+            return torch.as_tensor(owners[numbers.cpu().numpy()] == self.rank, device=numbers.device)
+        return owners[numbers] == self.rank
+
+    def _spare(self, owners: np.ndarray | None) -> int:
         """A pattern of this process."""
+        if owners is not None:
+            return int(np.flatnonzero(owners == self.rank)[0])
         return next(number for number in range(HASH_MODULUS) if self.owns(np.array(number)))
 
     def all_reduce(self, numbers: Tensor, /) -> Tensor:
@@ -91,11 +106,21 @@ class Team:
             torch.distributed.all_reduce(numbers)
         return numbers
 
+    def all_reduce_max(self, number: Tensor, /) -> Tensor:
+        """The largest of all processes, in place."""
+        if self.world_size > 1:
+            import torch
+
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        return number
+
     def all_reduce_gradients(self, parameters: Sequence[Tensor], /) -> None:
         """Sum gradients over all processes; one that some process has, all have afterwards.
 
         A gradient with known boxes (``touched``) is summed only there; all processes have the same boxes.
+        That of a parameter in tiles is summed in the core of each process.
         """
+        parameters = parameters if self.world_size == 1 else _add_halos(parameters)
         if self.world_size == 1 or not parameters:
             return
         import torch
@@ -116,12 +141,16 @@ class Team:
             _all_reduce_parts(self, [p.grad for p in moved if p.dtype == dtype and p.grad is not None])
 
     def broadcast_parameters(self, net: nn.Module, /) -> None:
-        """Copy parameters and buffers of the main process to all others."""
+        """Copy parameters and buffers of the main process to all others, but for those in tiles."""
         if self.world_size > 1:
             import torch
 
-            for tensor in net.state_dict().values():
-                torch.distributed.broadcast(tensor, 0)
+            from phaseloom.fitting.tiles import find_tile
+
+            own = {name for name, parameter in net.named_parameters() if find_tile(parameter) is not None}
+            for name, tensor in net.state_dict().items():
+                if name not in own:
+                    torch.distributed.broadcast(tensor, 0)
 
     def convert_sync_batchnorm(self, net: nn.Module, /) -> nn.Module:
         """A network that normalises over the batches of all processes together.
@@ -202,6 +231,16 @@ def team() -> Team:
     # else threads of the group are still there when Python ends, which aborts the process now and then
     atexit.register(state.destroy_process_group)
     return Team(state.process_index, state.num_processes, str(state.device))
+
+
+def _add_halos(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Sum the gradients of parameters in tiles, and return the others."""
+    from phaseloom.fitting.tiles import find_tile
+
+    for parameter in parameters:
+        if (tile := find_tile(parameter)) is not None and parameter.grad is not None:
+            tile.tiling.add_halos(parameter.grad, tile.changed)
+    return [each for each in parameters if find_tile(each) is None]
 
 
 def _all_reduce_parts(team: Team, parts: Sequence[Tensor]) -> None:

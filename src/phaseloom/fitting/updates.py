@@ -14,6 +14,7 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.engine import Engine
 from phaseloom.fitting.rates import drop_gradients, is_moving
 from phaseloom.fitting.sync_batchnorm import count_in_statistics
+from phaseloom.fitting.tiles import find_tile
 
 __all__ = [
     "Batches",
@@ -123,7 +124,7 @@ def _step_one_by_one(  # noqa: PLR0917 - what a step takes, and what comes next
         outcomes.append(_compute_gradients(objective, list_pieces(batch), optimizer, number))
         _step(optimizer, _count_patterns(batch), clip)
         if prefetch is not None and place < len(following):
-            prefetch(tuple(team().share(piece)[0] for piece in list_pieces(following[place])))
+            prefetch(tuple(_share(objective, piece)[0] for piece in list_pieces(following[place])))
     return outcomes
 
 
@@ -303,7 +304,7 @@ def _settle_one_by_one(
     found = list[Tensor]()
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
-        part, share = team().share(piece)
+        part, share = _share(objective, piece)
         with torch.set_grad_enabled(settle), count_in_statistics(share > 0):
             value = share * _sum_judging_terms(objective(part), held.judged)
         found.append(value.detach())
@@ -322,6 +323,17 @@ def _step(optimizer: torch.optim.Optimizer, size: int, clip: float | None = None
     for group in optimizer.param_groups:
         group["size"] = size
     optimizer.step()
+    for parameter in _list_parameters(optimizer):
+        if (tile := find_tile(parameter)) is not None and parameter.grad is not None:
+            tile.tiling.copy_halos(parameter, tile.changed)
+
+
+def _share(objective: Objective, piece: Any) -> tuple[Any, float]:
+    """The part of a piece that this process computes, and its share: see `Team.share`.
+
+    An objective may say by ``owners`` which process models which pattern.
+    """
+    return team().share(piece, getattr(objective, "owners", None))
 
 
 def _sum_judging_terms(terms: Mapping[str, Tensor], judged: Sequence[str] | None) -> Tensor:
@@ -388,7 +400,7 @@ def _compute_gradients(
     seen = []
     values = []
     for piece in pieces:
-        part, own = team().share(piece)
+        part, own = _share(objective, piece)
         with count_in_statistics(own > 0):
             terms = objective(part)
             share = len(piece) / total
@@ -405,6 +417,8 @@ def _compute_gradients(
         if moved
         else values[0][:0]
     )
+    if any(find_tile(parameter) is not None for _, parameter in moved):
+        team().all_reduce(sums)  # that one process's tile is not finite, all have to know
     return BatchOutcome(
         seen, [name for name, _ in moved], torch.cat([team().all_reduce(torch.cat(values)), sums])
     )
@@ -419,7 +433,9 @@ def _share_touched_boxes(
         return
     for parameter in _list_parameters(optimizer):
         if touched := getattr(parameter, "touched", None):
-            touched[:] = [box for piece in pieces for box in boxes(piece)]
+            whole = [box for piece in pieces for box in boxes(piece)]
+            tile = find_tile(parameter)
+            touched[:] = whole if tile is None else tile.mark_changed(whole)
 
 
 def _list_clipped_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting.tiles import Tiling
 from phaseloom.physics.filters import SINC_TAPS
 
 __all__ = ["Canvas", "canvas"]
@@ -29,6 +30,7 @@ class Canvas:
         pixel: angstrom (y, x).
         origin: position in angstrom (y, x) of the centre of object pixel ``[0, 0]``.
         middle: mean of all positions, angstrom (y, x).
+        tiling: which process holds which pixels; ``None``: each holds all of them.
     """
 
     shape: tuple[int, int]
@@ -36,6 +38,17 @@ class Canvas:
     pixel: tuple[float, float]
     origin: tuple[float, float]
     middle: tuple[float, float] | None = None
+    tiling: Tiling | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def held_shape(self) -> tuple[int, int]:
+        """Object pixels (y, x) that this process holds."""
+        return self.shape if self.tiling is None else self.tiling.size
+
+    @property
+    def held_corner(self) -> tuple[int, int]:
+        """The first of them (y, x)."""
+        return (0, 0) if self.tiling is None else (self.tiling.box[0], self.tiling.box[2])
 
 
 def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from scipy.fft import next_fast_len
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ __all__ = [
     "ScannedArea",
     "count_crossings",
     "incident_waves",
+    "lit_area",
     "measure_phase_information",
     "participation_area",
     "sum_exit_light",
@@ -62,31 +63,54 @@ Beams = list[tuple[Complex[Tensor, "slice mode y x"], Int[Tensor, " _"]]]
 class ScannedArea(NamedTuple):
     """The part of the canvas that a scan reaches; work on it does not grow with the canvas.
 
+    Of an object in tiles it is what the patterns reach whose windows meet the pixels of this process.
+
     Attributes:
-        inside: its rows and columns.
-        height, width: their numbers.
-        room: no smaller, and quick to transform.
+        inside: its rows and columns, in pixels of this process.
+        lit: the same rows and columns in the area itself, all of it but in tiles.
+        room: no smaller than the area, and quick to transform.
         corner: of the windows in it, ``(n, 2)``.
+        reaches: ``(n,)`` whether a window lies in it.
     """
 
     inside: tuple[slice, slice]
-    height: int
-    width: int
+    lit: tuple[slice, slice]
     room: tuple[int, int]
     corner: Int[Tensor, "n 2"]
+    reaches: Bool[Tensor, " n"]
 
     @classmethod
     def of(cls, model: Ptychography) -> "ScannedArea":
-        """That of all patterns."""
+        """That of all patterns, or of those that meet a tile."""
         corner, _ = model.scan(torch.arange(len(model.scan.start), device=model.scan.start.device))
-        first = corner.amin(0)
-        top, left = first.tolist()
-        shape = (corner.amax(0) - first).tolist()
-        height, width = (n + w for n, w in zip(shape, model.scan.canvas.window, strict=True))
-        lengths = next_fast_len(height), next_fast_len(width, real=True)
-        room = (int(lengths[0]), int(lengths[1]))  # pyright: ignore[reportArgumentType]
-        inside = (slice(top, top + height), slice(left, left + width))
-        return cls(inside, height, width, room, corner - first)
+        room = model.scan.canvas
+        held = corner.new_tensor([room.held_corner, room.held_shape])
+        window = corner.new_tensor(room.window)
+        reaches = ((corner + window > held[0]) & (corner < held.sum(0))).all(1)
+        first = corner[reaches].amin(0)
+        shape = corner[reaches].amax(0) - first + window
+        low = torch.maximum(first, held[0])
+        high = torch.minimum(first + shape, held.sum(0))
+        lengths = [next_fast_len(n, real=axis == 1) for axis, n in enumerate(shape.tolist())]
+        sides = (int(lengths[0]), int(lengths[1]))  # pyright: ignore[reportArgumentType]
+        inside = _as_slices(low - held[0], high - held[0])
+        return cls(inside, _as_slices(low - first, high - first), sides, corner - first, reaches)
+
+
+def _cut_with_neighbours(
+    field: Complex[Tensor, "*any y x"], inside: tuple[slice, slice]
+) -> Complex[Tensor, "*any v u"]:
+    """Rows and columns of a field with one more on each side: the neighbours, or at its edge the edge."""
+    rows, columns = (
+        torch.arange(one.start - 1, one.stop + 1, device=field.device).clamp(0, n - 1)
+        for one, n in zip(inside, field.shape[-2:], strict=True)
+    )
+    return field[..., rows[:, None], columns]
+
+
+def _as_slices(first: Tensor, end: Tensor) -> tuple[slice, slice]:
+    rows, columns = (slice(a, b) for a, b in zip(first.tolist(), end.tolist(), strict=True))
+    return rows, columns
 
 
 @torch.no_grad()
@@ -112,20 +136,22 @@ def sum_illumination(
 ) -> Float[Tensor, "slice v u"]:
     """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
 
-    The beam is correlated with where it went, each time with a weight of ``weights``, by default one.
-    ``reach`` is the scanned area, if that is known already.
+    The beam is correlated with where it went, each time with a weight of ``weights``, by default one. Of an
+    object in tiles it is known where this process holds pixels. ``reach`` is the scanned area, if that is
+    known already.
     """
     reach = ScannedArea.of(model) if reach is None else reach
     first = waves[0][0]
     at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
-    out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
-    for wave, members in waves:
+    out = first.real.new_zeros(len(first), *model.scan.canvas.held_shape)
+    for wave, every in waves:
+        members = every[reach.reaches[every]]
         hits = first.real.new_zeros(reach.room[0] * reach.room[1])
         each = hits.new_ones(len(members)) if weights is None else weights[members].to(hits)
         hits.index_add_(0, at[members], each)
         beam = torch.fft.rfft2(wave.abs().square().sum(1), s=reach.room)
         lit = torch.fft.irfft2(beam.mul_(torch.fft.rfft2(hits.view(reach.room))), s=reach.room)
-        out[(..., *reach.inside)] += lit[:, : reach.height, : reach.width].clamp_(min=0)
+        out[(..., *reach.inside)] += lit[(..., *reach.lit)].clamp_(min=0)
     return out
 
 
@@ -156,12 +182,23 @@ def count_crossings(model: Ptychography, /) -> float:
     """Patterns that it takes to light the whole scanned field once: its area over the beam's."""
     waves = [(wave[:1], members) for wave, members in incident_waves(model)]
     areas = [participation_area(wave.abs().square().sum(1)) for wave, _ in waves]
-    return participation_area(sum_illumination(model, waves)) / (sum(areas) / len(areas))
+    return lit_area(model, sum_illumination(model, waves)) / (sum(areas) / len(areas))
 
 
 def participation_area(intensity: Tensor, /) -> float:
     """``(sum I)^2 / sum I^2``, pixels."""
     return float(intensity.sum() ** 2 / intensity.square().sum())
+
+
+def lit_area(model: Ptychography, light: Float[Tensor, "1 y x"], /) -> float:
+    """`participation_area` of a light on the canvas, pixels, also of one in tiles.
+
+    Args:
+        model: whose canvas it is.
+        light: where this process holds pixels.
+    """
+    total, square = model.object.sum_pixels(torch.stack([light[0], light[0].square()]))
+    return float(total**2 / square)
 
 
 RING_EDGES = (0.0, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1.0)
@@ -388,9 +425,10 @@ class Curvature:
     def _measure_loss(self) -> float:
         """Loss of some patterns before the first step."""
         index = self.some.to(self.model.scan.start.device)
-        pieces = index.split(16)
-        found = [float(self.likelihood(piece)["noise"]) * len(piece) for piece in pieces]
-        return sum(found) / len(index)
+        pieces = self.likelihood.select_own(index).split(16)
+        found = [float(self.likelihood(piece)["noise"]) * len(piece) for piece in pieces if len(piece)]
+        total = torch.tensor(sum(found), dtype=torch.float64, device=index.device)
+        return float(self.likelihood.sum_over_tiles(total)) / len(index)
 
     def _make_position_rules(
         self, waves: Beams, trust: float, excess: float, reach: ScannedArea
@@ -437,8 +475,8 @@ class Curvature:
         wide = sum_illumination(model, waves, reach=reach)
         count = len(wide)
         many = len(model.scan.start)
-        calm = math.inf if loss > MIN_LOSS_OF_WHOLE_STEPS else self._limit_noise(participation_area(wide[:1]))
-        wide.add_(LIGHT_DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
+        calm = math.inf if loss > MIN_LOSS_OF_WHOLE_STEPS else self._limit_noise(lit_area(model, wide[:1]))
+        wide.add_(LIGHT_DAMPING * model.object.largest_pixel(wide)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
         share = model.object.occupancy[:, None, None, None]
@@ -469,21 +507,27 @@ class Curvature:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
         share = model.object.occupancy
-        states = model.object.transmission()[(..., *reach.inside)]
+        states = _cut_with_neighbours(model.object.transmission(), reach.inside)
         beams = [torch.fft.rfft2(w[0].abs().square().sum(0), s=reach.room).conj() for w, _ in waves]
         out = states.real.new_zeros(len(reach.corner), 2, 2)
+        own = torch.zeros_like(reach.reaches)
+        own[self.likelihood.select_own(torch.arange(len(own), device=own.device))] = True
         for weight, state in zip(share, states, strict=True):
             whole = state[0] if len(state) == 1 else state.prod(0)
             parts = torch.stack([whole.real, whole.imag])  # side by side: quicker than complex products
-            down, right = (parts.roll(-1, axis) - parts.roll(1, axis) for axis in (1, 2))
+            down = parts[:, 2:, 1:-1] - parts[:, :-2, 1:-1]
+            right = parts[:, 1:-1, 2:] - parts[:, 1:-1, :-2]
             pairs = ((down, down), (down, right), (right, right))
-            products = torch.stack([a[0] * b[0] + a[1] * b[1] for a, b in pairs])
-            maps = torch.fft.rfft2(products, s=reach.room)
-            for beam, (_, members) in zip(beams, waves, strict=True):
+            here = parts.new_zeros(len(pairs), *reach.room)
+            here[:, *reach.lit] = torch.stack([a[0] * b[0] + a[1] * b[1] for a, b in pairs])
+            maps = torch.fft.rfft2(here)
+            for beam, (_, every) in zip(beams, waves, strict=True):
+                members = every[own[every]]
                 y, x = reach.corner[members].T
                 each = torch.fft.irfft2(maps * beam, s=reach.room)[:, y, x]
                 matrix = torch.stack([each[0], each[1], each[1], each[2]], 1).view(-1, 2, 2)
                 out[members] += (weight / 8) * matrix
+        out = self.likelihood.sum_over_tiles(out)
         mean = out.diagonal(dim1=1, dim2=2).mean()
         return out + POSITION_DAMPING * mean * torch.eye(2, device=out.device, dtype=out.dtype)
 
@@ -529,13 +573,16 @@ class Curvature:
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
     def _expect_amplitudes(self) -> Float[Tensor, "some y x"]:
-        """Roots of the expected counts of some patterns."""
+        """Roots of the expected counts of some patterns, those of this process."""
         model = self.model
         many = len(model.scan.start)
         some = torch.linspace(
             0, many - 1, min(many, PATTERNS_FOR_DIFFERENCES), device=model.scan.start.device
         ).long()
-        seen = torch.cat([model(part) for part in some.split(self.likelihood.best_piece_size)])
+        own = self.likelihood.select_own(some)
+        if not len(own):
+            return model.detector.mask.new_zeros(0, *model.detector.mask.shape).to(model.scan.start)
+        seen = torch.cat([model(part) for part in own.split(self.likelihood.best_piece_size)])
         return seen.clamp(min=0).sqrt() * model.detector.mask
 
     def _make_number_rule(self, parameter: nn.Parameter, trust: float, still: Tensor | None) -> Rule:
@@ -554,7 +601,8 @@ class Curvature:
             slopes.append((self._expect_amplitudes() - still).flatten() / DIFFERENCE_STEP)
             values[place] = kept
         slope = torch.stack(slopes)
-        bend = self.scale * (slope @ slope.T) / len(still)
+        some = min(many, PATTERNS_FOR_DIFFERENCES)
+        bend = self.scale * self.likelihood.sum_over_tiles(slope @ slope.T) / some
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
             return NoStep()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from phaseloom.data.counts import get_present, list_own_patterns
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
 from phaseloom.physics.cache import TensorCache
 from phaseloom.physics.patches import Box
 from phaseloom.ptycho import noise
@@ -333,7 +334,21 @@ class Likelihood:
     def boxes(self, index: Int[Tensor, " b"]) -> list[Box]:
         """Rectangles of the object that hold the windows of a batch."""
         place = self.model.scan(index.to(self.model.scan.start.device))[0]
-        return self.model.object.cut_windows(place).boxes()
+        return self.model.object.window_boxes(place)
+
+    @property
+    def owners(self) -> Int[np.ndarray, " n"] | None:
+        """The process that models each pattern, where the object is in tiles."""
+        tiling = self.model.scan.canvas.tiling
+        return None if tiling is None else tiling.owners
+
+    def select_own(self, index: Int[Tensor, " b"]) -> Int[Tensor, " m"]:
+        """Those patterns of an index that this process can model: all of them, without tiles."""
+        return index if self.owners is None else index[team().owns(index, self.owners)]
+
+    def sum_over_tiles(self, found: Tensor) -> Tensor:
+        """The sum, in place, of what all processes found for their patterns (`select_own`)."""
+        return found if self.owners is None else team().all_reduce(found)
 
     @property
     def best_piece_size(self) -> int:

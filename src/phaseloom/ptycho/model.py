@@ -1,6 +1,10 @@
 """The experiment as one sentence: illuminate, pass through, fly, count."""
 
 import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,6 +13,7 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
 from phaseloom.physics.adjoint import far_waves
 from phaseloom.physics.engine.misfit import can_compile, compiled_misfit
 from phaseloom.physics.propagate import illuminate
@@ -16,7 +21,10 @@ from phaseloom.ptycho import detectors, illumination, objects, probes, propagato
 from phaseloom.ptycho.noise import Divergence, find_compiled_form
 from phaseloom.ptycho.scans import Heights, heights_matter, measure_height_sensitivity, project_to_heights
 
-__all__ = ["Ptychography"]
+__all__ = ["Ptychography", "change_whole", "evaluate_whole", "gather_model", "hold_windows", "is_in_tiles"]
+__all__ += ["scatter_object"]
+
+T = TypeVar("T")
 
 
 class Ptychography(nn.Module):
@@ -257,6 +265,106 @@ class Ptychography(nn.Module):
         states = self.object.transmission().cpu()
         scale = np.median(states[:, :, lit].abs().numpy(), axis=(0, 2))
         return np.where(scale > 0, scale, 1.0).astype(np.float32)
+
+
+def is_in_tiles(model: Ptychography, /) -> bool:
+    """Whether this process holds a part of the object only."""
+    return model.object.canvas.tiling is not None
+
+
+@torch.no_grad()
+def gather_model(model: Ptychography, /) -> Ptychography | None:
+    """A copy with the whole object on the CPU in the main process; ``None`` in the others.
+
+    All processes have to call it.
+    """
+    thing = model.object
+    tiling = thing.canvas.tiling
+    assert tiling is not None
+    parts = {name: tiling.gather(value.detach()) for name, value in thing.named_parameters()}
+    if not team().is_main:
+        return None
+    canvas = replace(thing.canvas, tiling=None)
+    first = next(iter(parts.values()))
+    assert first is not None
+    start = first if first.is_complex() else torch.empty(first.shape, dtype=first.dtype.to_complex())
+    whole = objects.PixelObject(start, thing.kind, thing.gaps, canvas, thing.occupancy.cpu())
+    for name, value in parts.items():
+        assert value is not None
+        getattr(whole, name).copy_(value)
+    scan = deepcopy(model.scan).cpu()
+    scan.hold_tiles(None)
+    copied = Ptychography(
+        object=whole,
+        probe=deepcopy(model.probe).cpu(),
+        scan=scan,
+        propagator=deepcopy(model.propagator).cpu(),
+        detector=deepcopy(model.detector).cpu(),
+        heights=None if model.heights is None else deepcopy(model.heights).cpu(),
+    )
+    copied.use_custom_adjoint = model.use_custom_adjoint
+    return copied.requires_grad_(False)
+
+
+@torch.no_grad()
+def scatter_object(model: Ptychography, whole: objects.PixelObject | None, /) -> None:
+    """Give each process its tile of a whole object, which the main process has.
+
+    Args:
+        model: in tiles; its object is overwritten.
+        whole: of the same kind and canvas; ``None`` in other processes.
+    """
+    tiling = model.object.canvas.tiling
+    assert tiling is not None
+    for name, value in model.object.named_parameters():
+        tiling.scatter(None if whole is None else getattr(whole, name).detach(), value)
+
+
+def change_whole(model: Ptychography, change: Callable[[Ptychography], object], /) -> None:
+    """Change the object, and what else all processes have alike, by a function of the whole model."""
+    whole = gather_model(model)
+    if whole is not None:
+        change(whole)
+    scatter_object(model, None if whole is None else whole.object)
+    found = team().broadcast(None if whole is None else _list_shared(whole))
+    assert found is not None
+    with torch.no_grad():
+        for name, value in _list_shared(model).items():
+            value.copy_(found[name])
+
+
+def _list_shared(model: Ptychography) -> dict[str, Tensor]:
+    return {name: one.detach() for name, one in model.named_parameters() if not name.startswith("object.")}
+
+
+def evaluate_whole(model: Ptychography, function: Callable[[Ptychography], T], /) -> T:
+    """What a function finds in a model; with an object in tiles, in the main process for all of them.
+
+    Args:
+        model: of the experiment.
+        function: of a model with the whole object; what it returns is sent to all processes.
+    """
+    if not is_in_tiles(model):
+        return function(model)
+    whole = gather_model(model)
+    found = team().broadcast(None if whole is None else [function(whole)])
+    assert found is not None
+    return found[0]
+
+
+def hold_windows(model: Ptychography, /) -> Callable[[Tensor], Tensor] | None:
+    """Widen the halos of an object in tiles where windows have moved close to their edge.
+
+    Returns:
+        How other arrays of the object, such as those of an optimiser, are widened; ``None``: nothing was.
+    """
+    old = model.object.canvas.tiling
+    new = None if old is None else old.grown(model.scan.free_corners())
+    if old is None or new is None:
+        return None
+    model.object.hold_tiles(new)
+    model.scan.hold_tiles(new)
+    return lambda field: new.moved(field, old)
 
 
 def _uses_functional_transforms() -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,11 @@ from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
+from phaseloom.fitting.tiles import Tiling, put_in_tiles
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.fourier import fit_spectrum
-from phaseloom.physics.patches import gather
+from phaseloom.physics.patches import Box, bounding_boxes, gather
 from phaseloom.physics.windowed_transmission import TransmissionCache, TransmissionWindows, cut_windows
 from phaseloom.ptycho import canvas as placed
 from phaseloom.ptycho.canvas import Canvas
@@ -29,6 +32,9 @@ class PixelObject(nn.Module):
 
     ``forward(corner)`` cuts the windows ``(b, state, slice, y, x)`` of a batch. States are mutually
     incoherent: the object spends a share ``occupancy`` of the time in each (thermal vibration, say).
+
+    On a canvas in tiles (``canvas.tiling``) the arrays hold the pixels of this process alone; corners are in
+    pixels of the whole canvas.
 
     Attributes:
         wave: complex transmission ``(state, slice, y, x)`` (kind ``complex``).
@@ -50,7 +56,7 @@ class PixelObject(nn.Module):
         occupancy: Float[Tensor, " state"] | None = None,
     ):
         super().__init__()
-        self.kind = kind
+        self.kind: Kind = kind
         self.gaps = gaps
         self.canvas = canvas
         self.window = canvas.window
@@ -63,6 +69,8 @@ class PixelObject(nn.Module):
             self.phase = nn.Parameter(start.angle())
         if kind == "amplitude and phase":
             self.amplitude = nn.Parameter(start.abs())
+        if canvas.tiling is not None:
+            put_in_tiles(self.parameters(), canvas.tiling)
 
     @property
     def thickness(self) -> float:
@@ -85,6 +93,7 @@ class PixelObject(nn.Module):
         self, corner: Int[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b state slice y x"], Float[Tensor, "b state slice y x"]]:
         """Amplitude and phase of the windows with the given top-left pixels."""
+        corner = self._find_in_tile(corner)
         if self.kind == "complex":
             wave = gather(self.wave, corner, self.window)
             return wave.abs(), wave.angle()
@@ -95,6 +104,7 @@ class PixelObject(nn.Module):
     def cut_windows(self, corner: Int[Tensor, "b 2"]) -> TransmissionWindows:
         """The windows of an object of one state, as `phaseloom.physics.adjoint.far_waves` wants them."""
         leaves = {"complex": ("wave",), "phase": ("phase",)}.get(self.kind, ("amplitude", "phase"))
+        corner = self._find_in_tile(corner)
         return cut_windows(
             tuple(getattr(self, name) for name in leaves), corner, self.window, cache=self._transmission_cache
         )
@@ -102,8 +112,50 @@ class PixelObject(nn.Module):
     def forward(self, corner: Int[Tensor, "b 2"]) -> Complex[Tensor, "b state slice y x"]:
         """Windows of the object with the given top-left pixels."""
         if self.kind == "complex":
-            return gather(self.wave, corner, self.window)
+            return gather(self.wave, self._find_in_tile(corner), self.window)
         return torch.polar(*self.cut_amplitude_phase(corner))
+
+    def _find_in_tile(self, corner: Int[Tensor, "b 2"]) -> Int[Tensor, "b 2"]:
+        """Corners in pixels of this process."""
+        if self.canvas.tiling is None:
+            return corner
+        top, left = self.canvas.held_corner
+        here = torch.stack([corner[:, 0] - top, corner[:, 1] - left], 1)  # nothing is sent to a device
+        if here.device.type == "cpu" and len(here):
+            room = [n - w for n, w in zip(self.canvas.held_shape, self.window, strict=True)]
+            low, high = here.amin(0).tolist(), here.amax(0).tolist()
+            if min(low) < 0 or high[0] > room[0] or high[1] > room[1]:
+                raise LookupError("a window is held by another process")  # a mistake of the program
+        return here
+
+    @torch.no_grad()
+    def hold_tiles(self, tiling: Tiling) -> None:
+        """Hold other pixels around the same core from now on."""
+        old = self.canvas.tiling
+        assert old is not None
+        for parameter in self.parameters():
+            parameter.grad = None
+            parameter.data = tiling.moved(parameter.data, old)
+            if (touched := getattr(parameter, "touched", None)) is not None:
+                touched.clear()
+        put_in_tiles(self.parameters(), tiling)
+        self.canvas = replace(self.canvas, tiling=tiling)
+
+    def window_boxes(self, corner: Int[Tensor, "b 2"]) -> list[Box]:
+        """Rectangles of the canvas that hold the windows with the given top-left pixels."""
+        return bounding_boxes(corner, self.window, self.canvas.shape)
+
+    def sum_pixels(self, field: Float[Tensor, "*any y x"]) -> Float[Tensor, " *any"]:
+        """The sum over the canvas of a field that is known where this process holds pixels."""
+        tiling = self.canvas.tiling
+        if tiling is None:
+            return field.sum((-2, -1))
+        return team().all_reduce(field[(..., *tiling.core)].sum((-2, -1)))
+
+    def largest_pixel(self, field: Float[Tensor, "*any y x"]) -> Float[Tensor, "*any 1 1"]:
+        """The largest value on the canvas of a field that is known where this process holds pixels."""
+        most = field.amax((-2, -1), keepdim=True)
+        return most if self.canvas.tiling is None else team().all_reduce_max(most)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined: ``object``, or ``amplitude`` and ``phase``."""
@@ -358,7 +410,7 @@ def pixels(
     """
     gaps = list_gaps(slices, thickness, "object: pixels")
     share = normalise_shares(modes, occupancies, "object: pixels.occupancies")
-    start = torch.ones(modes, slices, *canvas.shape, dtype=torch.complex64)
+    start = torch.ones(modes, slices, *canvas.held_shape, dtype=torch.complex64)
     if modes > 1:
         generator = torch.Generator().manual_seed(modes)
         faint = 1e-3 * torch.rand(start.shape, generator=generator)

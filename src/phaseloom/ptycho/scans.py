@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting.tiles import Tiling
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.filters import interpolate_windows
 from phaseloom.physics.propagate import angular_spectrum, fly
@@ -20,7 +21,7 @@ from phaseloom.ptycho.canvas import Canvas, canvas, cone_beam_curvature, measure
 from phaseloom.ptycho.illumination import measure_focal_depth
 
 __all__ = ["Canvas", "Heights", "Positions", "canvas", "depth_of_focus", "estimate_motion"]
-__all__ += ["heights_matter", "measure_height_sensitivity", "project_to_heights"]
+__all__ += ["heights_matter", "measure_height_sensitivity", "project_to_heights", "put_canvas_in_tiles"]
 
 
 class PositionMap(NamedTuple):
@@ -88,7 +89,7 @@ class Positions(nn.Module):
         self._positions_cache: TensorCache[Tensor] = TensorCache()
         self._rotation_cache: TensorCache[Tensor] = TensorCache()
         self._lever_arms_cache: TensorCache[tuple[Tensor, Tensor, Tensor]] = TensorCache()
-        self._bounds_cache: TensorCache[tuple[Tensor, Tensor]] = TensorCache()
+        self._bounds_cache: TensorCache[tuple[Tensor, Tensor, Tensor]] = TensorCache()
 
     @classmethod
     def of(cls, scan: Scan4D, canvas: Canvas, fly: float | None = None) -> "Positions":
@@ -163,8 +164,10 @@ class Positions(nn.Module):
         """Corner of the window and remaining shift of the probe for each pattern."""
         own = self.offsets.index_select(0, index)
         place = torch.add(self._common_positions().index_select(0, index), own, alpha=self.step)
-        half, room = self.bounds()
-        corner = (place.detach().round() - half).long().clamp(min=torch.zeros_like(room), max=room)
+        half, low, high = self.bounds()
+        if self.canvas.tiling is not None:
+            low, high = low[index], high[index]
+        corner = (place.detach().round() - half).long().clamp(min=low, max=high)
         return corner, place - (corner + half)
 
     @torch.no_grad()
@@ -178,14 +181,34 @@ class Positions(nn.Module):
             arm.contiguous(), fixed, self.linear_map(reach) - self.affine / reach, float(reach)
         )
 
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """Half a window, and the last corner whose window lies on the canvas."""
+    def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Half a window, and the first and last corner whose window lies on the canvas.
+
+        Of an object in tiles, those of each pattern: its process holds no more.
+        """
         return self._bounds_cache.get(self._make_bounds, self.start)
 
-    def _make_bounds(self) -> tuple[Tensor, Tensor]:
+    def _make_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
         half = self.start.new_tensor(self.canvas.window) // 2
+        device = self.start.device
+        if (tiling := self.canvas.tiling) is not None:
+            first, last = tiling.bounds()
+            return half, torch.as_tensor(first, device=device), torch.as_tensor(last, device=device)
         room = [n - w for n, w in zip(self.canvas.shape, self.canvas.window, strict=True)]
-        return half, torch.tensor(room, device=self.start.device)
+        return half, torch.zeros(2, dtype=torch.long, device=device), torch.tensor(room, device=device)
+
+    @torch.no_grad()
+    def free_corners(self) -> Int[np.ndarray, "n 2"]:
+        """Corners of all windows, as far as the canvas holds them."""
+        half = np.array(self.canvas.window) // 2
+        room = np.array(self.canvas.shape) - np.array(self.canvas.window)
+        place = self.current_positions().cpu().numpy()
+        return (place.round().astype(int) - half).clip(0, room)
+
+    def hold_tiles(self, tiling: Tiling | None) -> None:
+        """Keep windows in what processes hold from now on; ``None``: on the canvas."""
+        self.canvas = replace(self.canvas, tiling=tiling)
+        self._bounds_cache = TensorCache()
 
     @torch.no_grad()
     def count_outside(self) -> int:
@@ -197,6 +220,22 @@ class Positions(nn.Module):
         """Refined positions in the frame of the scan, angstrom ``(n, 2)``."""
         pixels = self.current_positions().detach().cpu().double().numpy()
         return pixels * np.array(self.canvas.pixel) + np.array(self.canvas.origin)
+
+
+def put_canvas_in_tiles(room: Canvas, scan: Scan4D, /, *, count: int, rank: int) -> Canvas:
+    """A canvas of which each of some processes holds what its patterns see (`phaseloom.fitting.tiles`).
+
+    Args:
+        room: the canvas of the scan.
+        scan: the data.
+        count: number of processes.
+        rank: of this one.
+
+    Raises:
+        BadInput: too few patterns for so many processes.
+    """
+    corner = Positions.of(scan, room).free_corners()
+    return replace(room, tiling=Tiling.of(corner, room.window, room.shape, count=count, rank=rank))
 
 
 MIN_MOMENTS = 3

@@ -13,7 +13,7 @@ from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice
 from phaseloom.metrics.phase import find_lit
 from phaseloom.physics.modes import powers
-from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.model import Ptychography, evaluate_whole, is_in_tiles
 
 __all__ = ["InitialProbe", "advise", "rates_above_newton"]
 
@@ -52,9 +52,8 @@ class InitialProbe:
     @torch.no_grad()
     def of(cls, model: Ptychography, /) -> "InitialProbe":
         """As the model is now."""
-        return cls(
-            float(model.probe.modes().abs().square().sum() * float(model.median_modulus().prod()) ** 2)
-        )
+        modulus = evaluate_whole(model, lambda whole: float(whole.median_modulus().prod()))
+        return cls(float(model.probe.modes().abs().square().sum() * modulus**2))
 
 
 @torch.no_grad()
@@ -74,9 +73,12 @@ def advise(
     over = rates_above_newton(progress)
     sentence = f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"
     long = [Advice(ModelAdvice.BEYOND_NEWTON_STEP, sentence)] if over else []
+    positions = _check_positions(model, progress)
+    if is_in_tiles(model):  # the result is judged by the whole object
+        return [*positions, *long, *rates]
     return [
         *_check_probe(model, begun),
-        *_check_positions(model, progress),
+        *positions,
         *_check_depth(model),
         *_check_wraps(model),
         *long,

@@ -10,7 +10,9 @@ import numpy as np
 from phaseloom.data import prepare
 from phaseloom.data.counts import load_counts
 from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
+from phaseloom.ptycho.model import is_in_tiles
 from phaseloom.reconstruction.compare import crop_to_common_field
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -54,6 +56,8 @@ def halves(
         KeyboardInterrupt: one of the runs was interrupted.
     """
     job = one if isinstance(one, Job) else Job.begin(one)
+    if is_in_tiles(job.model):
+        raise BadInput("halves", "tiles", "are not correlated yet: resume the run with one process")
     check_splittable(job.finest.scan)
     first, second = (_reconstruct_half(job, which, drive) for which in (0, 1))
     images = register(*crop_to_common_field(first, second), max_shift=8)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +27,7 @@ from phaseloom.ptycho.curvature import (
     sum_illumination,
 )
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
-from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.model import Ptychography, change_whole, hold_windows, is_in_tiles
 from phaseloom.ptycho.newton.compiled import CompiledSteps
 from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
@@ -141,6 +142,12 @@ class Level:
             level._prepare_epochs()
         return level
 
+    def with_model(self, model: Ptychography, /) -> "Level":
+        """The same fit as another model has it, to look at: one with the whole of an object in tiles."""
+        old = self.likelihood
+        likelihood = Likelihood(model, self.scan, old.divergence, measured=old.measured)
+        return replace(self, model=model, likelihood=likelihood)
+
     def _prepare_epochs(self) -> None:
         """Bind projections, engines, and the curvatures that an optimiser needs before every epoch."""
         self.after = [
@@ -178,7 +185,7 @@ class Level:
         ``first`` is called before every epoch, ahead of the preparation of this level.
         """
         tilted = ("tilts",) if len(self.model.propagator.tilt) > 1 else ()
-        return fit(
+        for epoch in fit(
             self.likelihood,
             patterns,
             self.progress,
@@ -188,7 +195,31 @@ class Level:
             judged=self.likelihood.data_terms,
             own=(*OWN_OF_PATTERNS, *tilted),
             **knobs,
-        )
+        ):
+            self.hold_windows()
+            yield epoch
+
+    @torch.no_grad()
+    def hold_windows(self) -> None:
+        """Widen the halos of an object in tiles where windows have moved close to their edge."""
+        shapes = {parameter: parameter.shape for parameter in self.model.object.parameters()}
+        widen = hold_windows(self.model)
+        if widen is None:
+            return
+        state = self.progress.optimizer.state
+        for parameter, shape in shapes.items():
+            own = state.get(parameter, {})
+            own |= {
+                name: widen(value)
+                for name, value in own.items()
+                if isinstance(value, Tensor) and value.shape == shape
+            }
+        if self.progress.best is not None:
+            best = self.progress.best[2]
+            best |= {
+                f"object.{name}": widen(best[f"object.{name}"])
+                for name, _ in self.model.object.named_parameters()
+            }
 
     @torch.no_grad()
     def measure_misfit(
@@ -215,7 +246,8 @@ class Level:
             return
         history = self.progress.history
         loss = history[-1]["terms"].get("noise", history[-1]["loss"]) if history else 1.0
-        apply_object_prior(self.model, self.power, excess=max(loss, 1.0))
+        apply = partial(apply_object_prior, power=self.power, excess=max(loss, 1.0))
+        change_whole(self.model, apply) if is_in_tiles(self.model) else apply(self.model)
 
     def change(self, changes: Sequence[RateChange], number: int) -> None:
         """Give parts the rates that were decided for an epoch or one before it; the last decision holds.
@@ -247,8 +279,10 @@ def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
 
     By default one coarser grid is tried first, or, of a near field that is modelled on finer pixels than the
     detector's, all grids down to those; unless penalties or projections might mean pixels or the object was
-    predicted; and no more grids than have an epoch each.
+    predicted; and no more grids than have an epoch each. An object in tiles has none.
     """
+    if recipe.tiles:
+        return [finest]
     plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
     known = recipe.object.name in ("predicted", "from_file")
     known = known or recipe.found.get("direct", {}).get("taken", False)
@@ -296,7 +330,7 @@ def count_patterns_on_place(model: Ptychography, /) -> float:
     not overlap.
     """
     waves = incident_waves(model)
-    together = sum_illumination(model, waves)[0].square().sum()
+    together = model.object.sum_pixels(sum_illumination(model, waves)[0].square())
     alone = sum(len(members) * wave[0].abs().square().sum(0).square().sum() for wave, members in waves)
     return float(together / alone)
 
@@ -436,7 +470,8 @@ def _build_likelihood(
     Raises:
         BadInput: one that does not look at the data.
     """
-    own = keep_part_of_process(scan)
+    tiling = model.scan.canvas.tiling
+    own = keep_part_of_process(scan, owners=None if tiling is None else tiling.owners)
     noise = recipe.noise_of(scan).partial()
     likelihood = Likelihood(model, own, noise, recipe.named_penalties(), measured=measured)
     if not likelihood.data_terms:

@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -407,8 +408,18 @@ class Job:
         """The progress of the fit on the grid under way."""
         return self.level.progress
 
+    def with_model(self, model: Ptychography, /) -> "Job":
+        """The same run as another model has it, to look at: one with the whole of an object in tiles."""
+        other = copy(self)
+        other.level = self.level.with_model(model)
+        other._evidence = other._ratio_evidence = None
+        return other
+
     def result(self) -> Result:
-        """The reconstruction as it stands, with its verdict."""
+        """The reconstruction as it stands, with its verdict.
+
+        Of an object in tiles the main process has it whole; in the others it holds their tile of it.
+        """
         return result_builder.build_result(self)
 
     def save(self, result: Result, /) -> None:
@@ -421,8 +432,10 @@ class Job:
 
     def measure_held_out_misfit(self) -> PatternMisfit | None:
         """What the model explains of the differences between patterns held out, if any are."""
-        own = torch.as_tensor(self.holdout[team().owns(self.holdout)])
-        return self.level.measure_misfit(own, team().all_reduce) if len(self.holdout) else None
+        if not len(self.holdout):
+            return None
+        own = self.holdout[team().owns(self.holdout, self.level.likelihood.owners)]
+        return self.level.measure_misfit(torch.as_tensor(own), team().all_reduce)
 
     def measure_explained(self) -> tuple[float, float] | None:
         """The share of the differences between patterns held out that the model explains, and its error."""
@@ -523,6 +536,8 @@ class Job:
         if self.directory is not None:
             of = {"coarsening": self._coarsening, "settings": self._fixed_settings}
             save_snapshot(self.progress, self.directory, **of)
+        else:
+            checkpoint.give_tiles(self.progress)
 
     @cached_property
     def _fixed_settings(self) -> dict[str, Any]:
@@ -563,6 +578,8 @@ class Job:
         wanted = self.recorded.object.name
         if wanted not in warm_start.WORDS:
             return self._use_direct_image()
+        if self.recorded.tiles:
+            return self.recorded
         recipe = warm_start.settle_start(self.finest, self.recorded, self.holdout, given=given)
         if recipe.object.name != wanted:  # the canvas of a stored object may be wider
             self.level = self._build_finest(recipe, self.scan)
@@ -611,6 +628,7 @@ class Job:
         self.levels = build_levels(self.finest, self.recorded)
         self.level = self.levels[-1 - checkpoint.read_level(snapshot)]
         checkpoint.load(self.progress, snapshot, events=events)
+        self.level.hold_windows()
         self._use_settings()
 
     def _use_settings(self) -> None:
@@ -678,6 +696,8 @@ class Job:
         if self.directory is not None:
             of = {"coarsening": self._coarsening, "settings": self._fixed_settings}
             save_epoch(self.progress, self.directory, **of, keep_every=self.recipe.snapshots)
+        else:
+            checkpoint.give_tiles(self.progress)
         if any(result_builder.is_due(call, epoch.number) for call in self.recipe.outputs):
             result = self.result()
             if self.directory is not None:
@@ -704,7 +724,7 @@ class Job:
 
     def _record_end(self, steering: Steering) -> None:
         """Record with the last epoch why the run ended and how far it may be trusted."""
-        self.progress.record_stop(verdict=result_builder.judge_run(self).verdict.value)
+        self.progress.record_stop(verdict=result_builder.judge_whole_run(self).value)
         if self.directory is not None:
             save_events(self.progress.history, self.directory, answers=steering.answers)
 
@@ -792,7 +812,7 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
 
 def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
     """A whole run that writes nothing: what a calibration tries its candidates by."""
-    job = Job.begin(recipe, scan=scan)
+    job = Job.begin(recipe.model_copy(update={"tiles": False}), scan=scan)  # of a part of the scan
     job.wants_evidence = False  # nobody reads its verdict
     deque(job, maxlen=0)
     return job

@@ -14,9 +14,10 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers
-from phaseloom.ptycho import scans
+from phaseloom.fitting.distributed import team
+from phaseloom.ptycho import objects, scans
 from phaseloom.ptycho.likelihood import Penalty
-from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.model import Ptychography, scatter_object
 from phaseloom.ptycho.optimizers import engines
 from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.start import Start
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 SHAPE_MODULE = "phaseloom.fitting.schedule"
 """Where the shapes of rates are."""
+
+OBJECTS_IN_TILES = ("pixels", "from_file")
+WHOLE_OPTIMIZERS = ("lbfgs", "adafactor")
+"""Optimisers whose steps follow from all pixels together."""
 
 DEFAULT_RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002}
 """Steps relative to the natural size of each part: transmission 1, probe's peak, a pixel, a weight of 1."""
@@ -184,6 +189,9 @@ class Reconstruct(ScanRecipe):
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.
         device: where to compute.
+        tiles: whether each of several processes holds a part of the object only, which its patterns see, so
+            that an object may be larger than the memory of a GPU (docs/scaling.md); such a run begins with a
+            flat object or one of a file, on the grid of the data.
         preset: what is found before the run begins: orientation, optics and geometry of an electron scan
             (``calibrate``, `phaseloom.calibration.calibrate`), or nothing (``none``); ``auto``: the former
             where neither file nor ``prepare`` says how the detector lies, ``start`` is left open, and the
@@ -224,6 +232,7 @@ class Reconstruct(ScanRecipe):
     patience: int | None = Field(15, ge=1, strict=True)
     seed: int = Field(0, ge=0, lt=2**63, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    tiles: bool = Field(False, strict=True)
     preset: Literal["auto", "calibrate", "none"] = "auto"
     title: str = ""
     found: dict[str, Any] = Field(default_factory=dict)
@@ -260,7 +269,27 @@ class Reconstruct(ScanRecipe):
         if min(scan.geometry.shape) < 2:
             fix = "are too few to reconstruct from: bin less, or check the axes of the data set"
             raise BadInput(self.file.name, f"patterns of {scan.geometry.shape} pixels", fix)
-        return replace(scan, heights=None) if self.axial is False else scan
+        scan = replace(scan, heights=None) if self.axial is False else scan
+        if self.tiles:
+            self._require_tileable(scan)
+        return scan
+
+    def _require_tileable(self, scan: Scan4D) -> None:
+        """Refuse what has to see the whole object at once.
+
+        Raises:
+            BadInput: a near field, or an object, optimizer or coarser grid of that kind.
+        """
+        refused = {
+            f"object: {self.object.name}": self.object.name not in OBJECTS_IN_TILES,
+            f"optimizer: {self.optimizer.name}": self.optimizer.name in WHOLE_OPTIMIZERS or self.uses_engine,
+            f"levels: {self.levels}": bool(self.levels),
+            "a near field": scan.geometry.near,
+            "positions along the beam (axial)": scan.heights is not None,
+        }
+        if found := [what for what, is_refused in refused.items() if is_refused]:
+            fix = "cannot be shared in tiles yet: write tiles: false, in which each process holds the object"
+            raise BadInput("tiles", found[0], fix)
 
     def settle(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
         """The recipe with what was left open decided from the data: probe, defocus, orientation."""
@@ -301,12 +330,35 @@ class Reconstruct(ScanRecipe):
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""
         coarse = room is not None
         room = room or scans.canvas(scan)
+        if self.tiles and team().world_size > 1:
+            return self._build_tile(scan, room)
         if self.uses_engine:  # before slices are asked for their thickness
             engines.CLASSES[self.optimizer.name].check_slices(self.optimizer.name, self._count_slices())
         self._check_memory(room)
+        return self._build_around(_build_object(self, room, scan, coarse=coarse), scan)
+
+    def _build_tile(self, scan: Scan4D, room: scans.Canvas) -> Ptychography:
+        """The model with what this process holds of the object."""
+        is_flat = self.object.name == "pixels" and self.object.values.get("modes", 1) == 1
+        whole = None if is_flat or not team().is_main else _build_object(self, room, scan, coarse=False)
+        room = team().broadcast(None if whole is None else whole.canvas) or room
+        tiled = scans.put_canvas_in_tiles(room, scan, count=team().world_size, rank=team().rank)
+        self._check_memory(tiled)
+        if is_flat:
+            return self._build_around(self.object(tiled), scan)
+        kind = team().broadcast(None if whole is None else (whole.kind, whole.gaps, whole.occupancy))
+        assert kind is not None
+        modes, slices = len(kind[2]), len(kind[1]) + 1
+        start = torch.ones(modes, slices, *tiled.held_shape, dtype=torch.complex64)
+        model = self._build_around(objects.PixelObject(start, kind[0], kind[1], tiled, kind[2]), scan)
+        scatter_object(model, whole)
+        return model
+
+    def _build_around(self, thing: objects.PixelObject, scan: Scan4D) -> Ptychography:
+        """The model with all parts but the object, which is given."""
         model = Ptychography.of(
             scan,
-            object=_build_object(self, room, scan, coarse=coarse),
+            object=thing,
             probe=self.probe(scan),
             flight=self.propagator.partial(),
             detector=self.detector(scan),
@@ -325,10 +377,10 @@ class Reconstruct(ScanRecipe):
         """Refuse an object that could never be kept: six numbers for each voxel."""
         slices = self._count_slices()
         modes = int(self.object.values.get("modes") or 1)
-        need = 6 * 8 * float(np.prod(room.shape)) * slices * modes
+        need = 6 * 8 * float(np.prod(room.held_shape)) * slices * modes
         there = _memory.available()
         if there is not None and need > there:
-            size = f"{modes} x {slices} x {room.shape[0]} x {room.shape[1]} voxels"
+            size = f"{modes} x {slices} x {room.held_shape[0]} x {room.held_shape[1]} voxels"
             fix = (
                 f"need {need / 2**30:.3g} GiB of memory, but {there / 2**30:.3g} are free: take fewer slices"
             )

@@ -2,10 +2,11 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -26,10 +27,11 @@ from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice, Doubt, Judgement, Verdict
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
+from phaseloom.physics.patches import Box
 from phaseloom.plot.report import trust_facts
 from phaseloom.ptycho.curvature import sum_illumination
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
-from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.model import Ptychography, gather_model, is_in_tiles
 from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction import evidence
 from phaseloom.reconstruction.level import Level
@@ -48,6 +50,7 @@ __all__ = [
     "gather_evidence",
     "is_due",
     "judge_run",
+    "judge_whole_run",
     "summarise_state",
     "summary_lines",
     "write_outputs",
@@ -108,6 +111,10 @@ class Underway(Protocol):
         """What speaks for and against the run besides its losses."""
         ...
 
+    def with_model(self, model: Ptychography, /) -> "Underway":
+        """The same run as another model has it, to look at."""
+        ...
+
     def advice(self) -> list[Advice]:
         """What the run should make its user do."""
         ...
@@ -155,9 +162,63 @@ class _Images:
 
 
 def build_result(job: Underway, /) -> Result:
-    """The reconstruction as it stands."""
+    """The reconstruction as it stands.
+
+    Of an object in tiles the main process has it whole; the results of the others hold their tile of it.
+    """
+    residuals = job.level.likelihood.measure_residuals(team().all_reduce)
+    if not is_in_tiles(job.model):
+        return _build_whole(job, residuals)
+    run = _gather_run(job)
+    return _cut_result(None if run is None else _build_whole(run, residuals), job.model)
+
+
+def _gather_run(job: Underway) -> Underway | None:
+    """The run with its whole object, in the main process; ``None`` in others."""
+    model = gather_model(job.model)
+    return None if model is None else job.with_model(model)
+
+
+def _cut_result(whole: Result | None, model: Ptychography) -> Result:
+    """A result that the main process has whole; in the others it holds what these hold of the object."""
+    tiling = model.object.canvas.tiling
+    assert tiling is not None
+    parts: list[Any] = [None] * team().world_size
+    if whole is not None:
+        parts[1:] = [_cut_to_box(whole, box) for box in tiling.held[1:]]
+    found = [None]
+    torch.distributed.scatter_object_list(found, parts, 0)
+    return whole or cast("Result", found[0])
+
+
+def _cut_to_box(result: Result, box: Box) -> Result:
+    """The part of a result in a box of its object."""
+    where = (..., slice(box[0], box[1]), slice(box[2], box[3]))
+    states = result.object_modes
+    first = [o + at * p for o, at, p in zip(result.origin, box[::2], result.pixel, strict=True)]
+    return replace(
+        result,
+        object=result.object[where].copy(),
+        coverage=None if result.coverage is None else result.coverage[where].copy(),
+        object_modes=None if states is None else states[where].copy(),
+        origin=(first[0], first[1]),
+        uncertainty=None,
+    )
+
+
+def judge_whole_run(job: Underway, /) -> Verdict:
+    """The verdict of `judge_run`, which all processes are told where the object is in tiles."""
+    if not is_in_tiles(job.model):
+        return judge_run(job).verdict
+    run = _gather_run(job)
+    found = team().broadcast(None if run is None else judge_run(run).verdict)
+    assert found is not None
+    return found
+
+
+def _build_whole(job: Underway, residuals: Mapping[str, float]) -> Result:
     model = job.model
-    room = job.model.scan.canvas
+    room = model.scan.canvas
     coverage = model.coverage()
     images = _Images.of(model, coverage)
     with torch.no_grad():
@@ -196,7 +257,7 @@ def build_result(job: Underway, /) -> Result:
         stop_reason=job.progress.stop.reason.value,
         verdict=str(said),
         verdict_code=said.verdict.value,
-        metrics=_metrics(job),
+        metrics=_metrics(job, residuals),
         recipe=job.to_text(),
         provenance=Provenance.now(seed=seed, data=data, file=job.recipe.file.name),
         start={} if job.start is None else describe_start(job.start) | {"tried": job.start.tried},
@@ -378,8 +439,7 @@ def describe_start(start: Start) -> dict[str, Any]:
     }
 
 
-def _metrics(job: Underway) -> dict[str, float]:
-    left = job.level.likelihood.measure_residuals(team().all_reduce)
+def _metrics(job: Underway, left: Mapping[str, float]) -> dict[str, float]:
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history[: job.progress.result_epoch]
@@ -422,7 +482,12 @@ def build_images(model: Ptychography, /) -> dict[str, Any]:
     """Object ``(slice, y, x)``, probe ``(mode, y, x)``, coverage ``(y, x)`` and pixel (y, x) in angstrom.
 
     As in a result: the transmission of vacuum is one, an object of several states is their mean.
+
+    Raises:
+        BadInput: an object in tiles, of which no process has all.
     """
+    if is_in_tiles(model):
+        raise BadInput("tiles", "images", "cannot be drawn by several processes: look at the run's folder")
     incident = [(modes[None], members) for modes, members in model.incident_modes()]
     coverage = sum_illumination(model, incident)[0].cpu().numpy()
     images = _Images.of(model, coverage)

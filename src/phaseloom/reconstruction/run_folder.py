@@ -103,6 +103,8 @@ def _describe_model(model: Any) -> dict[str, Any]:
 def _measure_pixel(model: Any) -> tuple[float, float]:
     """Pixel of the numbers of an object (y, x), angstrom: coarser than the canvas if it is band-limited."""
     canvas = model.object.canvas
+    if canvas.tiling is not None:
+        return canvas.pixel
     grid = next(iter(model.object.parameters())).shape[-2:]
     height, width = (
         side * many / few for side, many, few in zip(canvas.pixel, canvas.shape, grid, strict=True)

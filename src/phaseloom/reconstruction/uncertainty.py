@@ -36,7 +36,7 @@ from phaseloom.ptycho.curvature import (
     sum_exit_light,
 )
 from phaseloom.ptycho.illumination import measure_focal_depth
-from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.model import Ptychography, is_in_tiles
 from phaseloom.reconstruction.level import Level, fit_level
 from phaseloom.reconstruction.recipe import Reconstruct, ScheduledRate
 from phaseloom.result import Uncertainty
@@ -497,6 +497,8 @@ def draw_results(
         BadInput: fewer than two draws, no epochs, a run whose uncertainty is not known (`NoMap`), or so few
             electrons that steps are held back, and a draw would not be fitted by its end.
     """
+    if is_in_tiles(job.model):
+        raise BadInput("draw_results", "tiles", "cannot draw yet: take the map, or resume with one process")
     if count < MIN_DRAWS or epochs < 1:
         text = f"count: {count}, epochs: {epochs}"
         raise BadInput("draw_results", text, "are too few: take 8 draws of 8 epochs")

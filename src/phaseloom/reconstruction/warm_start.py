@@ -270,7 +270,7 @@ def use_direct_image(
     power = estimate_object_power(image) if wanted else None
     found = {} if power is None else {"power": power.to_table()}
     level.power = power
-    if calibrated:
+    if calibrated and not recipe.tiles:
         found["direct"] = _try_as_start(image, level, recipe, holdout)
     return recipe.model_copy(update={"found": recipe.found | found})
 

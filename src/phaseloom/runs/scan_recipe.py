@@ -69,6 +69,7 @@ SECTIONS_OF_SCAN_RECIPES = frozenset(
         "start",
         "steered",
         "test",
+        "tiles",
         "title",
         "turned",
         "validation",
@@ -167,12 +168,15 @@ def _read_scan(recipe: ScanRecipe) -> Scan4D:
     )
 
 
-def keep_part_of_process(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
+def keep_part_of_process(
+    scan: Scan4D, /, *, known: np.ndarray | None = None, owners: np.ndarray | None = None
+) -> Scan4D:
     """A scan of which this process keeps its part of the patterns, and some that all look at.
 
     Args:
         scan: all of it, in memory or in its file.
         known: numbers of further patterns that all look at.
+        owners: the process of each pattern, where the object is in tiles.
     """
     if team().world_size == 1:
         return scan
@@ -181,7 +185,7 @@ def keep_part_of_process(scan: Scan4D, /, *, known: np.ndarray | None = None) ->
     some += [np.linspace(0, len(scan) - 1, min(len(scan), many)).astype(int) for many in LOOKED_AT]
     some += [] if known is None else [known]
     return replace(
-        scan, counts=PartialCounts.of(scan.counts, every[team().owns(every)], np.concatenate(some))
+        scan, counts=PartialCounts.of(scan.counts, every[team().owns(every, owners)], np.concatenate(some))
     )
 
 

@@ -159,8 +159,9 @@ def _rebuild_ours(found: Results, /) -> tuple[Ptychography, Options, Scan4D]:
     )
     core, options = build_model(scan, options)
     if "canvas" in found:
-        place = json.loads(found["canvas"])
-        _move_canvas(core, scan, Canvas(**{name: value and tuple(value) for name, value in place.items()}))
+        stored = json.loads(found["canvas"])
+        place: dict[str, Any] = {name: value and tuple(value) for name, value in stored.items()}
+        _move_canvas(core, scan, Canvas(**place))
     if core.heights is not None:
         core.heights.unit = float(found["depth_of_focus"])
     core.load_state_dict({name: torch.as_tensor(value) for name, value in found["state_dict"].items()})

@@ -108,6 +108,7 @@ class CompiledSteps:
         height, width = model.object.window
         plain = (
             team().world_size == 1
+            and model.scan.canvas.tiling is None
             and model.scan.start.device.type == "cpu"
             and not likelihood.needs_patterns
             and not likelihood.penalties
@@ -253,7 +254,7 @@ class CompiledSteps:
         """Positions as kernels make them; see `phaseloom.physics.engine.steps.step_batches`."""
         scan = self.model.scan
         map_ = scan.split_map()
-        half, room = (tuple(one.long().tolist()) for one in scan.bounds())
+        half, _, room = (tuple(one.long().tolist()) for one in scan.bounds())
         moved = scan.offsets.detach().numpy(), map_.arm.numpy(), map_.fixed.numpy()
         turned = map_.turned.numpy(), scan.affine.detach().numpy(), map_.reach
         return *moved, *turned, float(scan.step), half, room

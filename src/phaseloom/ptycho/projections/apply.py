@@ -11,7 +11,7 @@ from torch import Tensor
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.illumination import AberratedProbe
-from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.model import Ptychography, change_whole, is_in_tiles
 from phaseloom.ptycho.objects import BandlimitedObject
 from phaseloom.ptycho.projections import Setting
 
@@ -19,6 +19,8 @@ __all__ = ["bind_projection", "describe_setting"]
 
 CHANGEABLE_PARTS = ("probe", "object", "amplitude", "phase", "offsets", "tilts")
 """What a projection may change."""
+
+OBJECT_PARTS = {"object", "amplitude", "phase"}
 
 
 def describe_setting(model: Ptychography, scan: Scan4D, /) -> Setting:
@@ -40,11 +42,9 @@ def bind_projection(
     """
     parameters = inspect.signature(function).parameters.values()
     asked = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    for one in asked:
-        if one not in (*CHANGEABLE_PARTS, "setting"):
-            raise BadInput(
-                f"projections: {name}", one, f"is not a part of a model: use {', '.join(CHANGEABLE_PARTS)}"
-            )
+    if strange := [one for one in asked if one not in (*CHANGEABLE_PARTS, "setting")]:
+        fix = f"is not a part of a model: use {', '.join(CHANGEABLE_PARTS)}"
+        raise BadInput(f"projections: {name}", strange[0], fix)
     if {"amplitude", "phase"} & set(asked):
         _require_separate_phase(model, name)
     if isinstance(model.probe, AberratedProbe) and "probe" in asked:
@@ -54,17 +54,19 @@ def bind_projection(
     changed = [one for one in asked if one != "setting"]
 
     @torch.no_grad()
-    def compute() -> tuple[Tensor, ...]:
+    def compute(model: Ptychography) -> tuple[Tensor, ...]:
         now = replace(where, thickness=tuple(model.propagator.distances().tolist()))
         out = function(*(now if one == "setting" else read_part(model, one) for one in asked))
         return out if isinstance(out, tuple) else (out,)
 
-    def apply() -> None:
-        for one, new in zip(changed, compute(), strict=True):
+    def apply_to(model: Ptychography) -> None:
+        for one, new in zip(changed, compute(model), strict=True):
             write_part(model, one, new)
 
-    compute()  # a wrong knob is refused now, not after the first epoch
-    return apply
+    compute(model)  # a wrong knob is refused now, not after the first epoch
+    if is_in_tiles(model) and OBJECT_PARTS & set(changed):  # filters need neighbours, others the whole
+        return lambda: change_whole(model, apply_to)
+    return lambda: apply_to(model)
 
 
 def _require_separate_phase(model: Ptychography, name: str) -> None:

@@ -125,7 +125,7 @@ class ObjectPower:
 
 
 @torch.no_grad()
-def apply_object_prior(model: Ptychography, power: ObjectPower, /, *, excess: float = 1.0) -> None:
+def apply_object_prior(model: Ptychography, /, power: ObjectPower, *, excess: float = 1.0) -> None:
     """Weight the spectrum of an object by what counting noise leaves of its power.
 
     Args:

@@ -225,7 +225,7 @@ class Steering:
         first = make_batches(settings, level, job.training)(job.progress.epoch + 1)
         if not len(first):
             raise BadInput("steer", "batch", "leaves no batch: make it smaller")
-        two, _ = team().share(torch.as_tensor(job.training[:2]))
+        two, _ = team().share(torch.as_tensor(job.training[:2]), level.likelihood.owners)
         with torch.no_grad():
             level.likelihood(two.to(job.level.model.scan.start.device))
 
