@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from phaseloom.calibration.near_field import NearFieldEstimate, estimate_near_field
+from phaseloom.calibration.near_field import NearFieldEstimate, compare_orientations, estimate_near_field
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.holograms import USUAL_RATIO, HologramImage, reconstruct_holograms
@@ -72,18 +72,24 @@ def is_hologram_scan(scan: Scan4D, /) -> bool:
     return len(scan) >= MIN_PATTERNS and spread < MAX_HEIGHT_SPREAD * abs(scan.geometry.flight)
 
 
-def search_near_field(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, NearFieldEstimate]:
-    """The recipe and the scan with the geometry that the holograms show, and what was found."""
+def search_near_field(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, NearFieldEstimate, list[str]]:
+    """The recipe and the scan with the orientation and geometry that holograms show, and what was found."""
+    way = compare_orientations(scan)
+    steps = [*way.steps()]
+    for step in steps:
+        scan = step(scan)
     found = estimate_near_field(scan)
-    for line in found.lines():
+    lines = [way.line(), *found.lines()]
+    for line in lines:
         log.info("near field: %s", line)
-    if not found.is_changed:
-        return recipe, scan, found
-    values = {"distance": found.geometry.distance, "focus": found.geometry.focus}
-    step = Call(prepare.__name__, "near_field", values)
+    if found.is_changed:
+        values = {"distance": found.geometry.distance, "focus": found.geometry.focus}
+        steps.append(Call(prepare.__name__, "near_field", values))
+        scan = steps[-1](scan)
     before = [*recipe.prepare]
-    later = [before.pop()] if before and before[-1].name == "enlarge" else []
-    return recipe.model_copy(update={"prepare": (*before, step, *later)}), step(scan), found
+    later = [before.pop()] if steps and before and before[-1].name == "enlarge" else []
+    recipe = recipe.model_copy(update={"prepare": (*before, *steps, *later)})
+    return recipe, replace(scan, oriented=scan.oriented or way.is_clear), found, lines
 
 
 def widen_window(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, list[str]]:

@@ -1,9 +1,10 @@
-"""Magnification and distance of a near-field scan, found from its holograms.
+"""Orientation, magnification and distance of a near-field scan, found from its holograms.
 
 What moves with the object moves by the steps of the scan over the object's pixel: cross-correlations of
-holograms give the pixel, and with it the magnification. The power of the object's hologram has rings of
-zeros where ``sin(pi wavelength z f^2) = 0`` (Thon rings): the distance ``z`` is that under which a spectrum
-without rings, seen through the transfer of contrast, has the highest likelihood.
+holograms give the pixel, and with it the magnification. They tell apart all eight ways to lay the detector
+against the scan: reversed positions have a twin in the far field, but not here. The power of the object's
+hologram has rings of zeros where ``sin(pi wavelength z f^2) = 0`` (Thon rings): the distance ``z`` is that
+under which a spectrum without rings, seen through the transfer of contrast, has the highest likelihood.
 
 Source: contrast transfer of holograms: Cloetens et al. 1999, doi 10.1063/1.125225; likelihood of a
 periodogram: Whittle 1953, doi 10.1007/BF02590998.
@@ -18,12 +19,22 @@ import scipy.fft
 from jaxtyping import Float
 from scipy import ndimage, optimize, spatial
 
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
+from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.holograms import Holograms, separate_scan, typical_light
 from phaseloom.errors import BadInput
+from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
-__all__ = ["NearFieldEstimate", "estimate_near_field", "guess_focus", "set_near_field"]
+__all__ = [
+    "HologramOrientation",
+    "NearFieldEstimate",
+    "compare_orientations",
+    "estimate_near_field",
+    "guess_focus",
+    "set_near_field",
+]
 
 MAX_PATTERNS = 150
 """Patterns that magnification and distance are found from."""
@@ -44,6 +55,13 @@ MAX_SCALE_RANGE = 8.0
 
 MIN_CORRELATION = 0.1
 """Mean correlation of shifted holograms, from which their shift is believed; wrong ones have 0.03 or less."""
+
+MIN_RATIO_OF_ORIENTATION = 2.0
+"""Times the correlation of any other orientation that the right one has."""
+
+MAX_SCALE_OF_PARALLEL_BEAM = 1.15
+SCALES_OF_PARALLEL_BEAM = 15
+"""Errors of the pixel of a parallel beam that orientations are tried with: of the positions, then."""
 
 MIN_SCALE_ERROR = 0.01
 """Errors of the pixel below which the one stated is kept; a fit of positions corrects these."""
@@ -108,6 +126,90 @@ class NearFieldEstimate:
             low, high = (LENGTH.show(_round(one)) for one in self.flight)
             out.append(f"effective distance: {now} ({low} to {high}), stated {before}")
         return out
+
+
+@dataclass(frozen=True)
+class HologramOrientation:
+    """How far shifted holograms agree with the positions, in each orientation of the detector.
+
+    Attributes:
+        correlations: mean correlation of holograms that are shifted as the positions say, at the pixel that
+            agrees best; by the names of `phaseloom.calibration.orientations`.
+    """
+
+    correlations: dict[str, float]
+
+    @property
+    def best(self) -> str:
+        """The one with the highest correlation."""
+        return max(self.correlations, key=lambda name: self.correlations[name])
+
+    @property
+    def runner_up(self) -> float:
+        """The highest correlation of another one."""
+        return max(value for name, value in self.correlations.items() if name != self.best)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether holograms show it, and no other comes near."""
+        least = max(MIN_CORRELATION, MIN_RATIO_OF_ORIENTATION * self.runner_up)
+        return self.correlations[self.best] >= least
+
+    def steps(self) -> tuple[Call, ...]:
+        """What has to be done to the scan; nothing where it is not clear."""
+        way = self.best if self.is_clear else "as given"
+        return tuple(Call(prepare.__name__, name, given) for name, given in (ORIENTATIONS | TWINS)[way])
+
+    def line(self) -> str:
+        """What was found, in a sentence."""
+        if not self.is_clear:
+            return "orientation: the holograms do not show it; kept as given"
+        found = f"{self.correlations[self.best]:.2f}, of seven others {self.runner_up:.2f} at most"
+        text = f"orientation: {self.best} (correlation of shifted holograms {found})"
+        if self.best == "as given":
+            return text
+        reversed_ = ", or whether they are of the sample" if self.best == "turned by 180 degrees" else ""
+        return f"{text}: check the axes of the positions{reversed_}"
+
+
+def compare_orientations(scan: Scan4D, /) -> HologramOrientation:
+    """Compare shifts of holograms with the positions in all eight orientations of the detector.
+
+    The pixel may be wrong by a factor of up to `SCALE_RANGE`, that of a parallel beam by 15 %.
+
+    Args:
+        scan: near field.
+
+    Raises:
+        BadInput: a far field.
+    """
+    if not scan.geometry.near:
+        raise BadInput("near field", None, "the scan is a far-field one: state its focus")
+    few = _choose_patterns(replace(scan, modelled=None, heights=None))
+    first, second, correlation = _correlate(few, PARTNERS)
+    steps = few.positions[first] - few.positions[second]
+    is_parallel = few.geometry.focus is None or math.isinf(few.geometry.focus)
+    reach = MAX_SCALE_OF_PARALLEL_BEAM if is_parallel else SCALE_RANGE
+    count = SCALES_OF_PARALLEL_BEAM if is_parallel else _count_steps(reach)
+    scales = np.exp(np.linspace(-math.log(reach), math.log(reach), count))
+    found = {}
+    for name in (*ORIENTATIONS, *TWINS):
+        matrix = _get_matrix(name)
+        pixel = few.geometry.pixel if abs(matrix[0, 0]) > 0 else few.geometry.pixel[::-1]
+        shifts = steps / np.array(pixel) @ matrix  # of the patterns as they are
+        found[name] = max(_sample(correlation, shifts / scale) for scale in scales)
+    return HologramOrientation(found)
+
+
+def _get_matrix(name: str) -> np.ndarray:
+    """What an orientation does to the shifts of patterns, ``(2, 2)``."""
+    matrix = np.eye(2)
+    for step, given in (ORIENTATIONS | TWINS)[name]:
+        if step == "transpose":
+            matrix = matrix[::-1]
+        else:
+            matrix = np.diag([-1.0, 1.0] if given["axis"] == "y" else [1.0, -1.0]) @ matrix
+    return matrix
 
 
 def _round(value: float) -> float:

@@ -769,9 +769,9 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
     """
     if not has_hologram_start(recipe, scan):
         return recipe, scan
-    changed, scan, found = search_near_field(recipe, scan)
+    changed, scan, found, lines = search_near_field(recipe, scan)
     changed, scan, widened = widen_window(changed, scan)
-    said = {"lines": [*found.lines(), *widened], "is_shown": found.flight is not None, "ratio": USUAL_RATIO}
+    said = {"lines": [*lines, *widened], "is_shown": found.flight is not None, "ratio": USUAL_RATIO}
     said["distance_change"] = round(found.geometry.flight / found.stated.flight - 1, 4)
     said["is_pixel_shown"] = found.scale is not None or math.isinf(scan.geometry.focus or math.inf)
     return changed.model_copy(update={"found": changed.found | {"holograms": said}}), scan
