@@ -89,8 +89,9 @@ RING_TEMPERATURE = 3.0
 """By which the likelihood is held back: powers of neighbouring rings have errors in common, and spectra of
 objects are not as smooth as expected."""
 
-RING_ERROR = 0.015
-"""Standard error of the logarithm of a distance by rings, at the least."""
+RING_ERROR = 0.03
+"""Standard error of the logarithm of a distance by rings, at the least: of eleven simulated scans whose rings
+were clear it was 0.027, stars apart."""
 
 ERROR_OF_STATED = 0.1
 """Of the logarithm of a stated distance, with long tails."""

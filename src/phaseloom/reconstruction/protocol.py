@@ -775,15 +775,19 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
     changed, scan, widened = widen_window(changed, scan)
     profile = profile_distance(changed, scan)
     is_clear = profile is not None and profile.is_clear
+    limits = found.flight
     if profile is not None and profile.is_clear:
         best = profile.find_minimum()
-        if found.flight is not None and found.is_shown:
-            best = combine_ranges(best, (found.geometry.flight, *found.flight))
+        if limits is not None and found.is_shown:
+            best = combine_ranges(best, (found.geometry.flight, *limits))
         changed, scan = set_distance(changed, scan, best[0])
         lines.append(profile.line(best))
+        limits = best[1:]
     elif profile is not None:
         lines.append(profile.line())
     said = {"lines": [*lines, *widened], "is_shown": is_clear or found.is_shown}
+    said["flight"] = scan.geometry.flight
+    said["flight_range"] = None if limits is None else [*limits]
     said |= {"ratio": USUAL_RATIO, "is_distance_fitted": is_clear}
     said["distance_change"] = round(scan.geometry.flight / found.stated.flight - 1, 4)
     said["is_pixel_shown"] = found.scale is not None or math.isinf(scan.geometry.focus or math.inf)
