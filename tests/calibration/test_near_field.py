@@ -101,5 +101,9 @@ def test_a_run_that_found_its_distances_can_be_repeated() -> None:
     job = pl.Job.begin(pl.Reconstruct.of({"epochs": 2}), scan=read_known(case, scan))
     assert "near_field" in [step.name for step in job.recorded.prepare]
     assert any("effective distance" in line for line in job.start_lines())
+    said = job.recorded.found["holograms"]
+    assert said["flight"] == job.scan.geometry.flight
+    low, high = said["flight_range"]
+    assert low < said["flight"] < high
     list(job)
     assert job.result().geometry.flight == pytest.approx(case.flight, rel=0.08)

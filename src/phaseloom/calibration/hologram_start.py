@@ -7,6 +7,7 @@ instead.
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from phaseloom.calibration.near_field import NearFieldEstimate, estimate_near_field
+from phaseloom.calibration.near_field import (
+    MIN_CORRELATION,
+    MIN_CORRELATION_OF_FEW_COUNTS,
+    NearFieldEstimate,
+    compare_orientations,
+    estimate_near_field,
+    set_near_field,
+)
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.holograms import USUAL_RATIO, HologramImage, reconstruct_holograms
@@ -30,7 +38,8 @@ from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.spec import Call
 
 __all__ = ["has_hologram_start", "is_hologram_scan", "is_one_material_due", "make_hologram_image"]
-__all__ += ["measure_agreement", "measure_power", "search_near_field", "start_from_holograms", "widen_window"]
+__all__ += ["measure_agreement", "measure_power", "search_near_field", "set_distance"]
+__all__ += ["start_from_holograms", "widen_window"]
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +81,39 @@ def is_hologram_scan(scan: Scan4D, /) -> bool:
     return len(scan) >= MIN_PATTERNS and spread < MAX_HEIGHT_SPREAD * abs(scan.geometry.flight)
 
 
-def search_near_field(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, NearFieldEstimate]:
-    """The recipe and the scan with the geometry that the holograms show, and what was found."""
-    found = estimate_near_field(scan)
-    for line in found.lines():
+def search_near_field(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, NearFieldEstimate, list[str]]:
+    """The recipe and the scan with the orientation and geometry that holograms show, and what was found."""
+    way = compare_orientations(scan)
+    steps = [*way.steps()]
+    for step in steps:
+        scan = step(scan)
+    least = MIN_CORRELATION_OF_FEW_COUNTS if way.is_clear else MIN_CORRELATION
+    found = estimate_near_field(scan, least=least)
+    lines = [way.line(), *found.lines()]
+    for line in lines:
         log.info("near field: %s", line)
-    if not found.is_changed:
-        return recipe, scan, found
-    values = {"distance": found.geometry.distance, "focus": found.geometry.focus}
+    recipe = _insert_steps(recipe, steps)
+    if found.is_changed:
+        values = {"distance": found.geometry.distance, "focus": found.geometry.focus}
+        step = Call(prepare.__name__, "near_field", values)
+        recipe, scan = _insert_steps(recipe, [step]), step(scan)
+    return recipe, replace(scan, oriented=scan.oriented or way.is_clear), found, lines
+
+
+def set_distance(recipe: Any, scan: Scan4D, flight: float, /) -> tuple[Any, Scan4D]:
+    """The recipe and the scan with another effective distance, in angstrom; the object's pixel stays."""
+    found = set_near_field(scan.geometry, scan.geometry.pixel[0], flight)
+    values = {"distance": found.distance, "focus": found.focus}
     step = Call(prepare.__name__, "near_field", values)
-    before = [*recipe.prepare]
-    later = [before.pop()] if before and before[-1].name == "enlarge" else []
-    return recipe.model_copy(update={"prepare": (*before, step, *later)}), step(scan), found
+    return _insert_steps(recipe, [step]), step(scan)
+
+
+def _insert_steps(recipe: Any, steps: Sequence[Call]) -> Any:
+    """The recipe with more steps of `prepare`, before an enlarged window; distances once."""
+    names = [step.name for step in steps]
+    before = [one for one in recipe.prepare if not (one.name == "near_field" and one.name in names)]
+    later = [before.pop()] if steps and before and before[-1].name == "enlarge" else []
+    return recipe.model_copy(update={"prepare": (*before, *steps, *later)})
 
 
 def widen_window(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, list[str]]:

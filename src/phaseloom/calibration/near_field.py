@@ -1,9 +1,10 @@
-"""Magnification and distance of a near-field scan, found from its holograms.
+"""Orientation, magnification and distance of a near-field scan, found from its holograms.
 
 What moves with the object moves by the steps of the scan over the object's pixel: cross-correlations of
-holograms give the pixel, and with it the magnification. The power of the object's hologram has rings of
-zeros where ``sin(pi wavelength z f^2) = 0`` (Thon rings): the distance ``z`` is that under which a spectrum
-without rings, seen through the transfer of contrast, has the highest likelihood.
+holograms give the pixel, and with it the magnification. They tell apart all eight ways to lay the detector
+against the scan: reversed positions have a twin in the far field, but not here. The power of the object's
+hologram has rings of zeros where ``sin(pi wavelength z f^2) = 0`` (Thon rings): the distance ``z`` is that
+under which a spectrum without rings, seen through the transfer of contrast, has the highest likelihood.
 
 Source: contrast transfer of holograms: Cloetens et al. 1999, doi 10.1063/1.125225; likelihood of a
 periodogram: Whittle 1953, doi 10.1007/BF02590998.
@@ -16,14 +17,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.fft
 from jaxtyping import Float
-from scipy import ndimage, optimize, spatial
+from scipy import interpolate, ndimage, optimize, spatial
 
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
+from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.holograms import Holograms, separate_scan, typical_light
 from phaseloom.errors import BadInput
+from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
-__all__ = ["NearFieldEstimate", "estimate_near_field", "guess_focus", "set_near_field"]
+__all__ = [
+    "HologramOrientation",
+    "NearFieldEstimate",
+    "compare_orientations",
+    "estimate_near_field",
+    "guess_focus",
+    "set_near_field",
+]
+
+Rings = tuple[Float[np.ndarray, " ring"], Float[np.ndarray, " ring"], Float[np.ndarray, " ring"]]
+"""Frequencies, mean power of the hologram on rings, and independent values on each."""
 
 MAX_PATTERNS = 150
 """Patterns that magnification and distance are found from."""
@@ -43,32 +57,52 @@ SCALE_STEPS = 101
 MAX_SCALE_RANGE = 8.0
 
 MIN_CORRELATION = 0.1
-"""Mean correlation of shifted holograms, from which their shift is believed; wrong ones have 0.03 or less."""
+"""Mean correlation of shifted holograms, from which their shift is believed."""
+
+MIN_CORRELATION_OF_FEW_COUNTS = 0.04
+MIN_RATIO_OF_FEW_COUNTS = 4.0
+"""The same where no other orientation comes near: those that are wrong tell what chance gives."""
+
+MIN_RATIO_OF_ORIENTATION = 2.0
+"""Times the correlation of any other orientation that the right one has."""
+
+MAX_SCALE_OF_PARALLEL_BEAM = 1.15
+SCALES_OF_PARALLEL_BEAM = 15
+"""Errors of the pixel of a parallel beam that orientations are tried with: of the positions, then."""
 
 MIN_SCALE_ERROR = 0.01
 """Errors of the pixel below which the one stated is kept; a fit of positions corrects these."""
 
-USUAL_RATIO = 0.02
+RATIOS_OF_RINGS = (0.0, 0.02, 0.1)
 """``beta / delta`` under which rings are fitted. Ten times as much moves the distance by 2 to 7 %."""
 
-RING_RANGE = 1.6
-RING_STEPS = 49
+RING_STEP = 0.045
+RING_RANGE = 1.45
 MAX_RING_RANGE = 16.0
-"""Factors on either side of the stated distance, as for the scale."""
+"""Steps of the logarithm of the distance, and factors on either side of the one stated, at first and at
+most."""
 
-NATS_OF_INTERVAL = 3.0
-"""Fall of the likelihood's logarithm that bounds the distances that are possible."""
+NATS_OF_END = 6.0
+"""Below the most likely distance by which the end of the range has to lie, or the range grows."""
 
-MIN_DISTANCE_ERROR = 0.08
-"""Errors of the distance below which the one stated is kept. The rings of simulated objects show it to 1 %,
-but those of the PETRA star are 7 % beyond the distance that a fit prefers."""
+RING_TEMPERATURE = 3.0
+"""By which the likelihood is held back: powers of neighbouring rings have errors in common, and spectra of
+objects are not as smooth as expected."""
 
-MIN_RINGS = 1.2
-"""Zeros of the contrast within the frequencies seen, ``wavelength z f^2``, at least: below it one smooth
-spectrum looks like another."""
+RING_ERROR = 0.03
+"""Standard error of the logarithm of a distance by rings, at the least: of eleven simulated scans whose rings
+were clear it was 0.027, stars apart."""
 
-MIN_RING_GAIN = 150.0
-"""By how much the logarithm has to exceed that of the worst distance tried."""
+ERROR_OF_STATED = 0.1
+"""Of the logarithm of a stated distance, with long tails."""
+
+ERRORS_OF_RANGE = 2.0
+
+MAX_ERROR_OF_SHOWN = 0.1
+"""Half a range, in the logarithm, up to which holograms show their distance."""
+
+MIN_DISTANCE_ERROR = 0.02
+"""Errors of the distance below which the one stated is kept."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +113,8 @@ class NearFieldEstimate:
         geometry: with the magnification and the distance found; as stated where nothing is.
         stated: what it was.
         scale: object pixel found over that stated; ``None``: not found.
-        flight: range of effective distances that the rings allow, angstrom; ``None``: they show none.
+        flight: range of effective distances that rings and the stated one allow, angstrom; ``None``: there
+            is no spectrum to tell by.
     """
 
     geometry: Geometry
@@ -92,6 +127,11 @@ class NearFieldEstimate:
         """Whether it differs from what was stated."""
         return self.geometry != self.stated
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the range of the distance is narrow enough to be believed."""
+        return self.flight is not None and math.log(self.flight[1] / self.flight[0]) < 2 * MAX_ERROR_OF_SHOWN
+
     def lines(self) -> list[str]:
         """What was found, in sentences."""
         out = []
@@ -103,11 +143,97 @@ class NearFieldEstimate:
         now = LENGTH.show(_round(self.geometry.flight))
         before = LENGTH.show(_round(self.stated.flight))
         if self.flight is None:
-            out.append(f"effective distance: {before}, as stated: the holograms show no rings to check it by")
+            out.append(f"effective distance: {before}, as stated: the holograms show nothing to check it by")
         else:
             low, high = (LENGTH.show(_round(one)) for one in self.flight)
             out.append(f"effective distance: {now} ({low} to {high}), stated {before}")
         return out
+
+
+@dataclass(frozen=True)
+class HologramOrientation:
+    """How far shifted holograms agree with the positions, in each orientation of the detector.
+
+    Attributes:
+        correlations: mean correlation of holograms that are shifted as the positions say, at the pixel that
+            agrees best; by the names of `phaseloom.calibration.orientations`.
+    """
+
+    correlations: dict[str, float]
+
+    @property
+    def best(self) -> str:
+        """The one with the highest correlation."""
+        return max(self.correlations, key=lambda name: self.correlations[name])
+
+    @property
+    def runner_up(self) -> float:
+        """The highest correlation of another one."""
+        return max(value for name, value in self.correlations.items() if name != self.best)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether holograms show it, and no other comes near."""
+        best, other = self.correlations[self.best], self.runner_up
+        if best >= MIN_CORRELATION:
+            return best >= MIN_RATIO_OF_ORIENTATION * other
+        return best >= max(MIN_CORRELATION_OF_FEW_COUNTS, MIN_RATIO_OF_FEW_COUNTS * other)
+
+    def steps(self) -> tuple[Call, ...]:
+        """What has to be done to the scan; nothing where it is not clear."""
+        way = self.best if self.is_clear else "as given"
+        return tuple(Call(prepare.__name__, name, given) for name, given in (ORIENTATIONS | TWINS)[way])
+
+    def line(self) -> str:
+        """What was found, in a sentence."""
+        if not self.is_clear:
+            return "orientation: the holograms do not show it; kept as given"
+        found = f"{self.correlations[self.best]:.2f}, of seven others {self.runner_up:.2f} at most"
+        text = f"orientation: {self.best} (correlation of shifted holograms {found})"
+        if self.best == "as given":
+            return text
+        reversed_ = ", or whether they are of the sample" if self.best == "turned by 180 degrees" else ""
+        return f"{text}: check the axes of the positions{reversed_}"
+
+
+def compare_orientations(scan: Scan4D, /) -> HologramOrientation:
+    """Compare shifts of holograms with the positions in all eight orientations of the detector.
+
+    The pixel may be wrong by a factor of up to `SCALE_RANGE`, that of a parallel beam by 15 %.
+
+    Args:
+        scan: near field.
+
+    Raises:
+        BadInput: a far field.
+    """
+    if not scan.geometry.near:
+        raise BadInput("near field", None, "the scan is a far-field one: state its focus")
+    few = _choose_patterns(replace(scan, modelled=None, heights=None))
+    first, second, correlation = _correlate(few, PARTNERS)
+    steps = few.positions[first] - few.positions[second]
+    is_parallel = few.geometry.focus is None or math.isinf(few.geometry.focus)
+    reach = MAX_SCALE_OF_PARALLEL_BEAM if is_parallel else SCALE_RANGE
+    count = SCALES_OF_PARALLEL_BEAM if is_parallel else _count_steps(reach)
+    scales = np.exp(np.linspace(-math.log(reach), math.log(reach), count))
+    found = {}
+    for name in (*ORIENTATIONS, *TWINS):
+        matrix = _get_matrix(name)
+        pixel = few.geometry.pixel if abs(matrix[0, 0]) > 0 else few.geometry.pixel[::-1]
+        shifts = steps / np.array(pixel) @ matrix  # of the patterns as they are
+        found[name] = max(_sample(correlation, shifts / scale) for scale in scales)
+    return HologramOrientation(found)
+
+
+def _get_matrix(name: str) -> np.ndarray:
+    """What an orientation does to the shifts of patterns, ``(2, 2)``."""
+    matrix = np.eye(2)
+    for step, given in (ORIENTATIONS | TWINS)[name]:
+        if step == "transpose":
+            matrix = matrix[::-1]
+        else:
+            matrix = np.diag([-1.0, 1.0] if given["axis"] == "y" else [1.0, -1.0]) @ matrix
+    return matrix
 
 
 def _round(value: float) -> float:
@@ -137,12 +263,15 @@ def set_near_field(geometry: Geometry, pixel: float, flight: float, /) -> Geomet
     return replace(geometry, distance=distance, angle=(angle[0], angle[1]), focus=focus)
 
 
-def estimate_near_field(scan: Scan4D, /, *, magnification: bool = True) -> NearFieldEstimate:
+def estimate_near_field(
+    scan: Scan4D, /, *, magnification: bool = True, least: float = MIN_CORRELATION
+) -> NearFieldEstimate:
     """Find the magnification of a cone beam and the effective distance from the holograms.
 
     Args:
         scan: near field.
         magnification: whether to look for it; that of a parallel beam is one.
+        least: mean correlation of shifted holograms from which their shift is believed.
 
     Raises:
         BadInput: a far field.
@@ -152,7 +281,7 @@ def estimate_near_field(scan: Scan4D, /, *, magnification: bool = True) -> NearF
         raise BadInput("near field", None, "the scan is a far-field one: state its focus")
     few = _choose_patterns(replace(scan, modelled=None, heights=None))
     is_cone = stated.focus is not None and not math.isinf(stated.focus)
-    scale = _find_scale(few) if magnification and is_cone else None
+    scale = _find_scale(few, least=least) if magnification and is_cone else None
     geometry = stated
     if scale is not None and abs(scale - 1) > MIN_SCALE_ERROR:
         # the flight behind a focus is about as long as the focus is far, and scales as the pixel does
@@ -192,7 +321,9 @@ def _choose_patterns(scan: Scan4D) -> Scan4D:
     return replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
 
 
-def _find_scale(scan: Scan4D, widest: float = MAX_SCALE_RANGE) -> float | None:
+def _find_scale(
+    scan: Scan4D, widest: float = MAX_SCALE_RANGE, least: float = MIN_CORRELATION
+) -> float | None:
     """Object pixel by the shifts of holograms over that of the geometry; ``None`` where it is not clear."""
     height = _correlation_at(scan, PARTNERS)
 
@@ -204,7 +335,7 @@ def _find_scale(scan: Scan4D, widest: float = MAX_SCALE_RANGE) -> float | None:
         if 2 < best < len(scales) - 3 or reach >= widest:
             break
         reach = min(reach**2, widest)
-    if heights[best] < MIN_CORRELATION or best in (0, len(scales) - 1):
+    if heights[best] < least or best in (0, len(scales) - 1):
         return None
     height = _correlation_at(scan, FINE_PARTNERS)
     near = np.exp(math.log(scales[best]) + np.linspace(-0.2, 0.2, 41))
@@ -266,38 +397,54 @@ def _sample(correlation: np.ndarray, shifts: Float[np.ndarray, "n 2"]) -> float:
 
 
 def _find_flight(own: Holograms, geometry: Geometry) -> tuple[float, float, float] | None:
-    """Effective distance and its bounds by the rings of the hologram's power; the range grows."""
-    frequency, power, count = _measure_rings(own)
-    if len(frequency) < 8:
+    """Effective distance and its range by the rings of the hologram's power and by what was stated.
+
+    The posterior of the distance, over ratios of absorption; the range grows while its end has weight.
+    """
+    rings = _measure_rings(own)
+    if len(rings[0]) < 8:
         return None
-    reach = RING_RANGE
+    limit = round(math.log(MAX_RING_RANGE) / RING_STEP)
+    first, last = (round(way * math.log(RING_RANGE) / RING_STEP) for way in (-1, 1))
+    known: dict[int, float] = {}
     while True:
-        steps = 2 * math.ceil(RING_STEPS / 2 * math.log(reach) / math.log(RING_RANGE)) + 1
-        tried = geometry.flight * np.exp(np.linspace(-math.log(reach), math.log(reach), steps))
-        likelihood = np.array(
-            [_ring_likelihood(frequency, power, count, geometry.wavelength, one) for one in tried]
-        )
-        best = int(likelihood.argmax())
-        if 2 < best < len(tried) - 3 or reach >= MAX_RING_RANGE:
+        for step in range(first, last + 1):
+            if step not in known:
+                flight = geometry.flight * math.exp(RING_STEP * step)
+                known[step] = _ring_evidence(rings, geometry.wavelength * flight)
+        logs = RING_STEP * np.array(sorted(known))
+        weight = np.array([known[step] for step in sorted(known)]) / RING_TEMPERATURE - _surprise(logs)
+        ends = [weight[0] > weight.max() - NATS_OF_END, weight[-1] > weight.max() - NATS_OF_END]
+        if not any(ends) or max(-first, last) >= limit:
             break
-        reach = reach**2
-    inside = np.flatnonzero(likelihood > likelihood[best] - NATS_OF_INTERVAL)
-    low, high = tried[max(inside[0] - 1, 0)], tried[min(inside[-1] + 1, len(tried) - 1)]
-    at_end = inside[0] == 0 or inside[-1] == len(tried) - 1
-    rings = geometry.wavelength * float(tried[best]) * frequency[-1] ** 2
-    if at_end or rings < MIN_RINGS or likelihood[best] - likelihood.min() < MIN_RING_GAIN:
-        return None
-    step = math.log(tried[1] / tried[0])
-    fine = optimize.minimize_scalar(
-        lambda one: -_ring_likelihood(frequency, power, count, geometry.wavelength, math.exp(one)),
-        bounds=(math.log(tried[best]) - step, math.log(tried[best]) + step),
-        method="bounded",
-        options={"xatol": 1e-3},
-    )
-    return math.exp(float(fine.x)), float(low), float(high)  # pyright: ignore[reportAttributeAccessIssue]
+        reach = math.ceil(1.5 * max(-first, last))
+        first, last = (-min(reach, limit) if ends[0] else first), (min(reach, limit) if ends[1] else last)
+    return _summarise_posterior(geometry.flight, logs, weight)
 
 
-def _measure_rings(own: Holograms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _summarise_posterior(flight: float, logs: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
+    """Mean and range of two standard errors, angstrom, of the logarithm of a posterior on equal steps."""
+    fine = np.arange(logs[0], logs[-1] + 1e-9, RING_STEP / 20)
+    share = np.exp(np.minimum(interpolate.PchipInterpolator(logs, weight)(fine) - weight.max(), 0))
+    share /= share.sum()
+    mean = float(share @ fine)
+    error = ERRORS_OF_RANGE * math.hypot(math.sqrt(float(share @ (fine - mean) ** 2)), RING_ERROR)
+    best = flight * math.exp(mean)
+    return best, best * math.exp(-error), best * math.exp(error)
+
+
+def _surprise(logs: np.ndarray) -> np.ndarray:
+    """Minus the logarithm of what is expected of the distance over that stated: a t distribution."""
+    freedom = 8
+    return (freedom + 1) / 2 * np.log1p((logs / ERROR_OF_STATED) ** 2 / freedom)
+
+
+def _ring_evidence(rings: Rings, reach: float) -> float:
+    """Logarithm of the likelihood of a distance times wavelength, mean over ratios of absorption."""
+    return float(np.logaddexp.reduce([_ring_likelihood(rings, reach, ratio) for ratio in RATIOS_OF_RINGS]))
+
+
+def _measure_rings(own: Holograms) -> Rings:
     """Frequencies, mean power of the hologram on rings, and independent values on each."""
     bright = own.light > 0.25 * typical_light(own.light)
     inside = ndimage.binary_erosion(bright, iterations=8)
@@ -317,12 +464,11 @@ def _measure_rings(own: Holograms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (np.arange(last) * width)[2:], mean[2:], free[2:]
 
 
-def _ring_likelihood(
-    frequency: np.ndarray, power: np.ndarray, count: np.ndarray, wavelength: float, flight: float
-) -> float:
+def _ring_likelihood(rings: Rings, reach: float, ratio: float) -> float:
     """Logarithm of the likelihood of ring powers: a damped power law through the transfer, over noise."""
-    chi = math.pi * wavelength * flight * frequency**2
-    transfer = (np.sin(chi) + USUAL_RATIO * np.cos(chi)) ** 2 + 0.01  # zeros are filled a little
+    frequency, power, count = rings
+    chi = math.pi * reach * frequency**2
+    transfer = (np.sin(chi) + ratio * np.cos(chi)) ** 2 + 0.01  # zeros are filled a little
     place = frequency / frequency[-1]
     logs = np.log(place)
 
@@ -340,5 +486,6 @@ def _ring_likelihood(
         math.log(power[-5:].mean() / 2 + 1e-30),
     ]
     bounds = [(-40, 40), (-2, 2), (-4, 3), (-40, 20)]
-    found = optimize.minimize(cost, start, method="L-BFGS-B", bounds=bounds)
-    return -float(found.fun) * float(count.sum())
+    flat = [start[0], math.log(1.5), *start[2:]]  # one start alone ends in a side minimum now and then
+    fun = min(optimize.minimize(cost, one, method="L-BFGS-B", bounds=bounds).fun for one in (start, flat))
+    return -float(fun) * float(count.sum())

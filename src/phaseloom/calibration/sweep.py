@@ -7,7 +7,8 @@ candidate is tried shortly, the better ones longer.
 Of the eight ways to lay a detector against a scan only four can be told apart: turning the scan by
 180 degrees is undone by the conjugate, inverted object and probe, which give the same patterns. The
 sweep therefore never turns by 180 degrees, unless the sign of the defocus is stated, which decides; else
-the sign of the phase follows what the file says.
+the sign of the phase follows what the file says. Holograms of a near field have no such twin: all eight are
+tried.
 """
 
 import math
@@ -164,7 +165,7 @@ def sweep(
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
     turn = (not scan.oriented) if orientations is None else orientations
     base = float(probe.values.get("defocus", 0.0))
-    ways = ([*ORIENTATIONS] + [*TWINS] * (base != 0)) if turn else ["as given"]
+    ways = ([*ORIENTATIONS] + [*TWINS] * (base != 0 or scan.geometry.near)) if turn else ["as given"]
     values = _defocus_values(scan, probe, base, span, steps)
     if len(ways) * len(values) == 1:
         return None

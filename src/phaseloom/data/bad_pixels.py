@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from phaseloom.data.scan import Scan4D
 
@@ -20,7 +22,24 @@ NEIGHBOUR_RATIO = {"electron": 2.0, "photon": 4.0}
 """How many times the brightest good neighbour a hot pixel has at least."""
 
 DEAD_RATIO = 0.2
-"""Share of its neighbours' median that a dead pixel has at most."""
+"""Share that a dead pixel has at most of its neighbours' median, and of what they lead to expect there."""
+
+DIM_RATIO = 0.5
+MAX_BY_CHANCE = 0.02
+"""Dead pixels that fine speckle may make: its minima between both ratios are about evenly distributed, and
+go on below; so many of them as dark as a dead pixel may be expected."""
+
+MAX_DEAD_WIDTH = 2
+"""Rows or columns of a dead line: wider dark places have to be masked by hand."""
+
+DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
+"""Lines through a pixel, along which its counts are expected to go on smoothly."""
+
+MIN_COUNTS_OF_GROUP = 30.0
+"""Counts that a pixel's neighbours have in a group of patterns, in each of which a dead pixel is dark."""
+
+MAX_PATTERNS_FOR_DEAD = 200
+"""Patterns that are read again where a pixel may be dead."""
 
 MIN_HOT_EXCESS = 0.2
 """Counts of a hot pixel beyond its neighbours, in units of the mean pixel: fainter ones may be speckle."""
@@ -95,10 +114,14 @@ def find_bad_pixels(
     """Compare each pixel of the mean pattern with the median of the 5 x 5 around it and with its neighbours.
 
     A pixel is hot if it has more than 3 times that median and more than twice any good neighbour (of photons
-    in the far field 20 and 4 times), dead if it has less than a fifth of the median where that is bright;
-    both by more than counting explains. A bright spot that is one pixel wide in every pattern cannot be
-    told from a hot pixel, unless it is the brightest pixel, lies in the middle of a far field and its
-    surroundings fall off: the beam itself.
+    in the far field 20 and 4 times), by more than counting explains. A bright spot that is one pixel wide in
+    every pattern cannot be told from a hot pixel, unless it is the brightest pixel, lies in the middle of a
+    far field and its surroundings fall off: the beam itself.
+
+    A pixel is dead if it has less than a fifth of that median and of what the pixels on either side lead to
+    expect there, along each line through it and in each group of patterns, in ratio to the flat field. Dark
+    speckle falls off to its zeros and moves with the object; where it is so fine that its minima come near,
+    a dead pixel has to be darker than they. Dead lines are up to two pixels wide.
 
     Args:
         scan: pixels that it masks already, or whose mean is not finite, are left out.
@@ -134,8 +157,106 @@ def find_bad_pixels(
     hot = high & (filled > NEIGHBOUR_RATIO[kind] * neighbours)
     if not scan.geometry.near:
         hot &= ~_find_unscattered_beam(filled)
-    dead = good & (filled < DEAD_RATIO * local) & (local - filled > noise)
-    return BadPixels(np.argwhere(hot), np.argwhere(dead), (mean.shape[0], mean.shape[1]))
+    dead = _find_dead_pixels(scan, filled, good, patterns)
+    return BadPixels(np.argwhere(hot), dead, (mean.shape[0], mean.shape[1]))
+
+
+def _find_dead_pixels(
+    scan: Scan4D, mean: Float[np.ndarray, "y x"], good: Bool[np.ndarray, "y x"], patterns: int
+) -> np.ndarray:
+    """``(n, 2)`` of pixels that are dark against a smooth course of their neighbours, in all patterns."""
+    from scipy.ndimage import median_filter
+
+    flat = np.ones(mean.shape) if scan.flat is None else np.where(scan.flat > 0, scan.flat, 1.0)
+    even = mean / flat
+    local = _correct_medians(median_filter(even, 5, mode="nearest"), even, good)
+    noise = MIN_SIGNIFICANCE * np.sqrt((local + 1 / patterns) / patterns)
+    dark = good & (even < DEAD_RATIO * local) & (local - even > noise)
+    if not dark.any():
+        return np.empty((0, 2), int)
+    dim = good & (even < DIM_RATIO * local) & (even <= _min_of_neighbours(even, good))
+    usable = good & ~dark
+    places = np.argwhere(dim)
+    level = np.array([min(local[tuple(place)], _expect(even, usable, place)) for place in places])
+    own = even[dim]
+    between = int(((own >= DEAD_RATIO * level) & (own < DIM_RATIO * level)).sum())
+    by_chance = between / (DIM_RATIO - DEAD_RATIO) * (own + 1 / patterns)
+    is_dead = dark[dim] & (own < DEAD_RATIO * level) & (by_chance < MAX_BY_CHANCE * level)
+    dead = places[is_dead]
+    return dead[_are_always_dark(scan, dead, local, flat)] if len(dead) else dead
+
+
+def _expect(even: Float[np.ndarray, "y x"], usable: Bool[np.ndarray, "y x"], place: np.ndarray) -> float:
+    """What the neighbours of a pixel lead to expect there, the least along the lines through it.
+
+    A cubic through two pixels on each side vanishes in the middle of a zero of a wave, whose intensity grows
+    as the squared distance; beside a pixel that does not count it does not.
+    """
+    two_sided, one_sided = list[float](), list[float]()
+    for step in DIRECTIONS:
+        ahead = _look_along(usable, place, step)
+        behind = [-at for at in _look_along(usable, place, (-step[0], -step[1]))]
+        read = partial(_read_at_zero, even, place, step)
+        if min(len(ahead), len(behind)) > 1:
+            two_sided.append(read([*ahead[:2], *behind[:2]]))
+        else:  # at an edge, or beside masked pixels
+            one_sided += [read(nodes[:3]) for nodes in (ahead, behind) if len(nodes) > 2]
+    return min(two_sided or one_sided, default=0.0)
+
+
+def _read_at_zero(
+    even: Float[np.ndarray, "y x"], place: np.ndarray, step: tuple[int, int], nodes: list[int]
+) -> float:
+    """The polynomial through the pixels that lie so many steps off a place, there."""
+    total = 0.0
+    for node in nodes:
+        weight = math.prod(other / (other - node) for other in nodes if other != node)
+        total += weight * float(even[place[0] + node * step[0], place[1] + node * step[1]])
+    return total
+
+
+def _look_along(usable: Bool[np.ndarray, "y x"], place: np.ndarray, step: tuple[int, int]) -> list[int]:
+    """Distances, in steps, of the usable pixels nearest in a direction; none beyond a wide dark place."""
+    found = []
+    for at in range(1, MAX_DEAD_WIDTH + 3):
+        y, x = place[0] + at * step[0], place[1] + at * step[1]
+        if not (0 <= y < usable.shape[0] and 0 <= x < usable.shape[1]):
+            break
+        if usable[y, x]:
+            found.append(at)
+    return found if found and found[0] <= MAX_DEAD_WIDTH else []
+
+
+def _are_always_dark(
+    scan: Scan4D,
+    places: Int[np.ndarray, "n 2"],
+    local: Float[np.ndarray, "y x"],
+    flat: Float[np.ndarray, "y x"],
+) -> Bool[np.ndarray, " n"]:
+    """Whether pixels are dark against their neighbours in every group of patterns that counted enough."""
+    index = np.unique(
+        np.linspace(0, len(scan) - 1, min(MAX_PATTERNS_FOR_DEAD, len(scan))).round().astype(int)
+    )
+    own, around = (np.empty((len(index), len(places))) for _ in range(2))
+    bad = np.zeros(scan.geometry.shape, bool)
+    bad[tuple(places.T)] = True
+    trusted = np.pad(scan.mask & ~bad, 1)
+    windows = [(slice(y, y + 3), slice(x, x + 3)) for y, x in places]
+    for start in range(0, len(index), 64):
+        stack = np.asarray(scan.counts[index[start : start + 64]], np.float64) / flat
+        padded = np.pad(stack, ((0, 0), (1, 1), (1, 1)))
+        own[start : start + 64] = stack[:, places[:, 0], places[:, 1]]
+        for n, window in enumerate(windows):
+            beside = trusted[window]
+            around[start : start + 64, n] = padded[:, *window][:, beside].mean(1) if beside.any() else 0.0
+    level = max(float(np.median(local[tuple(places.T)])), 1e-300)
+    size = max(1, math.ceil(MIN_COUNTS_OF_GROUP / level))
+    first = np.arange(0, max(len(index) - size, 0) + 1, size)
+    number = np.diff(np.append(first, len(index)))[:, None]
+    seen, expected = (np.add.reduceat(one, first) for one in (own, around))
+    bright = expected > 0.5 * np.median(expected, 0)
+    limit = DEAD_RATIO * expected + MIN_SIGNIFICANCE * np.sqrt(DEAD_RATIO * expected + 1 / number)
+    return np.asarray(((seen < limit) | ~bright).all(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +374,13 @@ def _is_on_plateau(image: Float[np.ndarray, "y x"], y: int, x: int) -> bool:
     if not np.isfinite(part[far]).any():  # a detector of three pixels has nothing beyond
         return False
     return bool(np.nanmedian(part[far]) > 0.5 * np.nanmedian(part[near]))
+
+
+def _min_of_neighbours(
+    image: Float[np.ndarray, "y x"], good: Bool[np.ndarray, "y x"]
+) -> Float[np.ndarray, "y x"]:
+    """The lowest of the good pixels around each one."""
+    return -_max_of_neighbours(np.where(good, -image, -math.inf))
 
 
 def _max_of_neighbours(image: Float[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:

@@ -31,6 +31,7 @@ from phaseloom.calibration.hologram_start import (
     make_hologram_image,
     measure_power,
     search_near_field,
+    set_distance,
     start_from_holograms,
     widen_window,
 )
@@ -84,6 +85,7 @@ from phaseloom.reconstruction.run_folder import (
     save_snapshot,
 )
 from phaseloom.reconstruction.start import Start
+from phaseloom.reconstruction.starts.distance_profile import combine_ranges, profile_distance
 from phaseloom.reconstruction.starts.first_image import make_first_image
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
@@ -783,16 +785,31 @@ def calibrate_scan(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, S
 
 
 def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D]:
-    """The recipe and the scan with the magnification and distance that its holograms show.
+    """The recipe and the scan with the orientation, magnification and distance that its holograms show.
 
     Of a near field with the automatic start (``start: sweep``); ``start: none`` takes what the file says.
     """
     if not has_hologram_start(recipe, scan):
         return recipe, scan
-    changed, scan, found = search_near_field(recipe, scan)
+    changed, scan, found, lines = search_near_field(recipe, scan)
     changed, scan, widened = widen_window(changed, scan)
-    said = {"lines": [*found.lines(), *widened], "is_shown": found.flight is not None, "ratio": USUAL_RATIO}
-    said["distance_change"] = round(found.geometry.flight / found.stated.flight - 1, 4)
+    profile = profile_distance(changed, scan)
+    is_clear = profile is not None and profile.is_clear
+    limits = found.flight
+    if profile is not None and profile.is_clear:
+        best = profile.find_minimum()
+        if limits is not None and found.is_shown:
+            best = combine_ranges(best, (found.geometry.flight, *limits))
+        changed, scan = set_distance(changed, scan, best[0])
+        lines.append(profile.line(best))
+        limits = best[1:]
+    elif profile is not None:
+        lines.append(profile.line())
+    said = {"lines": [*lines, *widened], "is_shown": is_clear or found.is_shown}
+    said["flight"] = scan.geometry.flight
+    said["flight_range"] = None if limits is None else [*limits]
+    said |= {"ratio": USUAL_RATIO, "is_distance_fitted": is_clear}
+    said["distance_change"] = round(scan.geometry.flight / found.stated.flight - 1, 4)
     said["is_pixel_shown"] = found.scale is not None or math.isinf(scan.geometry.focus or math.inf)
     return changed.model_copy(update={"found": changed.found | {"holograms": said}}), scan
 

@@ -335,7 +335,10 @@ def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
     if not said["is_shown"]:
         text = "the holograms do not show their distance: check it, or take holograms farther away"
         doubts.append(Doubt(Verdict.DOUBTFUL, text))
-    elif abs(change := said.get("distance_change", 0.0)) > MAX_DISTANCE_CHANGE:
+    elif (
+        not said.get("is_distance_fitted")
+        and abs(change := said.get("distance_change", 0.0)) > MAX_DISTANCE_CHANGE
+    ):
         text = (
             f"the rings of the holograms want an effective distance {change:+.0%} off that stated: check it"
         )

@@ -1,0 +1,223 @@
+"""The effective distance of a near-field scan by its profile: losses of fits at each of several distances.
+
+Part of the scan is fitted with an object of one material at distances on either side of the one that is
+known, illumination and positions anew at each. Where strong phases or structured light make holograms
+more than a linear contrast, the loss has a sharp minimum at the right distance; else fits differ by their
+own noise.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from phaseloom.calibration.hologram_start import (
+    is_one_material_due,
+    make_hologram_image,
+    set_distance,
+    start_from_holograms,
+)
+from phaseloom.calibration.one_material import fit_one_material
+from phaseloom.calibration.orientations import select_nearest
+from phaseloom.data.scan import Scan4D
+from phaseloom.fitting.distributed import team
+from phaseloom.reconstruction.level import Level, fit_level, set_batch_size
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.spec import Call
+from phaseloom.units import LENGTH
+
+__all__ = ["DistanceProfile", "combine_ranges", "find_distance", "profile_distance"]
+
+log = logging.getLogger(__name__)
+
+Range = tuple[float, float, float]
+"""A distance, and where its range begins and ends."""
+
+STEP = 0.13
+"""Of the logarithm of the distance."""
+
+MAX_STEPS = 6
+"""On either side, to which the range grows while its end is best."""
+
+PATTERNS = 30
+EPOCHS = 8
+ITERATIONS = 60
+"""Of a fit: patterns in the middle of the scan, epochs that find the positions, then steps of L-BFGS."""
+
+MIN_BEND = 0.015
+"""Second difference of the losses over the lowest, from which their minimum is believed. It was 0.06 and 0.4
+of two scans whose distance came back to 2 %, and up to 0.009, of either sign, where fits differed by what was
+left to do."""
+
+MIN_SLOPE = 0.01
+"""Share by which losses differ from which on the range grows where its end is best."""
+
+SYSTEMATIC_ERROR = 0.03
+"""Standard error of the logarithm of the distance by what is not modelled: source, point spread, ratio."""
+
+ERRORS_OF_RANGE = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceProfile:
+    """Losses of fits by the effective distance.
+
+    Attributes:
+        flights: effective distances, angstrom, ascending, at equal ratios.
+        losses: ``(flight, pattern)``, in units of shot noise.
+    """
+
+    flights: Float[np.ndarray, " flight"]
+    losses: Float[np.ndarray, "flight pattern"]
+
+    @property
+    def lowest(self) -> int:
+        """Place of the lowest loss."""
+        return int(self.losses.mean(1).argmin())
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the losses have a minimum within, deeper than fits differ by chance."""
+        at = self.lowest
+        if not 0 < at < len(self.flights) - 1:
+            return False
+        means = self.losses.mean(1)
+        return bool(means[at - 1] - 2 * means[at] + means[at + 1] > MIN_BEND * means[at])
+
+    def find_minimum(self) -> Range:
+        """The distance of the lowest loss by a parabola, and its range, angstrom.
+
+        The range is two standard errors wide on each side: of the patterns, each left out in turn (pixels of
+        a pattern have errors in common), and of `SYSTEMATIC_ERROR`.
+        """
+        near = self.losses[self.lowest - 1 : self.lowest + 2]
+        count = near.shape[1]
+        step = math.log(self.flights[1] / self.flights[0])
+        without = (near.sum(1, keepdims=True) - near) / (count - 1)
+        each = _find_vertex(without)
+        spread = math.sqrt((count - 1) / count * float(((each - each.mean()) ** 2).sum()))
+        error = ERRORS_OF_RANGE * math.hypot(step * spread, SYSTEMATIC_ERROR)
+        vertex = float(_find_vertex(near.mean(1, keepdims=True))[0])
+        best = float(self.flights[self.lowest]) * math.exp(step * vertex)
+        return best, best * math.exp(-error), best * math.exp(error)
+
+    def line(self, found: Range | None = None, /) -> str:
+        """What was found, in a sentence.
+
+        Args:
+            found: what was taken in the end; default: the minimum.
+        """
+        if not self.is_clear:
+            low, high = (LENGTH.show(float(f"{one:.3g}")) for one in self.flights[[0, -1]])
+            return f"fits at effective distances from {low} to {high} do not tell them apart"
+        best, low, high = (LENGTH.show(float(f"{one:.4g}")) for one in found or self.find_minimum())
+        return f"effective distance with fits of one material: {best} ({low} to {high})"
+
+
+def _find_vertex(losses: Float[np.ndarray, "3 n"]) -> Float[np.ndarray, " n"]:
+    """Where a parabola through three losses is lowest, steps from the middle one."""
+    bend = losses[0] - 2 * losses[1] + losses[2]
+    return np.clip((losses[0] - losses[2]) / (2 * np.maximum(bend, 1e-12)), -1, 1)
+
+
+def combine_ranges(fitted: Range, shown: Range) -> Range:
+    """Both estimates of a distance weighted by their errors; the fitted one where their ranges are apart.
+
+    Args:
+        fitted: distance and its range, by fits.
+        shown: the same by rings, which are wrong by many of their errors where phases are strong.
+
+    Example:
+        >>> [round(one, 2) for one in combine_ranges((1.1, 1.0, 1.21), (0.99, 0.9, 1.089))]
+        [1.04, 0.98, 1.12]
+        >>> combine_ranges((1.1, 1.0, 1.21), (0.7, 0.6, 0.8))
+        (1.1, 1.0, 1.21)
+    """
+    if shown[1] > fitted[2] or fitted[1] > shown[2]:
+        return fitted
+    logs = np.log([fitted[0], shown[0]])
+    errors = np.array([math.log(one[2] / one[1]) / 2 for one in (fitted, shown)])
+    best = math.exp(float((logs / errors**2).sum() / (errors**-2).sum()))
+    error = float((errors**-2).sum() ** -0.5)
+    return best, best * math.exp(-error), best * math.exp(error)
+
+
+def find_distance(
+    measure: Callable[[float], Float[np.ndarray, " pattern"]], flight: float
+) -> DistanceProfile:
+    """Measure losses around a distance; the range grows while its end is clearly best.
+
+    Args:
+        measure: losses of patterns at an effective distance.
+        flight: where to begin, angstrom.
+
+    Example:
+        >>> noise = 0.01 * np.random.default_rng(0).normal(size=40)
+        >>> found = find_distance(lambda z: 1 + noise + 3 * np.log(z / 1.4e7) ** 2, 1e7)
+        >>> found.is_clear, round(found.find_minimum()[0] / 1e7, 3)
+        (True, 1.4)
+    """
+    known = {step: measure(flight * math.exp(STEP * step)) for step in (-1, 0, 1)}
+    while True:
+        steps = sorted(known)
+        means = {step: float(known[step].mean()) for step in steps}
+        best = min(steps, key=lambda step: means[step])
+        inward = best + (1 if best == steps[0] else -1)
+        is_informative = max(means.values()) > (1 + MIN_SLOPE) * means[best]
+        grows = best in (steps[0], steps[-1]) and is_informative
+        if not grows or abs(best) >= MAX_STEPS:
+            break
+        further = 2 * best - inward
+        known[further] = measure(flight * math.exp(STEP * further))
+    return DistanceProfile(
+        flight * np.exp(STEP * np.array(steps, float)), np.stack([known[step] for step in steps])
+    )
+
+
+def profile_distance(recipe: Reconstruct, scan: Scan4D, /) -> DistanceProfile | None:
+    """Fit the middle of a near-field scan at several distances; ``None`` where such a fit does not serve.
+
+    Args:
+        recipe: of the run, with the automatic start.
+        scan: prepared, on the window that is modelled.
+    """
+    few = select_nearest(scan, PATTERNS)
+    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
+    changes = {"start": Call("phaseloom.reconstruction.start", "none"), "holdout": 0.0, "patience": None}
+    short = recipe.model_copy(update={**changes, "changes": (), "epochs": EPOCHS, "found": {}})
+    settled, _ = short.settle(few)
+    state = torch.random.get_rng_state()
+    try:
+        if team().world_size > 1 or not is_one_material_due(settled.build_model(few)):
+            return None
+        return find_distance(lambda flight: _fit_at(settled, few, flight), scan.geometry.flight)
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _fit_at(recipe: Reconstruct, scan: Scan4D, flight: float) -> Float[np.ndarray, " pattern"]:
+    """Losses of the patterns after a fit at an effective distance; infinite where that fails."""
+    torch.manual_seed(recipe.seed)
+    recipe, there = set_distance(recipe, scan, flight)
+    model = recipe.build_model(there)
+    level = Level.of(recipe, there, model)
+    recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, level)})
+    if (image := make_hologram_image(there)) is None:
+        return np.full(len(scan), np.inf)
+    start_from_holograms(model, there, image)
+    patterns = np.arange(len(scan))
+    deque(fit_level(level, recipe, (patterns, patterns[:0]), EPOCHS), maxlen=0)
+    ratio = 0.0 if model.object.kind == "phase" else None
+    fit_one_material(model, level.likelihood, there.window, ratio=ratio, iterations=ITERATIONS)
+    likelihood = level.likelihood
+    losses = []
+    with torch.no_grad():
+        for piece in torch.as_tensor(patterns).split(1):
+            index, counts = likelihood.measured.load(piece, model.scan.start.device)
+            losses.append(float(model.misfit(index, counts, likelihood.divergence)) / likelihood.floor)
+    return np.array(losses)
