@@ -174,7 +174,7 @@ def test_steps_are_those_that_are_made_one_by_one(slices, modes):
         {"divergence": noise.amplitude},
         {"divergence": partial(noise.poisson, limit=3.0), "background": 2.0},
     ],
-    ids=str,
+    ids=["pieces", "size", "start", "held", "amplitude", "poisson"],
 )
 def test_the_same_holds_for_what_a_fit_may_ask_for(knobs):
     assert_same(make_scan(masked=True), **knobs)
