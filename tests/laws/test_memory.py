@@ -11,7 +11,7 @@ N, SIZE = 1600, 256  # 200 MiB of uint16
 MEASURE = """
 import json, os, sys, threading
 os.environ["OMP_NUM_THREADS"] = "1"
-import numpy as np, h5py, tifffile, zarr, scipy.io
+import numpy as np, h5py, tifffile, zarr, scipy.io, torch
 import phaseloom.data.prepare
 from phaseloom.data import formats
 from phaseloom.data.counts import split_indices

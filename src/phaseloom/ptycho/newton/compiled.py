@@ -118,13 +118,13 @@ class CompiledSteps:
             and is_constant(model.propagator.stretch, model.propagator.tilt)
             and len(model.propagator.tilt) == 1
             and type(model.object) is PixelObject
+            and type(model.scan) is Positions
+            and type(model.probe) is Probe
+            and model.probe.is_plain()
             and model.object.kind == "complex"
             and hasattr(model.object.wave, "touched")
             and model.object.wave.is_contiguous()
             and model.object.wave.real.dtype == model.probe.relative.real.dtype == model.scan.start.dtype
-            and type(model.scan) is Positions
-            and type(model.probe) is Probe
-            and model.probe.is_plain()
         )
         if not plain or find_compiled_form(likelihood.divergence) is None:
             return None
