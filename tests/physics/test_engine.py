@@ -17,7 +17,7 @@ from phaseloom.ptycho import noise
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
 
 from phaseloom.physics.engine import lanes, transforms
 
@@ -118,7 +118,9 @@ class TestTransforms:
         assert transforms.make_axis(count, np.dtype(np.float32)) is None
 
 
-@numba.njit(error_model="numpy")  # no cache: it would not see changes of the transforms
+@pytest.importorskip("numba").njit(
+    error_model="numpy"
+)  # no cache: it would not see changes of the transforms
 def transform_flat(re, im, step, stages, cosine, sine, back):
     axis = transforms.locate_axis(stages, cosine, sine)
     if back:
