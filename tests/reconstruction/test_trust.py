@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
+from phaseloom.trust import Verdict
 
 PIXEL, WINDOW = 0.2, 64
 
@@ -210,3 +212,22 @@ class TestTheCommandLine:
         assert code == 2
         assert not (tmp_path / "run" / "events.jsonl").exists()
         assert not any("verdict" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("mean", "image", "is_said"),
+    [(7.5, "image", True), (16.0, "image", True), (4.0, "image", False), (16.0, None, False)],
+)
+def test_a_near_field_that_explains_nearly_all_is_no_wrong_start(mean, image, is_said):
+    """It begins near its end, so that its loss can hardly fall: two right images were called wrong starts."""
+    history = [{"number": 1, "loss": 2.6, "holdout": 2.9}, {"number": 2, "loss": 1.85, "holdout": None}]
+    likelihood = SimpleNamespace(mean_pattern_loss=mean)
+    job = SimpleNamespace(
+        level=SimpleNamespace(likelihood=likelihood),
+        progress=SimpleNamespace(history=history),
+        hologram_image=image,
+    )
+    doubts = outcome._doubt_model_of_holograms(job)
+    assert bool(doubts) == is_said
+    assert all(one.verdict is Verdict.DOUBTFUL for one in doubts)
+    assert all("the model lacks something" in one.sentence for one in doubts)

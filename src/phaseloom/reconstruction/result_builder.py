@@ -290,7 +290,35 @@ def judge_run(job: Underway, /) -> Judgement:
         doubts = _doubt_ratio(job.ratio_evidence)
     if not doubts and job.evidence.is_confirmed:
         return judge(is_start_confirmed=True)
+    if not doubts and judgement.verdict is Verdict.WRONG_START:
+        doubts = _doubt_model_of_holograms(job)
     return verdicts.add_doubts(judgement, doubts)
+
+
+MIN_EXPLAINED_OF_HOLOGRAMS = 0.8
+"""Share of what differs between holograms, beyond noise, from which on a start is not called wrong for what
+is left: two right images had 0.82 and 0.94."""
+
+
+def _doubt_model_of_holograms(job: Underway) -> tuple[Doubt, ...]:
+    """A loss that stays high though nearly all that differs between holograms is explained.
+
+    A near field begins near its end, by its direct image, so that a small fall says nothing of its start.
+    """
+    mean = job.level.likelihood.mean_pattern_loss
+    if job.hologram_image is None or mean <= 1 or not job.progress.history:
+        return ()
+    last = job.progress.history[-1]
+    left = max(last["loss"], last.get("holdout") or 0.0)
+    explained = 1 - (left - 1) / (mean - 1)
+    if explained < MIN_EXPLAINED_OF_HOLOGRAMS:
+        return ()
+    text = (
+        f"{explained:.0%} of what differs between holograms is explained, but the loss stays high: the model "
+        "lacks something, such as the blur of source or detector (phaseloom improve looks for it), or the "
+        "distance is a little off"
+    )
+    return (Doubt(Verdict.DOUBTFUL, text),)
 
 
 MIN_HOLOGRAM_AGREEMENT = 0.85
