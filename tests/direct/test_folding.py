@@ -8,8 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from benchmarks.folded import Crystal, draw_crystal, simulate_crystal
+from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.checks.folding import MIN_SHARE_BEYOND, Aliases
+from phaseloom.direct.checks.folding import MIN_SHARE_BEYOND, Aliases, may_be_folded
 from phaseloom.direct.reconstruct import describe_folding, reconstruct_scan
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics, compute_columns
@@ -119,6 +120,14 @@ def test_photons_without_a_disk_are_sent_to_a_reconstruction() -> None:
         reconstruct_scan(scan)
     with pytest.raises(BadInput, match=r"detector columns\?$"):
         reconstruct_scan(replace(scan, geometry=replace(geometry, beam="electron")))
+
+
+@pytest.mark.parametrize(("factor", "may_be"), [(1, True), (10, False), (1e4, False)])
+def test_a_step_in_a_wrong_unit_is_not_looked_at(factor, may_be) -> None:
+    """Thousands of frequencies would fold on each of the raster: nothing could tell them apart."""
+    scan = prepare.scale(scan_of(2.0, 0.0), factor=factor)
+    optics = LinearOptics(scan.geometry.wavelength, SEMIANGLE, {"C10": -120.0})
+    assert may_be_folded(survey_disk(scan).measure(scan).transform(), optics) == may_be
 
 
 @pytest.mark.medium

@@ -48,6 +48,10 @@ MIN_SHARE_OF_OUTER = 0.15
 MIN_ERRORS_OF_OUTER = 3.0
 """The same in standard errors by counting."""
 
+MAX_FOLDED = 200
+"""Frequencies of the object on one of the raster, that are too many to be told apart: steps eight times as long
+as what the aperture resolves. The unit of the step is wrong then, more likely than not."""
+
 MIN_SHARE_BEYOND = 0.3
 """Share of what is explained that has to come from frequencies beyond the raster's: else a fit may do without
 them."""
@@ -194,11 +198,12 @@ def may_be_folded(spectrum: Spectrum, optics: LinearOptics, /) -> bool:
 
 
 def _is_wide(spectrum: Spectrum, optics: LinearOptics) -> bool:
-    """Whether the steps of a raster are longer than what the aperture resolves."""
+    """Whether the steps of a raster are longer than what the aperture resolves, but not by far."""
     if spectrum.sampling is not None or spectrum.image_grid is None:
         return False
-    finest = optics.wavelength / (2 * float(optics.semiangle))
-    return math.sqrt(abs(float(torch.linalg.det(_get_steps(spectrum))))) > finest
+    limit = float(optics.semiangle) / optics.wavelength
+    is_wide = abs(float(torch.linalg.det(_get_steps(spectrum)))) > 1 / (2 * limit) ** 2
+    return is_wide and _count_folded(spectrum, limit) < MAX_FOLDED
 
 
 def _changes_fast(spectrum: Spectrum) -> bool:
@@ -269,9 +274,13 @@ def fit_folded_optics(
 
 def _repeat(spectrum: Spectrum, limit: float, rows: int, pixels: int) -> Aliases:
     """So few of the data that there are about so many frequencies of the object."""
-    each = math.pi * (HIGHEST_FREQUENCY * limit) ** 2 * abs(float(torch.linalg.det(_get_steps(spectrum))))
-    count = max(MIN_FREQUENCIES, round(rows / each))
+    count = max(MIN_FREQUENCIES, round(rows / _count_folded(spectrum, limit)))
     return Aliases.of(thin_out(spectrum, count, pixels, limit, more_of_noise=1), limit)
+
+
+def _count_folded(spectrum: Spectrum, limit: float) -> float:
+    """Frequencies of the object that appear at one of the raster, on average."""
+    return math.pi * (HIGHEST_FREQUENCY * limit) ** 2 * abs(float(torch.linalg.det(_get_steps(spectrum))))
 
 
 def _get_steps(spectrum: Spectrum) -> Float[Tensor, "2 2"]:
