@@ -49,8 +49,8 @@ MIN_ERRORS_OF_OUTER = 3.0
 """The same in standard errors by counting."""
 
 MAX_FOLDED = 200
-"""Frequencies of the object on one of the raster, that are too many to be told apart: steps eight times as long
-as what the aperture resolves. The unit of the step is wrong then, more likely than not."""
+"""Frequencies of the object on one of the raster that are too many to be told apart: steps are eight times as
+long as what the aperture resolves then, and more likely in a wrong unit."""
 
 MIN_SHARE_BEYOND = 0.3
 """Share of what is explained that has to come from frequencies beyond the raster's: else a fit may do without
