@@ -130,6 +130,12 @@ def test_a_step_in_a_wrong_unit_is_not_looked_at(factor, may_be) -> None:
     assert may_be_folded(survey_disk(scan).measure(scan).transform(), optics) == may_be
 
 
+def test_a_step_in_millimetre_is_a_sentence() -> None:
+    """It was an error of the linear algebra: no frequency of such a raster changes anything."""
+    with pytest.raises(BadInput, match=r"as the aperture resolves: check the unit of the step"):
+        reconstruct_scan(prepare.scale(scan_of(2.0, 0.0), factor=1e7))
+
+
 @pytest.mark.medium
 def test_a_step_that_nothing_holds_stays_within_limits() -> None:
     """Of this crystal it shrank to nothing, and the fit ended in an error of the linear algebra."""

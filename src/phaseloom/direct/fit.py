@@ -71,6 +71,9 @@ MIN_GAIN_OF_CLEAR_FIT = 60.0
 STEPS_TO_SEARCH = (0.7, 0.84, 1.19, 1.41)
 """Factors on a step that is wrong altogether, with which orientation, rotation and defocus are searched."""
 
+MAX_DISTANCE_OF_PLACES = 1000.0
+"""In units of what the aperture resolves, beyond which no weak object changes the bright field at all."""
+
 LIMITS_OF_STEP = (0.25, 4.0)
 """Factors on a stated step beyond which no fit goes."""
 
@@ -210,9 +213,7 @@ def fit_optics(
     depth_of_focus = optics.wavelength / float(optics.semiangle) ** 2
     few = thin_out(spectrum, FREQUENCIES_IN_SEARCH, PIXELS_IN_SEARCH, limit)
     more = thin_out(spectrum, FREQUENCIES_IN_FIT, PIXELS_IN_FIT, limit)
-    if not len(few.frequency):
-        fix = "leave no frequency that the optics pass: check their unit, and that patterns have their order"
-        raise BadInput("direct: positions", None, fix)
+    _require_frequencies(few, limit)
     places: list[Candidate] = []
     for way in orientations:
         start = replace(optics, orientation=way)
@@ -240,6 +241,17 @@ def fit_optics(
         return judge_candidates(more, free.optics, fitted, names=names, others=others, free=free)
     found = judge_candidates(more, best, fitted, names=names, others=others)
     return replace(found, suggested_step=None if loose is None else loose.suggestion)
+
+
+def _require_frequencies(spectrum: Spectrum, limit: float) -> None:
+    """Refuse a raster of which an aperture of this radius, cycles per angstrom, shows nothing."""
+    if not len(spectrum.frequency):
+        fix = "leave no frequency that the optics pass: check their unit, and that patterns have their order"
+        raise BadInput("direct: positions", None, fix)
+    apart = limit / float(spectrum.frequency.norm(dim=-1).max())
+    if apart > MAX_DISTANCE_OF_PLACES:
+        fix = f"are {apart:.1g} times as far apart as the aperture resolves: check the unit of the step"
+        raise BadInput("direct: positions", None, fix)
 
 
 def judge_candidates(
