@@ -36,7 +36,7 @@ def stated(seed: int, magnification: float) -> Scan4D:
 def test_the_distance_comes_back_from_the_rings(magnification: float) -> None:
     case, _ = simulated(51, magnification)
     found = estimate_near_field(stated(51, magnification))
-    assert found.geometry.flight == pytest.approx(case.flight, rel=0.08)
+    assert found.geometry.flight == pytest.approx(case.flight, rel=0.09)
     assert found.geometry.pixel[0] == pytest.approx(case.pixel, rel=0.02)
     assert found.geometry.detector_pixel == pytest.approx((case.pixel * case.magnification,) * 2, rel=1e-6)
 
@@ -92,7 +92,7 @@ def test_a_run_begins_with_the_direct_image_and_the_distances_found() -> None:
     assert found["correlation"] > 0.85
     assert found["correlation"] > given["correlation"] + 0.1
     assert given["verdict"] != "converged"  # its phase is not that of the direct image
-    assert abs(found["distance_error"]) < 0.08
+    assert abs(found["distance_error"]) < 0.09
 
 
 @pytest.mark.medium
@@ -106,4 +106,4 @@ def test_a_run_that_found_its_distances_can_be_repeated() -> None:
     low, high = said["flight_range"]
     assert low < said["flight"] < high
     list(job)
-    assert job.result().geometry.flight == pytest.approx(case.flight, rel=0.08)
+    assert job.result().geometry.flight == pytest.approx(case.flight, rel=0.09)

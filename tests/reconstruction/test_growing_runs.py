@@ -195,6 +195,7 @@ def test_an_epoch_that_is_interrupted_is_undone_and_the_rest_is_kept(taken, tmp_
     next(steps)
     kept = job.model.object.transmission().detach().clone()
     monkeypatch.setattr(type(job.progress.optimizer), "step", interrupt)
+    monkeypatch.setattr("phaseloom.ptycho.newton.compiled.CompiledSteps.__call__", interrupt)
     assert list(steps) == []
     assert job.progress.stop.is_interrupted
     monkeypatch.undo()

@@ -48,8 +48,7 @@ def test_beams_apart_are_alone_and_many_on_one_place_are_many(tmp_path):
 def test_44_percent_overlap_show_the_object_to_many_electrons(tmp_path, dose, verdict):
     """Of few electrons the run follows noise, and no pattern held out could tell: it must not say converged.
 
-    A raster so wide folds the object's details, so that its direct image knows nothing: it once called the
-    good one a wrong start.
+    A raster so wide folds the object's details, and its direct image once called the good one a wrong start.
     """
     job, case = make_job(tmp_path, step=2.8, scan=(12, 12), dose=dose)
     for _ in job:
@@ -58,5 +57,5 @@ def test_44_percent_overlap_show_the_object_to_many_electrons(tmp_path, dose, ve
     error = score(phase, places, case["obj_phase"], case["pos_px"])["error"]
     assert error < 0.2 if verdict == "converged" else error > 0.3
     assert job.first_image is not None
-    assert job.first_image.found.is_folded
+    assert not job.first_image.found.is_folded  # its places are as fine as the aperture resolves
     assert judge_run(job).verdict == verdict

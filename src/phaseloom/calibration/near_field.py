@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.fft
 from jaxtyping import Float
-from scipy import interpolate, ndimage, optimize, spatial
+from scipy import ndimage, optimize, spatial
 
 from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
 from phaseloom.data import prepare
@@ -425,7 +425,9 @@ def _find_flight(own: Holograms, geometry: Geometry) -> tuple[float, float, floa
 def _summarise_posterior(flight: float, logs: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
     """Mean and range of two standard errors, angstrom, of the logarithm of a posterior on equal steps."""
     fine = np.arange(logs[0], logs[-1] + 1e-9, RING_STEP / 20)
-    share = np.exp(np.minimum(interpolate.PchipInterpolator(logs, weight)(fine) - weight.max(), 0))
+    from scipy.interpolate import PchipInterpolator  # takes long to import
+
+    share = np.exp(np.minimum(PchipInterpolator(logs, weight)(fine) - weight.max(), 0))
     share /= share.sum()
     mean = float(share @ fine)
     error = ERRORS_OF_RANGE * math.hypot(math.sqrt(float(share @ (fine - mean) ** 2)), RING_ERROR)
