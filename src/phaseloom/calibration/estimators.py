@@ -475,7 +475,6 @@ def _judge_by_direct_image(scan: Scan4D, state: CalibrationState) -> TwinEvidenc
     optics = LinearOptics(ready.geometry.wavelength, state.semiangle or 0.0, named)
     spectrum = bright.transform(border=IMAGE_BORDER)
     upsample = choose_upsample(spectrum, optics) if may_be_folded(spectrum, optics) else 1
-    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample) if upsample > 1 else spectrum
     image = reconstruct_image(optics, spectrum, border=IMAGE_BORDER, upsample=upsample)
     return judge_twin(ready, survey, optics, image.phase.double().numpy())
 

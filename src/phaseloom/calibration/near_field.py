@@ -19,7 +19,7 @@ import scipy.fft
 from jaxtyping import Float
 from scipy import ndimage, optimize, spatial
 
-from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, lay_detector
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.holograms import Holograms, separate_scan, typical_light
@@ -28,13 +28,19 @@ from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
 __all__ = [
+    "ERRORS_OF_RANGE",
     "HologramOrientation",
     "NearFieldEstimate",
+    "Range",
+    "bound_distance",
     "compare_orientations",
     "estimate_near_field",
     "guess_focus",
     "set_near_field",
 ]
+
+Range = tuple[float, float, float]
+"""A distance, and where its range begins and ends, angstrom."""
 
 Rings = tuple[Float[np.ndarray, " ring"], Float[np.ndarray, " ring"], Float[np.ndarray, " ring"]]
 """Frequencies, mean power of the hologram on rings, and independent values on each."""
@@ -218,22 +224,11 @@ def compare_orientations(scan: Scan4D, /) -> HologramOrientation:
     scales = np.exp(np.linspace(-math.log(reach), math.log(reach), count))
     found = {}
     for name in (*ORIENTATIONS, *TWINS):
-        matrix = _get_matrix(name)
+        matrix = lay_detector(name).T
         pixel = few.geometry.pixel if abs(matrix[0, 0]) > 0 else few.geometry.pixel[::-1]
         shifts = steps / np.array(pixel) @ matrix  # of the patterns as they are
         found[name] = max(_sample(correlation, shifts / scale) for scale in scales)
     return HologramOrientation(found)
-
-
-def _get_matrix(name: str) -> np.ndarray:
-    """What an orientation does to the shifts of patterns, ``(2, 2)``."""
-    matrix = np.eye(2)
-    for step, given in (ORIENTATIONS | TWINS)[name]:
-        if step == "transpose":
-            matrix = matrix[::-1]
-        else:
-            matrix = np.diag([-1.0, 1.0] if given["axis"] == "y" else [1.0, -1.0]) @ matrix
-    return matrix
 
 
 def _round(value: float) -> float:
@@ -422,16 +417,29 @@ def _find_flight(own: Holograms, geometry: Geometry) -> tuple[float, float, floa
     return _summarise_posterior(geometry.flight, logs, weight)
 
 
-def _summarise_posterior(flight: float, logs: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
+def _summarise_posterior(flight: float, logs: np.ndarray, weight: np.ndarray) -> Range:
     """Mean and range of two standard errors, angstrom, of the logarithm of a posterior on equal steps."""
-    fine = np.arange(logs[0], logs[-1] + 1e-9, RING_STEP / 20)
     from scipy.interpolate import PchipInterpolator  # takes long to import
 
+    fine = np.arange(logs[0], logs[-1] + 1e-9, RING_STEP / 20)
     share = np.exp(np.minimum(PchipInterpolator(logs, weight)(fine) - weight.max(), 0))
     share /= share.sum()
     mean = float(share @ fine)
     error = ERRORS_OF_RANGE * math.hypot(math.sqrt(float(share @ (fine - mean) ** 2)), RING_ERROR)
-    best = flight * math.exp(mean)
+    return bound_distance(flight * math.exp(mean), error)
+
+
+def bound_distance(best: float, error: float, /) -> Range:
+    """A distance with the ends of its range, which lie so far off on either side in the logarithm.
+
+    Args:
+        best: the distance.
+        error: half the range.
+
+    Example:
+        >>> [round(one, 2) for one in bound_distance(10.0, math.log(1.25))]
+        [10.0, 8.0, 12.5]
+    """
     return best, best * math.exp(-error), best * math.exp(error)
 
 

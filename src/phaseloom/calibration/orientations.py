@@ -13,7 +13,8 @@ import numpy as np
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 
-__all__ = ["ORIENTATIONS", "TWINS", "TWIN_OF", "max_defocus", "select_nearest", "select_neighbours"]
+__all__ = ["ORIENTATIONS", "TWINS", "TWIN_OF", "lay_detector", "max_defocus", "select_nearest"]
+__all__ += ["select_neighbours"]
 
 ORIENTATIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "as given": (),
@@ -33,6 +34,25 @@ TWINS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 
 TWIN_OF = dict(zip([*ORIENTATIONS, *TWINS], [*TWINS, *ORIENTATIONS], strict=True))
 """For each orientation the one that is turned by 180 degrees against it."""
+
+
+def lay_detector(name: str, /) -> np.ndarray:
+    """What an orientation does to detector coordinates (row, column), as row vectors: ``k @ matrix``.
+
+    Args:
+        name: of `ORIENTATIONS` or `TWINS`.
+
+    Example:
+        >>> (np.array([[1.0, 2.0]]) @ lay_detector("rotated")).tolist()
+        [[-2.0, 1.0]]
+    """
+    lay = np.eye(2)
+    for step, given in (ORIENTATIONS | TWINS)[name]:
+        swap = np.array([[0.0, 1.0], [1.0, 0.0]])
+        lay = lay @ (
+            swap if step == "transpose" else np.diag([-1.0 if given["axis"] == a else 1.0 for a in "yx"])
+        )
+    return lay
 
 
 def max_defocus(geometry: Geometry, aperture: float, /) -> float:

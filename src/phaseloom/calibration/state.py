@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, select_neighbours
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, lay_detector, select_neighbours
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.transfer import turn_matrix
@@ -125,13 +125,7 @@ class CalibrationState:
 
     def detector_frame(self) -> np.ndarray:
         """Takes row vectors of frequency in the frame of the scan to the detector as it was read."""
-        lay = np.eye(2)  # a step of prepare takes detector coordinates k to k @ lay
-        for name, given in (ORIENTATIONS | TWINS)[self.orientation]:
-            swap = np.array([[0.0, 1.0], [1.0, 0.0]])
-            lay = lay @ (
-                swap if name == "transpose" else np.diag([-1.0 if given["axis"] == a else 1.0 for a in "yx"])
-            )
-        return turn_matrix(self.rotation) @ lay.T / self.step
+        return turn_matrix(self.rotation) @ lay_detector(self.orientation).T / self.step
 
     def steps(self, scan: Scan4D, /) -> tuple[Call, ...]:
         """What has to be done to a scan as it was read and prepared."""

@@ -241,7 +241,11 @@ def reconstruct_scan(
     optics = optics if fitted is None else fitted.optics
     deflection = survey.measure_centres_of_mass(scan) if method == DirectMethod.CENTRE_OF_MASS else None
     bright = replace(bright, deflection=deflection)
-    spectrum, finer = _transform(bright, optics, method, upsample)
+    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample or 1, dtype=torch.complex64)
+    is_folded = (upsample or 1) == 1 and may_be_folded(spectrum, optics)
+    finer = upsample or 1
+    if is_folded and upsample is None and method != DirectMethod.CENTRE_OF_MASS:
+        finer = choose_upsample(spectrum, optics)
     grid = _find_grid(spectrum, finer)
     notes += _describe_data(bright, spectrum, optics)
     del bright  # of a large scan it takes as much as what the image is made from
@@ -255,7 +259,7 @@ def reconstruct_scan(
         halves=True,
     )
     image = make(optics, spectrum)
-    folded = [describe_coarse_image(grid, optics)] if finer == 1 and may_be_folded(spectrum, optics) else []
+    folded = [describe_coarse_image(grid, optics)] if is_folded and finer == 1 else []
     if fitted is not None and not fitted.is_settled and (line := describe_folding(spectrum, optics)):
         fitted = replace(fitted, errors={})  # they are of a model that does not hold
         folded.append(line)
@@ -296,17 +300,6 @@ def _begin_optics(
         disk, given = ANGLE.show(found), ANGLE.show(semiangle)
         notes.append(f"the disk has {disk}: pixels are scaled to the {given} given")
     return replace(optics, semiangle=semiangle, angle=semiangle / found), notes
-
-
-def _transform(
-    bright: BrightField, optics: LinearOptics, method: DirectMethod, upsample: int | None
-) -> tuple[Spectrum, int]:
-    """The spectrum of an image, and how much finer than the raster it is: as stated, or as the data need."""
-    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample or 1, dtype=torch.complex64)
-    if upsample is not None or method == DirectMethod.CENTRE_OF_MASS or not may_be_folded(spectrum, optics):
-        return spectrum, upsample or 1
-    finer = choose_upsample(spectrum, optics)
-    return bright.transform(border=IMAGE_BORDER, upsample=finer, dtype=torch.complex64), finer
 
 
 def _survey(scan: Scan4D) -> DiskSurvey:

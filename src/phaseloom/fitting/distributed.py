@@ -247,12 +247,8 @@ def _all_reduce_parts(team: Team, parts: Sequence[Tensor]) -> None:
     """Sums of many tensors, or parts of some, in one message."""
     import torch
 
-    flat = team.all_reduce(torch.cat([_real(part).flatten() for part in parts]))
-    for part, total in zip(parts, flat.split([_real(part).numel() for part in parts]), strict=True):
-        _real(part).copy_(total.view_as(_real(part)))
+    from phaseloom.fitting.tiles import as_real
 
-
-def _real(tensor: Tensor) -> Tensor:
-    import torch
-
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    flat = team.all_reduce(torch.cat([as_real(part).flatten() for part in parts]))
+    for part, total in zip(parts, flat.split([as_real(part).numel() for part in parts]), strict=True):
+        as_real(part).copy_(total.view_as(as_real(part)))

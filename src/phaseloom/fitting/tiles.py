@@ -24,7 +24,7 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.physics.patches import Box, merge_boxes
 
-__all__ = ["Tile", "Tiling", "find_tile", "put_in_tiles"]
+__all__ = ["Tile", "Tiling", "as_real", "find_tile", "put_in_tiles"]
 
 HALO_MARGIN = 8
 """Pixels that a process holds around the windows of its patterns, for positions that move."""
@@ -153,13 +153,13 @@ class Tiling:
         """
         own = part[(..., *self.core)].contiguous()
         if self.rank:
-            torch.distributed.send(_real(own), 0)
+            torch.distributed.send(as_real(own), 0)
             return
         for rank, box in enumerate(self.cores):
             core = own
             if rank:
                 core = own.new_empty(*own.shape[:-2], box[1] - box[0], box[3] - box[2])
-                torch.distributed.recv(_real(core), rank)
+                torch.distributed.recv(as_real(core), rank)
             place(box, core.cpu())
 
     @torch.no_grad()
@@ -172,14 +172,14 @@ class Tiling:
         """
         if self.rank:
             part = torch.empty_like(into, memory_format=torch.contiguous_format)
-            torch.distributed.recv(_real(part), 0)
+            torch.distributed.recv(as_real(part), 0)
             into.copy_(part)
             return
         assert whole is not None
         for rank, box in enumerate(self.held):
             part = whole[(..., *_as_slices(box))].to(into).contiguous()
             if rank:
-                torch.distributed.send(_real(part), rank)
+                torch.distributed.send(as_real(part), rank)
             else:
                 into.copy_(part)
 
@@ -240,11 +240,11 @@ class Tiling:
         for rank in self._others:
             if to[rank]:
                 sent = torch.cat([field[(..., *where)].reshape(-1) for where in to[rank]])
-                requests.append(torch.distributed.P2POp(torch.distributed.isend, _real(sent), rank))
+                requests.append(torch.distributed.P2POp(torch.distributed.isend, as_real(sent), rank))
             if come[rank]:
                 count = lead * sum(_area(where) for where in come[rank])
                 found[rank] = field.new_empty(count)
-                requests.append(torch.distributed.P2POp(torch.distributed.irecv, _real(found[rank]), rank))
+                requests.append(torch.distributed.P2POp(torch.distributed.irecv, as_real(found[rank]), rank))
         if requests:
             for request in torch.distributed.batch_isend_irecv(requests):
                 request.wait()
@@ -345,5 +345,6 @@ def _area(where: Inside) -> int:
     return (where[0].stop - where[0].start) * (where[1].stop - where[1].start)
 
 
-def _real(tensor: Tensor) -> Tensor:
+def as_real(tensor: Tensor, /) -> Tensor:
+    """A view of a tensor, by real numbers where it is complex: not all that sends tensors takes these."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

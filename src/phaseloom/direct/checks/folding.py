@@ -227,7 +227,6 @@ def fit_folded_optics(
     /,
     *,
     largest_defocus: float,
-    orientations: tuple[int, ...] = (0, 4),
 ) -> OpticsFit:
     """Search orientation, rotation and defocus with all frequencies that may be folded on those of a raster.
 
@@ -236,7 +235,6 @@ def fit_folded_optics(
         found: of a fit that takes them for those of the raster; it stays where no other explains more.
         optics: see `phaseloom.direct.fit.fit_optics`.
         largest_defocus: as well.
-        orientations: as well.
 
     Returns:
         The better fit, with what it explains by frequencies beyond the raster's (`OpticsFit.beyond`).
@@ -247,26 +245,28 @@ def fit_folded_optics(
     few = _repeat(spectrum, limit, ROWS_IN_SEARCH, PIXELS_IN_SEARCH)
     more = _repeat(spectrum, limit, ROWS_IN_FIT, PIXELS_IN_FIT)
     places: list[Candidate] = []
-    for way in orientations:
+    for way in (0, 4):
         start = replace(optics, orientation=way)
         places += search_optics(few.repeated, start, largest_defocus=largest_defocus, index=few.index)
     places.sort(key=lambda one: -one.explained)
     before = more.choose(found.optics)
-    fitted = [Candidate(found.optics, before.explained)]
+    tried = [(found.optics, before)]
     for place in places[:CANDIDATES_TO_FIT]:
-        there = place.optics
+        there, seen = place.optics, more.choose(place.optics)
         for _ in range(ROUNDS):
-            there = climb(more.choose(there).spectrum, there, FIRST_NAMES)
-        fitted.append(Candidate(there, more.choose(there).explained))
-    fitted.sort(key=lambda one: -one.explained)
+            there = climb(seen.spectrum, there, FIRST_NAMES)
+            seen = more.choose(there)
+        tried.append((there, seen))
+    tried.sort(key=lambda one: -one[1].explained)
     numbers = len(more.spectrum.frequency) * len(more.spectrum.place)
-    best = fitted[0].optics
-    gain = ((1 - before.explained) / max(1 - fitted[0].explained, 1e-9) - 1) * numbers
+    best, first = tried[0]
+    gain = ((1 - before.explained) / max(1 - first.explained, 1e-9) - 1) * numbers
     is_folded = before.beyond > MIN_SHARE_BEYOND
     if gain < MIN_GAIN_OF_CLEAR_FIT or (not is_folded and is_same(best, found.optics)):
         return replace(found, beyond=before.beyond)
-    best = climb(more.choose(best).spectrum, best, ALL_NAMES, amplitude=True)
+    best = climb(first.spectrum, best, ALL_NAMES, amplitude=True)
     after = more.choose(best)
+    fitted = [Candidate(there, seen.explained) for there, seen in tried]
     others = places[CANDIDATES_TO_FIT:]
     judged = judge_candidates(after.spectrum, best, fitted, names=ALL_NAMES, others=others)
     return replace(judged, beyond=after.beyond)

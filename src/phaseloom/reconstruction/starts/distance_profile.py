@@ -22,21 +22,20 @@ from phaseloom.calibration.hologram_start import (
     set_distance,
     start_from_holograms,
 )
+from phaseloom.calibration.near_field import ERRORS_OF_RANGE, Range, bound_distance
 from phaseloom.calibration.one_material import fit_one_material
 from phaseloom.calibration.orientations import select_nearest
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.distributed import team
 from phaseloom.reconstruction.level import Level, fit_level, set_batch_size
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.starts.start_race import measure_each
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
 __all__ = ["DistanceProfile", "combine_ranges", "find_distance", "profile_distance"]
 
 log = logging.getLogger(__name__)
-
-Range = tuple[float, float, float]
-"""A distance, and where its range begins and ends."""
 
 STEP = 0.13
 """Of the logarithm of the distance."""
@@ -59,8 +58,6 @@ MIN_SLOPE = 0.01
 
 SYSTEMATIC_ERROR = 0.03
 """Standard error of the logarithm of the distance by what is not modelled: source, point spread, ratio."""
-
-ERRORS_OF_RANGE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +100,7 @@ class DistanceProfile:
         spread = math.sqrt((count - 1) / count * float(((each - each.mean()) ** 2).sum()))
         error = ERRORS_OF_RANGE * math.hypot(step * spread, SYSTEMATIC_ERROR)
         vertex = float(_find_vertex(near.mean(1, keepdims=True))[0])
-        best = float(self.flights[self.lowest]) * math.exp(step * vertex)
-        return best, best * math.exp(-error), best * math.exp(error)
+        return bound_distance(float(self.flights[self.lowest]) * math.exp(step * vertex), error)
 
     def line(self, found: Range | None = None, /) -> str:
         """What was found, in a sentence.
@@ -143,8 +139,7 @@ def combine_ranges(fitted: Range, shown: Range) -> Range:
     logs = np.log([fitted[0], shown[0]])
     errors = np.array([math.log(one[2] / one[1]) / 2 for one in (fitted, shown)])
     best = math.exp(float((logs / errors**2).sum() / (errors**-2).sum()))
-    error = float((errors**-2).sum() ** -0.5)
-    return best, best * math.exp(-error), best * math.exp(error)
+    return bound_distance(best, float((errors**-2).sum() ** -0.5))
 
 
 def find_distance(
@@ -214,10 +209,4 @@ def _fit_at(recipe: Reconstruct, scan: Scan4D, flight: float) -> Float[np.ndarra
     deque(fit_level(level, recipe, (patterns, patterns[:0]), EPOCHS), maxlen=0)
     ratio = 0.0 if model.object.kind == "phase" else None
     fit_one_material(model, level.likelihood, there.window, ratio=ratio, iterations=ITERATIONS)
-    likelihood = level.likelihood
-    losses = []
-    with torch.no_grad():
-        for piece in torch.as_tensor(patterns).split(1):
-            index, counts = likelihood.measured.load(piece, model.scan.start.device)
-            losses.append(float(model.misfit(index, counts, likelihood.divergence)) / likelihood.floor)
-    return np.array(losses)
+    return measure_each(level, patterns)

@@ -24,7 +24,7 @@ from phaseloom.reconstruction.level import Level, fit_patterns
 from phaseloom.reconstruction.recipe import Reconstruct
 
 __all__ = ["AS_GIVEN", "FLAT", "SMOOTH", "RaceResult", "choose", "describe_choice", "describe_race"]
-__all__ += ["measure_beam_width", "race"]
+__all__ += ["measure_beam_width", "measure_each", "race"]
 
 FLAT = "flat"
 """Name of the candidate without an object."""
