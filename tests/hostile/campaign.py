@@ -67,6 +67,7 @@ class Campaign:
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.disable(logging.NOTSET)
         self.server.close()
 
     def run_one(self, name: str, number: int) -> tuple[Verdict, str]:

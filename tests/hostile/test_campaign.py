@@ -1,6 +1,7 @@
 """A short part of the campaign in every test run, a longer one in the slow tier; `make fuzz` takes hours."""
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,13 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 def test_every_whole_file_is_read(name: str, tmp_path: Path) -> None:
     path = known_formats()[name].write(tmp_path)
     assert read_case(name, path)[0] is Verdict.ACCEPTED, read_case(name, path)
+
+
+@pytest.mark.medium
+def test_a_campaign_leaves_the_log_of_its_process_as_it_was(tmp_path: Path) -> None:
+    with Campaign(tmp_path, commands=False):
+        assert not logging.getLogger("phaseloom").isEnabledFor(logging.ERROR)
+    assert logging.getLogger("phaseloom").isEnabledFor(logging.WARNING)
 
 
 def test_a_sentence_is_one_line_of_plain_words() -> None:
