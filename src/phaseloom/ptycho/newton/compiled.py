@@ -4,37 +4,22 @@ The steps are those that `phaseloom.fitting.updates.step_on_each` makes one by o
 patterns most of its time is spent between the kernels.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 
-from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
-from phaseloom.fitting.rates import is_moving
-from phaseloom.fitting.updates import BatchOutcome, list_pieces
-from phaseloom.physics.cache import is_constant
 from phaseloom.physics.engine import misfit as engine
 from phaseloom.physics.patches import group_windows, merge_boxes
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.newton.steps import (
-    MAX_NUMBER_STEP,
-    MAX_POSITION_STEP,
-    CoupledStep,
-    NoStep,
-    PixelStep,
-    PositionStep,
-    UniformStep,
-)
+from phaseloom.ptycho.newton.steps import MAX_NUMBER_STEP, MAX_POSITION_STEP
+from phaseloom.ptycho.newton.together import BatchRun, MovingPart, StepsTogether
 from phaseloom.ptycho.noise import find_compiled_form
-from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.scans import Positions
 
 __all__ = ["CompiledSteps"]
 
@@ -44,136 +29,34 @@ NUMBERS_AT_ONCE = 2**26
 BYTES_AT_ONCE = 2**23
 """Bytes of patterns that are read for a call, where they are not in memory."""
 
-STILL = math.nan
-"""Rate of a part that does not move."""
 
-PART_COLUMNS = {"object": 1, "probe": 2, "positions": 3, "affine": 4}
-"""Where the kernels leave the sum of a part's gradient."""
-
-
-class CompiledSteps:
-    """Does what `phaseloom.fitting.updates.step_on_each` does with batches, of one model and optimiser.
-
-    It serves where `compiled_misfit` does, for complex pixels of one state, a probe of pixels, positions
-    and an affine map of them: ``None`` where something else moves too.
-    """
+class CompiledSteps(StepsTogether):
+    """Steps on a processor, where numba has compiled their kernels."""
 
     def __init__(self, model: Ptychography, likelihood: Likelihood, optimizer: GaussNewton):
-        self.model = model
-        self.likelihood = likelihood
-        self.optimizer = optimizer
+        super().__init__(model, likelihood, optimizer)
         self._patterns: np.ndarray | None = None
         self._workspace = np.empty(0)
         self._gradient = np.empty(0)
 
-    @torch.no_grad()
-    def __call__(
-        self, objective: Any, batches: Sequence[Any], number: int, only: Sequence[str] | None = None
-    ) -> list[BatchOutcome] | None:
-        """Step after each of some batches; ``None``, and nothing done, where that is not possible.
-
-        Args:
-            objective: of the fit.
-            batches: index tensors, or tuples of them.
-            number: of the epoch.
-            only: names of the groups that move; default: all that do in this epoch.
-        """
-        if objective is not self.likelihood or not batches:
+    def _run(self, run: BatchRun) -> Tensor | None:
+        """See `StepsTogether`."""
+        dtype = self.model.scan.start.dtype
+        shape = (self.model.object.window[0], self.model.object.window[1])
+        if self.model.scan.start.device.type != "cpu" or not engine.can_compile(shape, dtype):
             return None
-        layout = self._find_layout()
-        parts = None if layout is None else self._find_parts(number, only)
-        if layout is None or parts is None:
-            return None
-        pieces = [list_pieces(batch) for batch in batches]
-        index = torch.cat([piece for several in pieces for piece in several])
-        sizes = np.array([sum(map(len, several)) for several in pieces])
-        if len(index) > len(self.model.scan.start) or bool((torch.bincount(index) > 1).any()):
-            return None
-        self.optimizer.zero_grad()
+        layout = engine.lay_out_waves(shape, dtype)
+        assert layout is not None
         try:
-            found = self._run(layout, parts, pieces, index.numpy(), sizes)
+            return torch.from_numpy(self._step(layout, run))
         except engine.list_compile_errors() as problem:
-            engine.leave_out(self.model.scan.start.dtype, problem)
+            engine.leave_out(dtype, problem)
             return None
-        for part in parts.values():
-            increment_version(part.parameter)
-        for group in self.optimizer.param_groups:
-            group["size"] = int(sizes[-1])
-        return _describe(found, parts)
 
-    def _find_layout(self) -> engine.WaveLayout | None:
-        """How waves lie in planes, if kernels can take this experiment."""
-        model = self.model
-        likelihood = self.likelihood
-        height, width = model.object.window
-        plain = (
-            team().world_size == 1
-            and model.scan.canvas.tiling is None
-            and model.scan.start.device.type == "cpu"
-            and not likelihood.needs_patterns
-            and not likelihood.penalties
-            and model.illumination_sum is None
-            and model.supports_fast_path()
-            and model.detector.counts_plainly()
-            and is_constant(model.propagator.stretch, model.propagator.tilt)
-            and len(model.propagator.tilt) == 1
-            and type(model.object) is PixelObject
-            and type(model.scan) is Positions
-            and type(model.probe) is Probe
-            and model.probe.is_plain()
-            and model.object.kind == "complex"
-            and hasattr(model.object.wave, "touched")
-            and model.object.wave.is_contiguous()
-            and model.object.wave.real.dtype == model.probe.relative.real.dtype == model.scan.start.dtype
-        )
-        if not plain or find_compiled_form(likelihood.divergence) is None:
-            return None
-        dtype = model.scan.start.dtype
-        return (
-            engine.lay_out_waves((height, width), dtype)
-            if engine.can_compile((height, width), dtype)
-            else None
-        )
-
-    def _find_parts(self, number: int, only: Sequence[str] | None) -> "dict[str, _MovingPart] | None":
-        """What moves, by what it is to the kernels; ``None`` if they do not know something that does."""
-        model = self.model
-        known = {
-            model.object.wave: ("object", PixelStep),
-            model.probe.relative: ("probe", UniformStep),
-            model.scan.offsets: ("positions", PositionStep),
-            model.scan.affine: ("affine", CoupledStep),
-        }
-        found: dict[str, _MovingPart] = {}
-        for group in self.optimizer.param_groups:
-            if not is_moving(group, number) or (only is not None and group["name"] not in only):
-                continue
-            for parameter in group["params"]:
-                rule = self.optimizer.rules.get(parameter)
-                if not parameter.requires_grad or (isinstance(rule, NoStep) and parameter in known):
-                    continue
-                name, kind = known.get(parameter, ("", NoStep))
-                if rule is None or not name or not isinstance(rule, kind):
-                    return None
-                if isinstance(rule, UniformStep) and (rule.each or not isinstance(rule.slope, float)):
-                    return None
-                velocity = self.optimizer.get_velocity(parameter) if rule.momentum else parameter
-                if not (parameter.is_contiguous() and velocity.is_contiguous()):
-                    return None  # kernels would write to copies
-                found[name] = _MovingPart(
-                    parameter, rule, self.optimizer.limit_rate(group, rule), group["name"]
-                )
-        return found
-
-    def _run(
-        self,
-        layout: engine.WaveLayout,
-        parts: "dict[str, _MovingPart]",
-        pieces: Sequence[Sequence[Tensor]],
-        index: np.ndarray,
-        sizes: np.ndarray,
-    ) -> np.ndarray:
-        """Numbers of each batch: its loss, and sums of gradients of the parts."""
+    def _step(self, layout: engine.WaveLayout, run: BatchRun) -> np.ndarray:
+        """Numbers of each batch."""
+        parts, pieces, sizes = run.parts, run.pieces, run.sizes
+        index = run.index.numpy()
         kernels = engine.load_steps()
         arrays = self._gather_arrays(layout, parts)
         knobs = self._make_knobs(parts, sizes)
@@ -194,7 +77,7 @@ class CompiledSteps:
                     done = kernels.step_batches(*given, (done, done + 1), boxes)
         return found
 
-    def _gather_arrays(self, layout: engine.WaveLayout, parts: "Mapping[str, _MovingPart]") -> "_StepArrays":
+    def _gather_arrays(self, layout: engine.WaveLayout, parts: Mapping[str, MovingPart]) -> "_StepArrays":
         """What the kernels read and write, other than counts."""
         model = self.model
         wave = model.object.wave
@@ -259,7 +142,7 @@ class CompiledSteps:
         turned = map_.turned.numpy(), scan.affine.detach().numpy(), map_.reach
         return *moved, *turned, float(scan.step), half, room
 
-    def _gather_rules(self, parts: "Mapping[str, _MovingPart]") -> tuple[np.ndarray, ...]:
+    def _gather_rules(self, parts: Mapping[str, MovingPart]) -> tuple[np.ndarray, ...]:
         """Curvatures of positions and of their map."""
         offsets = self.model.scan.offsets.detach()
         inverse = offsets.new_zeros(0, 2, 2)
@@ -274,29 +157,6 @@ class CompiledSteps:
             speed = self.optimizer.get_velocity(parts["affine"].parameter)
             of_map = parts["affine"].rule.inverse
         return tuple(one.contiguous().numpy() for one in (inverse, centre, speed, of_map))
-
-    def _make_knobs(self, parts: "Mapping[str, _MovingPart]", sizes: np.ndarray) -> np.ndarray:
-        """Numbers that batches differ by; see `phaseloom.physics.engine.steps.step_batches`."""
-        knobs = np.full((len(sizes), 7), STILL)
-        knobs[:, 6] = self.optimizer.momentum_in_use
-        for size in set(sizes.tolist()):
-            row = knobs[sizes == size]  # a copy
-            if "object" in parts:
-                rule, rate = parts["object"].rule, parts["object"].rate
-                rate = rule.limit_rate(size, rate)
-                row[:, 0] = 1 / rate if rate else math.inf
-                row[:, 1] = rule.pull * rate
-            if "probe" in parts:
-                rule, rate = parts["probe"].rule, parts["probe"].rate
-                row[:, 2] = rate / rule.scale / rule.slope
-            if "positions" in parts:
-                rule, rate = parts["positions"].rule, parts["positions"].rate
-                row[:, 3] = rule.share_rate(size) * rate
-                row[:, 4] = 0.0 if rule.prior is None else rule.prior.strength / size
-            if "affine" in parts:
-                row[:, 5] = parts["affine"].rate
-            knobs[sizes == size] = row
-        return knobs
 
     def _load_counts(
         self, layout: engine.WaveLayout, numbers: int, index: np.ndarray, first: np.ndarray, at: int
@@ -331,15 +191,6 @@ class CompiledSteps:
         return np.array(merge_boxes(boxes, (height, width)), np.int64)
 
 
-class _MovingPart(NamedTuple):
-    """A parameter with its rule, its rate and the name of its group."""
-
-    parameter: nn.Parameter
-    rule: Any
-    rate: float
-    name: str
-
-
 class _StepArrays(NamedTuple):
     """The first arguments of `phaseloom.physics.engine.steps.step_batches`."""
 
@@ -357,11 +208,3 @@ class _StepArrays(NamedTuple):
     positions: Any
     rules: Any
     most: Any
-
-
-def _describe(found: np.ndarray, parts: Mapping[str, _MovingPart]) -> list[BatchOutcome]:
-    """Numbers of batches as the loop reads them."""
-    columns = [0, *(PART_COLUMNS[part] for part in parts)]
-    names = [part.name for part in parts.values()]
-    numbers = torch.from_numpy(found[:, columns])
-    return [BatchOutcome([(("noise",), 1.0)], names, row) for row in numbers]
