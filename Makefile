@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: audit docs fuzz demo web test test-all checks fast medium slow rest hours wheel-demo coverage mutants fix lint types imports bench peers clean
+.PHONY: audit docs fuzz demo web test test-all test-gpu checks fast medium slow rest hours wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,6 +37,9 @@ test: .venv/developer      ## lint, types, import contracts and the fast tests: 
 test-all: .venv/developer  ## every test
 	$(MAKE) -j 2 checks
 	$(PYTEST) -m "not hours"
+
+test-gpu: .venv/developer  ## what needs a GPU: runs and kernels are those of the processor
+	$(PYTEST) tests/parity/test_runs_on_gpu.py tests/parity/test_steps_on_gpu.py
 
 checks: lint imports types
 

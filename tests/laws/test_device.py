@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.direct.bright_field import Spectrum
+from phaseloom.direct.explained import measure_explained_share
+from phaseloom.direct.transfer import LinearOptics
 from phaseloom.fitting import cuda_graph as replay
 from phaseloom.fitting import optimizers
 from phaseloom.fitting import updates as learn
@@ -455,8 +458,32 @@ class TestReplayed:
         warm = ["wait", "beside", "wait"] * replay.WARM_UP_RUNS
         assert taped.calls == [*warm, "record", *["replay"] * (8 - replay.WARM_UP_RUNS)]
 
+    def test_an_epoch_of_many_batches_is_replayed(self, kind, slices, monkeypatch):
+        """One of another size, and one in pieces, go the plain way."""
+        order = [*batched() * 4, torch.arange(7), (torch.arange(3), torch.arange(3, 6))]
+        found = []
+        for recorded in (True, False):
+            with elsewhere() as mode, monkeypatch.context() as patch:
+                model, likelihood, optimizer = prepared(kind, slices, away=True)
+                taped = Taped(mode).install(patch)
+                assert likelihood.recordable
+                likelihood.recordable = recorded
+                sums = learn.step_on_each(likelihood, order, optimizer, 1, None)
+            found.append((sums.terms["noise"], values(model)))
+            assert (taped.calls.count("record"), taped.calls.count("replay") > 8) == (recorded, recorded)
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+        for name, value in found[0][1].items():
+            torch.testing.assert_close(value, found[1][1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+    def test_what_users_add_is_not_recorded(self, kind, slices):
+        model, likelihood, _ = prepared(kind, slices, away=False)
+        own = Likelihood(model, scanned(), lambda model, counts: (model - counts).square())
+        assert likelihood.recordable
+        assert not own.recordable
+
     def test_what_cannot_be_recorded_goes_on_plainly(self, kind, slices, monkeypatch, caplog):
         """Patterns that are read batch by batch, for one."""
+        caplog.set_level("INFO", "phaseloom.fitting.cuda_graph")
         monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
         losses = []
         for size in (5, 0):
@@ -485,3 +512,26 @@ class TestReplayed:
             assert torch.equal(gradient, moving(optimizer)[0].grad)
         assert work.graph is None
         assert not work.broken
+
+
+def test_a_fit_of_optics_is_where_its_spectrum_is():
+    draw = torch.Generator().manual_seed(0)
+    place, frequency = (
+        torch.rand(9, 2, generator=draw).double() - 0.5,
+        torch.rand(4, 2, generator=draw).double(),
+    )
+    changes = torch.complex(*torch.randn(2, 4, 9, generator=draw).double())
+    found = []
+    for away in (False, True):
+        point = torch.tensor([-90.0, 4.0, 0.2, 1.01, 0.02], dtype=torch.float64, requires_grad=True)
+        defocus, astigmatism, rotation, step, semiangle = point
+        aberrations = {"C10": defocus, "C12a": astigmatism}
+        optics = LinearOptics(0.02, semiangle, aberrations, rotation=rotation, step=step)
+        data = Spectrum(changes, frequency, place, torch.ones(9).double(), 0.1)
+        with elsewhere():
+            if away:
+                names = ("values", "frequency", "place", "counts")
+                data = replace(data, **{name: Lent(getattr(data, name)) for name in names})
+            share = measure_explained_share(data, optics, amplitude=True).cpu()
+            found.append(torch.autograd.grad(share, point)[0])
+    assert torch.equal(*found)

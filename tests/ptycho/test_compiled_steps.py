@@ -96,7 +96,19 @@ def in_precision(rule, dtype):
     return dataclasses.replace(rule, **changed)
 
 
-def run(scan, *, together, pieces=1, size=6, epochs=3, dtype=torch.float64, start=1, held=False, **parts):
+def run(
+    scan,
+    *,
+    together,
+    pieces=1,
+    size=6,
+    epochs=3,
+    dtype=torch.float64,
+    start=1,
+    held=False,
+    kind=CompiledSteps,
+    **parts,
+):
     """Losses of epochs, what moved, and the optimiser."""
     divergence = parts.pop("divergence", noise.poisson)
     background = parts.pop("background", 0.0)
@@ -110,7 +122,7 @@ def run(scan, *, together, pieces=1, size=6, epochs=3, dtype=torch.float64, star
     make_groups(twin)
     curvature = Curvature(twin, Likelihood(twin, scan, divergence))
     model.object.wave.touched = []
-    steps = Counted(CompiledSteps(model, likelihood, optimizer))
+    steps = Counted(kind(model, likelihood, optimizer))
     optimizer.step_together = steps if together else None
     history = []
     for epoch in range(1, epochs + 1):

@@ -2,19 +2,21 @@
 
 A graph spares the host the several hundred launches of a batch, which is what small batches wait for. The
 step of the optimiser stays outside: its rates are numbers that a graph would freeze.
-
-This has been tried with a stand-in for CUDA's graphs only; it has not yet run on a card.
+`phaseloom.fitting.updates` replays what an objective lets it record; experiments that are plain enough have
+kernels of their own (`phaseloom.physics.gpu`).
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phaseloom.fitting.updates import Objective
+__all__ = ["GraphReplay", "Objective", "supports_graphs"]
 
-__all__ = ["GraphReplay"]
+Objective = Callable[[Any], Mapping[str, Tensor]]
 
 WARM_UP_RUNS = 3
 """Batches that are worked on plainly first, beside the main stream, as the recording of a graph asks for."""
@@ -98,7 +100,9 @@ class GraphReplay:
                     one.grad.zero_()
                 self.terms = self._compute_gradients(self.index)
         except RuntimeError as problem:
-            log.warning("batches are not replayed: no graph could be recorded (%s)", _first_line(problem))
+            log.info("batches are not replayed: no graph could be recorded (%s)", _first_line(problem))
+            with suppress(AttributeError):
+                self.objective.recordable = False  # pyright: ignore[reportFunctionMemberAccess]
             self.broken = True
             for one in self.parameters:
                 one.grad = None

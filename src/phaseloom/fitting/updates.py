@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting import cuda_graph
+from phaseloom.fitting.cuda_graph import GraphReplay, Objective
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.engine import Engine
 from phaseloom.fitting.rates import drop_gradients, is_moving
@@ -31,10 +33,15 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Objective = Callable[[Any], Mapping[str, Tensor]]
 Batches = Callable[[int], Sequence[Any]]
 BATCHES_BETWEEN_READS = 32
 """Batches after which losses are read from the device, which has to wait for it."""
+
+MIN_BATCHES_TO_RECORD = 12
+"""Batches of an epoch for which recording a graph pays."""
+
+BATCHES_TOGETHER = 512
+"""Batches of one call, where an optimiser does several in one."""
 
 
 class EpochSums(NamedTuple):
@@ -74,20 +81,26 @@ def step_on_each(
 ) -> EpochSums:
     """A step after every batch; a tuple is a batch in pieces, whose gradients are added before it.
 
-    While a device works on a batch, an objective that has a method ``prefetch`` gets the next one.
+    While a device works on a batch, an objective that has a method ``prefetch`` gets the next one. On a GPU
+    batches of an objective that says ``recordable`` are recorded and replayed.
     """
     sums: dict[str, float] = {}
+    replay: GraphReplay | None = None
     before: float | None = None
     total = sum(_count_patterns(batch) for batch in batches)
-    for place in range(0, len(batches), BATCHES_BETWEEN_READS):
-        some = batches[place : place + BATCHES_BETWEEN_READS]
-        later = batches[place + BATCHES_BETWEEN_READS :][:1]
+    place = 0
+    while place < len(batches):
+        some = batches[place : place + BATCHES_TOGETHER]
         outcomes = _step_together(objective, some, optimizer, number, clip)
         if outcomes is None:
-            outcomes = _step_one_by_one(objective, some, optimizer, number, clip, later)
+            some = some[:BATCHES_BETWEEN_READS]
+            later = batches[place + len(some) :][:1]
+            replay = replay or _make_replay(objective, batches, optimizer)
+            outcomes = _step_one_by_one(objective, some, optimizer, number, clip, later, replay)
         found = zip(map(_count_patterns, some), outcomes, strict=True)
         first = _add_terms(list(found), sums, total, first=number == 1 and not place)
         before = first if before is None else before
+        place += len(some)
     return EpochSums(sums, len(batches), first=before)
 
 
@@ -115,13 +128,17 @@ def _step_one_by_one(  # noqa: PLR0917 - what a step takes, and what comes next
     number: int,
     clip: float | None,
     later: Sequence[Any],
+    replay: GraphReplay | None,
 ) -> "Sequence[BatchOutcome]":
     """The same, batch by batch; ``later`` is the one that follows them."""
     prefetch = getattr(objective, "prefetch", None)
     outcomes = list[BatchOutcome]()
     following = [*batches[1:], *later]
     for place, batch in enumerate(batches):
-        outcomes.append(_compute_gradients(objective, list_pieces(batch), optimizer, number))
+        if replay is not None and not replay.broken and not isinstance(batch, tuple):
+            outcomes.append(_replay_gradients(replay, batch, optimizer, number))
+        else:
+            outcomes.append(_compute_gradients(objective, list_pieces(batch), optimizer, number))
         _step(optimizer, _count_patterns(batch), clip)
         if prefetch is not None and place < len(following):
             prefetch(tuple(_share(objective, piece)[0] for piece in list_pieces(following[place])))
@@ -411,6 +428,42 @@ def _compute_gradients(
     drop_gradients(optimizer, number)
     _share_touched_boxes(objective, pieces, optimizer)
     team().all_reduce_gradients(_list_parameters(optimizer))
+    return _describe_batch(seen, values, optimizer)
+
+
+def _make_replay(
+    objective: Objective, batches: Sequence[Any], optimizer: torch.optim.Optimizer
+) -> GraphReplay | None:
+    """What replays the batches of an epoch on a GPU; ``None`` where that is not possible, or does not pay."""
+    parameters = [one for one in _list_parameters(optimizer) if isinstance(one, nn.Parameter)]
+    sizes = [len(batch) for batch in batches if not isinstance(batch, tuple)]
+    if (
+        not sizes
+        or not parameters
+        or team().world_size > 1
+        or not cuda_graph.supports_graphs(parameters[0].device)
+    ):
+        return None
+    size = max(set(sizes), key=sizes.count)
+    if sizes.count(size) < MIN_BATCHES_TO_RECORD or not getattr(objective, "recordable", False):
+        return None
+    return GraphReplay(objective, parameters, size=size)
+
+
+def _replay_gradients(
+    replay: GraphReplay, batch: Tensor, optimizer: torch.optim.Optimizer, number: int
+) -> "BatchOutcome":
+    """The same for a batch of one piece whose graph is recorded, or will be."""
+    optimizer.zero_grad(set_to_none=True)
+    terms = replay(batch.to(replay.parameters[0].device, non_blocking=True))
+    drop_gradients(optimizer, number)
+    return _describe_batch([(tuple(terms), 1.0)], [torch.stack(list(terms.values()))], optimizer)
+
+
+def _describe_batch(
+    seen: Sequence[tuple[tuple[str, ...], float]], values: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> "BatchOutcome":
+    """Terms of the pieces, and sums of the gradients that parameters have now."""
     moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     sums = (
         torch.stack([_sum_gradient(parameter).to(values[0]) for _, parameter in moved])
@@ -420,7 +473,7 @@ def _compute_gradients(
     if any(find_tile(parameter) is not None for _, parameter in moved):
         team().all_reduce(sums)  # that one process's tile is not finite, all have to know
     return BatchOutcome(
-        seen, [name for name, _ in moved], torch.cat([team().all_reduce(torch.cat(values)), sums])
+        seen, [name for name, _ in moved], torch.cat([team().all_reduce(torch.cat(list(values))), sums])
     )
 
 

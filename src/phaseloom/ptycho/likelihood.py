@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,14 @@ class CountLoader:
             cpu = torch.device("cpu")
             self.in_memory = DevicePatterns.locate(cpu, self._arrange(self.rows, np.float32), self.place)
         return self.in_memory
+
+    def list_on_device(self, device: torch.device, /) -> "tuple[DevicePatterns, np.dtype] | None":
+        """All patterns on a device other than the CPU, and the type that their bits mean.
+
+        ``None`` where there is no room for them.
+        """
+        here = self._find_on_device(device)
+        return None if here is None else (here, _stored_dtype(self.rows.dtype))
 
     def prefetch(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
         """Begin to send what `load` will be asked for next, and forget what it was not asked for."""
@@ -279,6 +287,7 @@ class Likelihood:
 
     Attributes:
         judging: names of the terms that compare with counts, and so may judge patterns held out.
+        recordable: whether a GPU may record a batch and replay it: what users add may not be the same twice.
     """
 
     def __init__(
@@ -296,6 +305,9 @@ class Likelihood:
         self.penalties = {
             name: (_read_arguments(call, name), call) for name, call in (penalties or {}).items()
         }
+        self.recordable = all(
+            _is_own(call) for call in (divergence, *(penalties or {}).values(), type(model))
+        )
         self.nothing_masked = bool(model.detector.mask.all())
         self._unmasked_pixels: TensorCache[tuple[Tensor, ...]] = TensorCache()
         self.has_noise_model = _function_name(divergence) != "none"
@@ -447,6 +459,13 @@ def _read_arguments(call: Penalty, name: str) -> Sequence[str]:
                 f"is nothing a penalty can ask for: use {', '.join(PENALTY_ARGUMENTS)}",
             )
     return asked
+
+
+def _is_own(function: Any) -> bool:
+    """Whether a function, or what it is a part of, is one of this package's."""
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__module__", "")).startswith("phaseloom.")
 
 
 def _function_name(call: Callable[..., Tensor]) -> str:

@@ -123,6 +123,7 @@ class Ptychography(nn.Module):
 
     def forward(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
         """Expected counts of the patterns of an index, in the detector's own order."""
+        index = index.to(self.scan.start.device)
         return self.detector(self.wave(index), index, self.object.occupancy)
 
     @torch.no_grad()
@@ -136,6 +137,7 @@ class Ptychography(nn.Module):
 
     def wave(self, index: Int[Tensor, " b"]) -> Complex[Tensor, "b *state mode y x"]:
         """Waves on the detector; with an adjoint of their own where the experiment is a plain one."""
+        index = index.to(self.scan.start.device)
         place, rest = self.scan(index)
         if self.supports_fast_path():
             kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.gap_kernels(index)]
