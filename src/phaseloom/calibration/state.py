@@ -349,7 +349,7 @@ def _state_after(job: FinishedRun, state: CalibrationState) -> CalibrationState:
         defocus = -ended.get("C10", -state.defocus)
         others = {name: ended.get(name, value) for name, value in others.items()}
     else:
-        defocus = _fit_defocus(job.model.probe.modes().detach()[0], job.scan.window, state)
+        defocus = _fit_defocus(job.model.probe.modes().detach()[0].cpu(), job.scan.window, state)
     gaps = job.model.propagator.distances().detach().cpu().double().numpy()
     gap = float(gaps.mean()) if len(gaps) else state.gap
     return replace(

@@ -168,6 +168,11 @@ class Spectrum:
             sampling=None,
         )
 
+    def to(self, device: torch.device | str, /) -> Spectrum:
+        """What a fit of optics looks at, on a device."""
+        names = ("values", "frequency", "place", "counts")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
     def select_pixels(self, index: Tensor, /) -> Spectrum:
         """Some of the pixels."""
         return replace(

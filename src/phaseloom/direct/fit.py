@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from phaseloom.direct.bright_field import Spectrum
-from phaseloom.direct.explained import compute_explained_share, measure_explained_share
+from phaseloom.direct.explained import compute_explained_share, fit_device, measure_explained_share
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix, turn_phase
 from phaseloom.errors import BadInput
 
@@ -585,11 +585,13 @@ def climb(
     from scipy.optimize import minimize
 
     parameters = _Parameters(optics, tuple(names))
+    on_gpu = fit_device.get() != "cpu" and torch.cuda.is_available()
+    seen = spectrum.to("cuda") if on_gpu else spectrum
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.tensor(values, requires_grad=True)
         placed = parameters.place(point)
-        share = measure_explained_share(spectrum, placed, amplitude=amplitude)
+        share = measure_explained_share(seen, placed, amplitude=amplitude).cpu()
         value = tension * ((placed.step - 1) / step_tolerance) ** 2 - share
         (gradient,) = torch.autograd.grad(value, point)
         return float(value.detach()), gradient.numpy()

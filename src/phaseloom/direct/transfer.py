@@ -136,7 +136,7 @@ class LinearOptics:
         """Detector places as they would be had the detector been laid and calibrated as it should be."""
         centre = torch.stack([torch.as_tensor(one, dtype=place.dtype) for one in self.centre])
         lay = torch.as_tensor(orientation_matrix(self.orientation), dtype=place.dtype)
-        return (place - centre) @ lay * self.angle
+        return (place - centre.to(place.device)) @ lay.to(place.device) * self.angle
 
     def turn_frequencies(self, frequency: Float[Tensor, "frequency 2"], /) -> Float[Tensor, "frequency 2"]:
         """Frequencies of the scan as stated in the frame of the detector."""

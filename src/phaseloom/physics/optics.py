@@ -199,7 +199,7 @@ def aberration_change(
     monomials = (2 * math.pi / wavelength) * values @ table.monomials
     shared = monomials[table.index] * table.binomials  # (power of q, power of k)
     of_k, of_q = (_raise_to_powers(wavelength * one, table.powers) for one in (k, q))
-    return (of_q @ shared) @ of_k.T
+    return (of_q @ shared.to(k.device)) @ of_k.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +263,7 @@ def _raise_to_powers(angle: Float[Tensor, "place 2"], powers: np.ndarray) -> Flo
     for _ in range(int(powers.max())):
         ladder.append(ladder[-1] * angle)
     steps = torch.stack(ladder)  # (power, place, 2)
-    rows, columns = torch.as_tensor(powers.T)
+    rows, columns = torch.as_tensor(powers.T).to(angle.device)
     return (steps[rows, :, 0] * steps[columns, :, 1]).T
 
 

@@ -248,8 +248,14 @@ class PtychoAD(nn.Module):
 
     def get_measurements(self, indices: Any = None) -> Float[Tensor, "b y x"]:
         """Measured patterns, all or those of an index, padded and scaled on the fly as the model is."""
-        counts = self.measurements if indices is None else self.measurements[self._index(indices)]
-        return _prepare_counts(counts, self.meas_padded, self.meas_padded_idx, self.meas_scale_factors)
+        kept = self.measurements
+        counts = kept if indices is None else kept[self._index(indices).to(kept.device)]
+        return _prepare_counts(
+            counts.to(self.core.scan.start.device),
+            self.meas_padded,
+            self.meas_padded_idx,
+            self.meas_scale_factors,
+        )
 
     def clear_cache(self) -> None:
         """Forget the windows of the last batch."""

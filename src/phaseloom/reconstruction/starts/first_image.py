@@ -8,6 +8,7 @@ from jaxtyping import Complex
 from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.explained import fit_device
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.reconstruct import reconstruct_scan
 from phaseloom.errors import BadInput
@@ -55,6 +56,7 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
     else:
         fit = False
         aberrations["defocus"] += _depth_of_middle(recipe)
+    token = fit_device.set(recipe.device)
     try:
         found = reconstruct_scan(
             scan,
@@ -64,6 +66,8 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
         )
     except BadInput:
         return None
+    finally:
+        fit_device.reset(token)
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
     return DirectResult(found, scan, made)
 
