@@ -5,7 +5,8 @@
     python -m benchmarks.gpu --device cpu --quick              # does the script run?
 
 An update is the objective, its way back to object, probe and positions, and the step of the optimiser.
-``plain`` launches every operation, ``graph`` replays the objective and its way back as one CUDA graph.
+``plain`` launches every operation, ``graph`` replays the objective and its way back as one CUDA graph,
+``fused`` has kernels of its own for all of it (`phaseloom.physics.gpu`), as plain experiments use them.
 
 * ``us``: microseconds per pattern, median of turns that the device is waited for.
 * ``moved``: of the card's copy bandwidth, measured here, what the operations as they are called read and
@@ -102,7 +103,9 @@ def bandwidth(device, megabytes):
 
 
 class Ours:
-    """Case M of `benchmarks.floor` with more positions, and updates as a fit makes them."""
+    """A case of `benchmarks.floor` with more positions, and updates as a fit makes them."""
+
+    case = "M"
 
     def __init__(self, batch, device, kind, side, *, graph):
         from benchmarks import floor
@@ -110,10 +113,11 @@ class Ours:
         from phaseloom.fitting import optimizers
         from phaseloom.ptycho.curvature import Curvature
 
-        window, self.slices, self.modes, _, step = floor.CASES["M"]
-        floor.CASES["wide M"] = (window, self.slices, self.modes, side, step)
-        model, likelihood = floor.experiment("wide M", kind)
-        rates = dict.fromkeys(model.object.parts(), 0.1) | {"probe": 0.1, "positions": 0.1}
+        window, self.slices, self.modes, _, step = floor.CASES[self.case]
+        floor.CASES["wide"] = (window, self.slices, self.modes, side, step)
+        model, likelihood = floor.experiment("wide", kind)
+        # counts of nothing: longer steps would diverge
+        rates = dict.fromkeys(model.object.parts(), 0.01) | {"probe": 0.01, "positions": 0.01}
         model.to(device)
         parts = model.parts()
         groups = optimizers.groups({name: parts[name] for name in rates}, rates)
@@ -130,23 +134,45 @@ class Ours:
         self.index = [torch.randperm(count, generator=draw)[:batch].to(device) for _ in range(UPDATES)]
         self.batch, self.wave = batch, 8 * self.modes * window**2
 
-    def __call__(self, number):
-        """One update."""
-        self.work(self.index[number % len(self.index)])
-        for group in self.optimizer.param_groups:
-            group["size"] = self.batch
-        self.optimizer.step()
+    def __call__(self, updates):
+        """So many updates."""
+        for number in range(updates):
+            self.work(self.index[number % len(self.index)])
+            for group in self.optimizer.param_groups:
+                group["size"] = self.batch
+            self.optimizer.step()
 
     def moved(self):
         """Bytes per pattern of an update as it is called."""
-        self(0)
+        self(1)
         with Moved() as counted:
-            self(0)
+            self(1)
         return counted.bytes / self.batch
 
     def least(self):
         """Bytes per pattern of its transforms alone."""
         return 4 * self.slices * 2 * self.wave
+
+
+class Fused(Ours):
+    """The same by kernels of its own; ``updates`` of a call are those of an epoch at most."""
+
+    def __init__(self, batch, device, kind, side):
+        super().__init__(batch, device, kind, side, graph=False)
+        from phaseloom.ptycho.newton.on_gpu import GpuSteps
+
+        likelihood = self.work.objective
+        self.steps = GpuSteps(likelihood.model, likelihood, self.optimizer)
+        every = torch.randperm(side * side, generator=torch.Generator().manual_seed(0)).split(batch)
+        self.batches = [one for one in every if len(one) == batch]
+
+    def __call__(self, updates):
+        """So many updates."""
+        while updates > 0:
+            some = self.batches[:updates]
+            found = self.steps(self.work.objective, some, 2)
+            assert found is not None, "no kernels for this"
+            updates -= len(some)
 
 
 def timed(update, batch, device, turns, updates):
@@ -155,8 +181,7 @@ def timed(update, batch, device, turns, updates):
     for _ in range(turns):
         wait(device)
         began = time.perf_counter()
-        for number in range(updates):
-            update(number)
+        update(updates)
         wait(device)
         lasted.append((time.perf_counter() - began) / (updates * batch))
     return 1e6 * float(np.median(lasted))
@@ -171,8 +196,7 @@ def busy(update, device, updates):
 
     wait(device)
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        for number in range(updates):
-            update(number)
+        update(updates)
         wait(device)
     spans = [e.time_range for e in seen.events() if e.device_type == DeviceType.CUDA]
     if not spans:
@@ -181,20 +205,23 @@ def busy(update, device, updates):
     return min(1.0, sum(span.end - span.start for span in spans) / max(last - first, 1e-9))
 
 
-def row(batch, device, kind, chosen, speed, *, graph):
+def row(batch, device, chosen, speed, way):
     """Numbers of ours at one batch."""
-    update = Ours(batch, device, kind, chosen.side, graph=graph)
+    kind = chosen.kind
+    if way == "fused":
+        update = Fused(batch, device, kind, chosen.side)
+    else:
+        update = Ours(batch, device, kind, chosen.side, graph=way == "graph")
     moved = Ours(batch, device, kind, chosen.side, graph=False).moved()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    for number in range(chosen.warm):
-        update(number)
+    update(chosen.warm)
     us = timed(update, batch, device, chosen.turns, chosen.updates)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
     rate = 1e6 / us / speed
     return {
-        **{"program": "ours", "way": "graph" if graph else "plain", "kind": kind, "batch": batch, "us": us},
+        **{"program": "ours", "way": way, "kind": kind, "batch": batch, "us": us},
         **{"mb_per_pattern": moved / 2**20, "moved": moved * rate, "floor": update.least() * rate},
         **{"busy": busy(update, device, chosen.updates), "peak_mb": peak},
         "replayed": update.work.graph is not None,
@@ -256,11 +283,10 @@ def peers(chosen):
 def ours(chosen, device, speed):
     """Ours at every batch; a batch that does not fit says so."""
     for batch in chosen.batches:
-        for graph in (False, True):
+        for way in chosen.ways:
             try:
-                yield row(batch, device, chosen.kind, chosen, speed, graph=graph)
+                yield row(batch, device, chosen, speed, way)
             except torch.OutOfMemoryError as problem:
-                way = "graph" if graph else "plain"
                 why = str(problem).splitlines()[0]
                 yield {"program": "ours", "way": way, "kind": chosen.kind, "batch": batch, "failed": why}
 
@@ -292,9 +318,14 @@ def asked():
         "--quick", action="store_true", help="one batch of 2, one turn; PtyRAD on the small case XS"
     )
     parser.add_argument("--kind", default="complex", choices=["complex", "phase", "amplitude and phase"])
+    parser.add_argument("--case", default="M", choices=["S", "M"])
     parser.add_argument("--environments", type=Path, help="folder of peers/install.py")
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    Ours.case = chosen.case
+    # kernels of its own know complex pixels on a GPU alone
+    fused = chosen.device == "cuda" and chosen.kind == "complex"
+    chosen.ways = ("plain", "graph", "fused") if fused else ("plain", "graph")
     quick = chosen.quick
     chosen.batches, chosen.side = ((2,), 4) if quick else (BATCHES, SIDE)
     chosen.turns, chosen.updates, chosen.warm = (1, 1, 1) if quick else (TURNS, UPDATES, 6)
@@ -323,8 +354,8 @@ def main():
     if device.type == "cuda":
         about = {"machine": record.machine(), "card": torch.cuda.get_device_name(device), "commit": commit()}
         about |= {"date": f"{date.today()}", "versions": record.versions("phaseloom", "torch", "numpy")}
-        about |= {"cuda": torch.version.cuda, "copy_bytes_per_s": speed}
-        out = ROOT / "benchmarks" / "results" / f"gpu-{date.today()}.json"
+        about |= {"cuda": torch.version.cuda, "copy_bytes_per_s": speed, "case": chosen.case}
+        out = ROOT / "benchmarks" / "results" / f"gpu-{date.today()}-{chosen.case}.json"
         out.write_text(json.dumps(about | {"rows": [record.rounded(one) for one in rows]}, indent=1) + "\n")
         print(out.relative_to(ROOT))
 
