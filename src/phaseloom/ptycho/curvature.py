@@ -33,6 +33,7 @@ from phaseloom.physics.propagate import fly
 from phaseloom.ptycho.jitter import estimate_jitter, fit_affine_part
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton.amplitudes import CompiledAmplitudes
 from phaseloom.ptycho.newton.steps import (
     CoupledStep,
     NoStep,
@@ -392,6 +393,7 @@ class Curvature:
         self.mean_counts = float(counts.sum() / len(counts))
         self.counts_are_whole = bool((counts == counts.round()).all())
         self.some = some
+        self._compiled_amplitudes = CompiledAmplitudes(model)
         self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
@@ -573,7 +575,7 @@ class Curvature:
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
     def _expect_amplitudes(self) -> Float[Tensor, "some y x"]:
-        """Roots of the expected counts of some patterns, those of this process."""
+        """Roots of the expected counts of some patterns, those of this process, pixels in any order."""
         model = self.model
         many = len(model.scan.start)
         some = torch.linspace(
@@ -582,6 +584,8 @@ class Curvature:
         own = self.likelihood.select_own(some)
         if not len(own):
             return model.detector.mask.new_zeros(0, *model.detector.mask.shape).to(model.scan.start)
+        if (compiled := self._compiled_amplitudes(own)) is not None:
+            return compiled
         seen = torch.cat([model(part) for part in own.split(self.likelihood.best_piece_size)])
         return seen.clamp(min=0).sqrt() * model.detector.mask
 

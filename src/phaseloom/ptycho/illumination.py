@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     "COHERENCE_NAMES",
     "AberratedProbe",
     "Illumination",
+    "LensPupil",
     "Probe",
     "PupilProbe",
     "SquareSlope",
@@ -277,6 +279,22 @@ class PupilProbe(Illumination):
         return {self.phase: PUPIL_PHASE_DAMPING * square.clamp(min=0.1 * float(square.max()))}
 
 
+class LensPupil(NamedTuple):
+    """The spectrum of the only mode of a lens: ``root amplitude exp(-i sum (start + unit bend) bases)``.
+
+    Attributes:
+        amplitude: ``(y, x)``, zero frequency in the corner; square roots of counts.
+        bases: ``(name, y, x)`` phase of an angstrom of each coefficient.
+        start: ``(name,)`` coefficients before they were refined, angstrom.
+        unit: ``(name,)`` natural sizes of their changes, angstrom; zero: not refined.
+    """
+
+    amplitude: Float[Tensor, "y x"]
+    bases: Float[Tensor, "name y x"]
+    start: Float[Tensor, " name"]
+    unit: Float[Tensor, " name"]
+
+
 COHERENCE_NAMES = ("source_size", "focal_spread")
 COHERENCE_UNITS = (0.1, 0.2)
 """Natural sizes, in ``wavelength / semiangle`` and depths of focus ``wavelength / semiangle^2``."""
@@ -397,6 +415,16 @@ class AberratedProbe(Illumination):
             stack = torch.cat([stack, make_weak_modes(wave, len(self.share) - 1)])
         each = stack.abs().square().sum((-2, -1)).sqrt()
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
+
+    @torch.no_grad()
+    def split_pupil(self) -> LensPupil | None:
+        """What the mode is made of, but for ``bend`` and ``roots``; ``None`` where there are several."""
+        if self.blur is not None or len(self.share) > 1:
+            return None
+        bases = self._basis_cache.get(self._make_basis, self.start)
+        disk = self._aperture_cache.get(self._make_aperture, self.edge, self.start)
+        amplitude = disk * (torch.sqrt(self.share[0] * self.power) / disk.square().sum().sqrt())
+        return LensPupil(amplitude, bases, self.start, self.unit)
 
     def _mix_beams(
         self, pupil: Complex[Tensor, "y x"], blur: Float[Tensor, "2"]

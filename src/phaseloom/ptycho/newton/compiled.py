@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.rates import is_moving
 from phaseloom.fitting.updates import BatchOutcome, list_pieces
-from phaseloom.physics.cache import is_constant
+from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.engine import misfit as engine
 from phaseloom.physics.patches import group_windows, merge_boxes
-from phaseloom.ptycho.illumination import Probe
+from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton import arrays
 from phaseloom.ptycho.newton.steps import (
     MAX_NUMBER_STEP,
     MAX_POSITION_STEP,
@@ -33,8 +33,6 @@ from phaseloom.ptycho.newton.steps import (
     UniformStep,
 )
 from phaseloom.ptycho.noise import find_compiled_form
-from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.scans import Positions
 
 __all__ = ["CompiledSteps"]
 
@@ -47,15 +45,20 @@ BYTES_AT_ONCE = 2**23
 STILL = math.nan
 """Rate of a part that does not move."""
 
-PART_COLUMNS = {"object": 1, "probe": 2, "positions": 3, "affine": 4}
+PART_COLUMNS = {"object": 1, "probe": 2, "positions": 3, "affine": 4, "turn": 5, "stretch": 6}
+PART_COLUMNS |= {"bend": 7, "root": 8}
 """Where the kernels leave the sum of a part's gradient."""
+
+RATE_COLUMNS = {"affine": 5, "turn": 7, "stretch": 8, "bend": 9, "root": 10}
+"""Where they read the rates of numbers that hang together."""
 
 
 class CompiledSteps:
     """Does what `phaseloom.fitting.updates.step_on_each` does with batches, of one model and optimiser.
 
-    It serves where `compiled_misfit` does, for complex pixels of one state, a probe of pixels, positions
-    and an affine map of them: ``None`` where something else moves too.
+    It serves where `compiled_misfit` does, for pixels of one state, complex ones or phases, a probe of
+    pixels or of a lens, positions, and affine map, rotation and scale of them: ``None`` where something else
+    moves too.
     """
 
     def __init__(self, model: Ptychography, likelihood: Likelihood, optimizer: GaussNewton):
@@ -65,6 +68,7 @@ class CompiledSteps:
         self._patterns: np.ndarray | None = None
         self._workspace = np.empty(0)
         self._gradient = np.empty(0)
+        self._transmission: TensorCache[Tensor] = TensorCache()
 
     @torch.no_grad()
     def __call__(
@@ -97,53 +101,42 @@ class CompiledSteps:
             return None
         for part in parts.values():
             increment_version(part.parameter)
+        if "object" in parts and self.model.object.kind == "phase":  # kernels have made it anew
+            assert self._transmission.value is not None
+            self._transmission.store(self._transmission.value, self.model.object.phase)
         for group in self.optimizer.param_groups:
             group["size"] = int(sizes[-1])
         return _describe(found, parts)
 
     def _find_layout(self) -> engine.WaveLayout | None:
         """How waves lie in planes, if kernels can take this experiment."""
-        model = self.model
         likelihood = self.likelihood
-        height, width = model.object.window
-        plain = (
-            team().world_size == 1
-            and model.scan.canvas.tiling is None
-            and model.scan.start.device.type == "cpu"
-            and not likelihood.needs_patterns
-            and not likelihood.penalties
-            and model.illumination_sum is None
-            and model.supports_fast_path()
-            and model.detector.counts_plainly()
-            and is_constant(model.propagator.stretch, model.propagator.tilt)
-            and len(model.propagator.tilt) == 1
-            and type(model.object) is PixelObject
-            and type(model.scan) is Positions
-            and type(model.probe) is Probe
-            and model.probe.is_plain()
-            and model.object.kind == "complex"
-            and hasattr(model.object.wave, "touched")
-            and model.object.wave.is_contiguous()
-            and model.object.wave.real.dtype == model.probe.relative.real.dtype == model.scan.start.dtype
-        )
-        if not plain or find_compiled_form(likelihood.divergence) is None:
+        still = is_constant(self.model.propagator.stretch, self.model.propagator.tilt)
+        if likelihood.needs_patterns or likelihood.penalties or not still:
             return None
-        dtype = model.scan.start.dtype
-        return (
-            engine.lay_out_waves((height, width), dtype)
-            if engine.can_compile((height, width), dtype)
-            else None
-        )
+        layout = arrays.find_wave_layout(self.model)
+        known = layout is not None and hasattr(arrays.get_leaf(self.model.object), "touched")
+        return layout if known and find_compiled_form(likelihood.divergence) is not None else None
+
+    def _list_known_parts(self) -> dict[nn.Parameter, tuple[str, type[Any]]]:
+        """What the kernels can move: its name, and the rule that it needs."""
+        model = self.model
+        known: dict[nn.Parameter, tuple[str, type[Any]]] = {
+            arrays.get_leaf(model.object): ("object", PixelStep),
+            model.scan.offsets: ("positions", PositionStep),
+            model.scan.affine: ("affine", CoupledStep),
+            model.scan.turn: ("turn", CoupledStep),
+            model.scan.stretch: ("stretch", CoupledStep),
+        }
+        if isinstance(model.probe, AberratedProbe):
+            known |= {model.probe.bend: ("bend", CoupledStep), model.probe.roots: ("root", CoupledStep)}
+        elif isinstance(model.probe, Probe):
+            known[model.probe.relative] = ("probe", UniformStep)
+        return known
 
     def _find_parts(self, number: int, only: Sequence[str] | None) -> "dict[str, _MovingPart] | None":
         """What moves, by what it is to the kernels; ``None`` if they do not know something that does."""
-        model = self.model
-        known = {
-            model.object.wave: ("object", PixelStep),
-            model.probe.relative: ("probe", UniformStep),
-            model.scan.offsets: ("positions", PositionStep),
-            model.scan.affine: ("affine", CoupledStep),
-        }
+        known = self._list_known_parts()
         found: dict[str, _MovingPart] = {}
         for group in self.optimizer.param_groups:
             if not is_moving(group, number) or (only is not None and group["name"] not in only):
@@ -153,9 +146,7 @@ class CompiledSteps:
                 if not parameter.requires_grad or (isinstance(rule, NoStep) and parameter in known):
                     continue
                 name, kind = known.get(parameter, ("", NoStep))
-                if rule is None or not name or not isinstance(rule, kind):
-                    return None
-                if isinstance(rule, UniformStep) and (rule.each or not isinstance(rule.slope, float)):
+                if rule is None or not name or not isinstance(rule, kind) or not _is_known_rule(rule):
                     return None
                 velocity = self.optimizer.get_velocity(parameter) if rule.momentum else parameter
                 if not (parameter.is_contiguous() and velocity.is_contiguous()):
@@ -175,32 +166,29 @@ class CompiledSteps:
     ) -> np.ndarray:
         """Numbers of each batch: its loss, and sums of gradients of the parts."""
         kernels = engine.load_steps()
-        arrays = self._gather_arrays(layout, parts)
+        gathered = self._gather_arrays(layout, parts)
         knobs = self._make_knobs(parts, sizes)
         first = np.concatenate([[0], np.cumsum(sizes)])
-        found = np.zeros((len(sizes), 5))
+        found = np.zeros((len(sizes), 1 + len(PART_COLUMNS)))
         in_pieces = [len(several) > 1 for several in pieces]
         none = np.zeros((0, 4), np.int64)
         done = 0
         while done < len(sizes):
-            end, counts = self._load_counts(layout, arrays.probe[-1].size, index, first, done)
+            end, counts = self._load_counts(layout, gathered.probe[-1].size, index, first, done)
             while done < end:
                 last = next((b for b in range(done, end) if in_pieces[b]), end)
-                given = (*arrays, knobs, index, first, counts, found)
+                given = (*gathered, knobs, index, first, counts, found)
                 if done < last:
                     done = kernels.step_batches(*given, (done, last), none)
                 if done < end:  # its windows share no rectangle
-                    boxes = self._find_boxes(kernels, arrays, pieces[done])
+                    boxes = self._find_boxes(kernels, gathered, pieces[done])
                     done = kernels.step_batches(*given, (done, done + 1), boxes)
         return found
 
     def _gather_arrays(self, layout: engine.WaveLayout, parts: "Mapping[str, _MovingPart]") -> "_StepArrays":
         """What the kernels read and write, other than counts."""
         model = self.model
-        wave = model.object.wave
-        assert isinstance(wave, nn.Parameter)
-        assert isinstance(model.probe, Probe)
-        relative = model.probe.relative
+        leaf = arrays.get_leaf(model.object)
         noise = find_compiled_form(self.likelihood.divergence)
         assert noise is not None
         unit = layout.frequencies[0].dtype.type
@@ -208,19 +196,17 @@ class CompiledSteps:
         field = (empty, empty, empty, empty)
         if "object" in parts:
             rule = parts["object"].rule
-            speed = engine.view_real(self.optimizer.get_velocity(wave)).reshape(-1)
-            wide, lone = (one.to(wave.real.dtype).numpy().reshape(-1) for one in (rule.wide, rule.lone))
-            field = self._get_gradient(wave), speed, wide, lone
-        speed = empty
-        if "probe" in parts:
-            speed = engine.view_real(self.optimizer.get_velocity(relative)).reshape(-1)
-        numbers = engine.view_real(relative.detach())
-        named = model.detector.fields()
-        fields = (named["flat"], named["background"], named["mask"])
-        slices = wave.shape[1]
-        room = layout.count_numbers(slices, len(relative))
+            speed = arrays.flatten_numbers(self.optimizer.get_velocity(leaf))
+            wide, lone = (one.to(leaf.real.dtype).numpy().reshape(-1) for one in (rule.wide, rule.lone))
+            field = self._get_gradient(leaf), speed, wide, lone
+        phases = model.object.kind == "phase"
+        value = arrays.flatten_numbers(leaf.detach())
+        glass = engine.view_real(self._get_transmission()).reshape(-1) if phases else value
+        probe, lens, modes = self._gather_probe(layout, parts)
+        slices = leaf.shape[1]
+        room = layout.count_numbers(slices, modes)
         if self._workspace.size != room or self._workspace.dtype != unit:
-            self._workspace = layout.make_workspace(slices, len(relative))
+            self._workspace = layout.make_workspace(slices, modes)
         return _StepArrays(
             layout.axes,
             layout.sizes,
@@ -228,27 +214,57 @@ class CompiledSteps:
             self._workspace,
             layout.make_ramps(),
             layout.frequencies,
-            layout.arrange_flights(model.propagator.gap_kernels(torch.zeros(1, dtype=torch.long))),
-            (model.detector.weights.detach().numpy(), tuple(map(layout.arrange, fields))),
+            arrays.list_flights(layout, model),
+            (model.detector.weights.detach().numpy(), arrays.gather_fields(layout, model)),
             (*engine.name_noise(noise), self.likelihood.floor),
-            (engine.view_real(wave.detach()).reshape(-1), *field, tuple(wave.shape[1:])),
-            (
-                numbers.reshape(-1),
-                np.empty(numbers.size, unit),
-                speed,
-                unit(model.probe.scale),
-                np.empty_like(numbers),
-            ),
+            (value, *field, tuple(leaf.shape[1:]), glass, phases),
+            probe,
+            lens,
             self._gather_positions(),
             self._gather_rules(parts),
             (MAX_POSITION_STEP, MAX_NUMBER_STEP),
         )
 
-    def _get_gradient(self, wave: Tensor) -> np.ndarray:
+    def _get_gradient(self, leaf: Tensor) -> np.ndarray:
         """Room for the gradient of the object, zero between two batches."""
-        if self._gradient.size != 2 * wave.numel():
-            self._gradient = np.zeros(2 * wave.numel(), engine.view_real(wave.detach()[..., :1, :1]).dtype)
+        count = leaf.numel() * (2 if leaf.is_complex() else 1)
+        if self._gradient.size != count:
+            self._gradient = np.zeros(count, leaf.detach()[..., :1, :1].real.numpy().dtype)
         return self._gradient
+
+    def _get_transmission(self) -> Tensor:
+        """That of an object of phases, made once: the kernels keep it."""
+        thing = self.model.object
+        return self._transmission.get(lambda: thing.transmission().detach()[0], thing.phase)
+
+    def _gather_probe(
+        self, layout: engine.WaveLayout, parts: "Mapping[str, _MovingPart]"
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...], int]:
+        """Modes of pixels, or of a lens, as kernels know them; and how many."""
+        probe = self.model.probe
+        unit = layout.frequencies[0].dtype.type
+        empty = np.zeros(0, unit)
+        bend, root = (self._gather_numbers(parts, name) for name in ("bend", "root"))
+        lens = (*arrays.gather_pupil(layout, probe), *bend, *root)
+        if isinstance(probe, AberratedProbe):
+            room = np.empty((1, layout.sizes[0], 2 * layout.sizes[1]), unit)
+            return (empty, empty, empty, unit(1), room), lens, 1
+        assert isinstance(probe, Probe)
+        relative = probe.relative
+        speed = arrays.flatten_numbers(self.optimizer.get_velocity(relative)) if "probe" in parts else empty
+        numbers = engine.view_real(relative.detach())
+        modes = np.empty_like(numbers)
+        pixels = numbers.reshape(-1), np.empty(numbers.size, unit), speed, unit(probe.scale), modes
+        return pixels, lens, len(relative)
+
+    def _gather_numbers(self, parts: "Mapping[str, _MovingPart]", name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Velocity and inverse curvature of numbers that hang together; empty where they stand still."""
+        if name not in parts:
+            none = self.model.scan.start.new_zeros(0)
+            return none.numpy(), none.view(0, 0).numpy()
+        part = parts[name]
+        speed = self.optimizer.get_velocity(part.parameter)
+        return speed.view(-1).numpy(), part.rule.inverse.contiguous().numpy()
 
     def _gather_positions(self) -> tuple[Any, ...]:
         """Positions as kernels make them; see `phaseloom.physics.engine.steps.step_batches`."""
@@ -257,27 +273,25 @@ class CompiledSteps:
         half, _, room = (tuple(one.long().tolist()) for one in scan.bounds())
         moved = scan.offsets.detach().numpy(), map_.arm.numpy(), map_.fixed.numpy()
         turned = map_.turned.numpy(), scan.affine.detach().numpy(), map_.reach
-        return *moved, *turned, float(scan.step), half, room
+        turn, stretch = (one.detach().view(1).numpy() for one in (scan.turn, scan.stretch))
+        aspect = scan.canvas.pixel[1] / scan.canvas.pixel[0]
+        return *moved, *turned, float(scan.step), half, room, turn, stretch, float(aspect)
 
     def _gather_rules(self, parts: "Mapping[str, _MovingPart]") -> tuple[np.ndarray, ...]:
-        """Curvatures of positions and of their map."""
+        """Curvatures of positions, of their map, rotation and scale."""
         offsets = self.model.scan.offsets.detach()
         inverse = offsets.new_zeros(0, 2, 2)
         centre = torch.zeros_like(offsets)
-        speed = offsets.new_zeros(2, 2)
-        of_map = offsets.new_zeros(4, 4)
         if "positions" in parts:
             rule = parts["positions"].rule
             inverse = rule.inverse
             centre = centre if rule.prior is None else rule.prior.centre
-        if "affine" in parts:
-            speed = self.optimizer.get_velocity(parts["affine"].parameter)
-            of_map = parts["affine"].rule.inverse
-        return tuple(one.contiguous().numpy() for one in (inverse, centre, speed, of_map))
+        each = [one for name in ("affine", "turn", "stretch") for one in self._gather_numbers(parts, name)]
+        return *(one.contiguous().numpy() for one in (inverse, centre)), *each
 
     def _make_knobs(self, parts: "Mapping[str, _MovingPart]", sizes: np.ndarray) -> np.ndarray:
         """Numbers that batches differ by; see `phaseloom.physics.engine.steps.step_batches`."""
-        knobs = np.full((len(sizes), 7), STILL)
+        knobs = np.full((len(sizes), 11), STILL)
         knobs[:, 6] = self.optimizer.momentum_in_use
         for size in set(sizes.tolist()):
             row = knobs[sizes == size]  # a copy
@@ -293,8 +307,9 @@ class CompiledSteps:
                 rule, rate = parts["positions"].rule, parts["positions"].rate
                 row[:, 3] = rule.share_rate(size) * rate
                 row[:, 4] = 0.0 if rule.prior is None else rule.prior.strength / size
-            if "affine" in parts:
-                row[:, 5] = parts["affine"].rate
+            for name, column in RATE_COLUMNS.items():
+                if name in parts:
+                    row[:, column] = parts[name].rate
             knobs[sizes == size] = row
         return knobs
 
@@ -304,7 +319,7 @@ class CompiledSteps:
         """The batch to stop before, and counts for those from ``at`` on with the row of each pattern."""
         height, width = self.model.object.window
         measured = self.likelihood.measured
-        most = max(1, NUMBERS_AT_ONCE // (numbers * self.model.object.wave.shape[1]))
+        most = max(1, NUMBERS_AT_ONCE // (numbers * arrays.get_leaf(self.model.object).shape[1]))
         kept = measured.list_kept()
         if kept is None:
             most = min(most, max(1, BYTES_AT_ONCE // (4 * height * width)))
@@ -319,15 +334,15 @@ class CompiledSteps:
         some = measured[torch.from_numpy(index[first[at] : first[end]])]
         return end, (layout.arrange_counts(some.to(dtype)), np.arange(len(index)) - first[at])
 
-    def _find_boxes(self, kernels: Any, arrays: "_StepArrays", pieces: Sequence[Tensor]) -> np.ndarray:
+    def _find_boxes(self, kernels: Any, gathered: "_StepArrays", pieces: Sequence[Tensor]) -> np.ndarray:
         """Rectangles of the object that the plain path would step in."""
         window = (self.model.object.window[0], self.model.object.window[1])
         boxes: list[Any] = []
         for piece in pieces:
             corners = np.empty((len(piece), 2), np.int64)
-            kernels.place_batch(piece.numpy(), arrays.positions, corners, np.empty((len(piece), 2)))
+            kernels.place_batch(piece.numpy(), gathered.positions[:9], corners, np.empty((len(piece), 2)))
             boxes += group_windows(corners, window)[0]
-        height, width = self.model.object.wave.shape[-2:]
+        height, width = arrays.get_leaf(self.model.object).shape[-2:]
         return np.array(merge_boxes(boxes, (height, width)), np.int64)
 
 
@@ -354,9 +369,17 @@ class _StepArrays(NamedTuple):
     noise: Any
     wave: Any
     probe: Any
+    lens: Any
     positions: Any
     rules: Any
     most: Any
+
+
+def _is_known_rule(rule: Any) -> bool:
+    """Whether kernels have a rule in the form that it has."""
+    if isinstance(rule, CoupledStep):
+        return not (rule.rows or rule.patterns)
+    return not isinstance(rule, UniformStep) or (not rule.each and isinstance(rule.slope, float))
 
 
 def _describe(found: np.ndarray, parts: Mapping[str, _MovingPart]) -> list[BatchOutcome]:
