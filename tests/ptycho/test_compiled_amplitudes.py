@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from phaseloom.ptycho import noise
+from phaseloom.ptycho.curvature import Curvature
+from phaseloom.ptycho.illumination import AberratedProbe
+from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.newton.amplitudes import CompiledAmplitudes
 from tests.ptycho.test_compiled_steps import make_model, make_scan
 
@@ -53,3 +57,34 @@ def test_models_of_two_precisions_are_left_to_pytorch():
     model = make_model(make_scan())
     model.scan.start = model.scan.start.float()
     assert CompiledAmplitudes(model)(torch.tensor([1])) is None
+
+
+def test_coefficients_that_are_not_refined_are_not_stepped_and_change_no_curvature(monkeypatch):
+    scan = make_scan()
+    rules = []
+    for skips in (True, False):
+        model = make_model(scan, lens="sharp", dtype=torch.float32)
+        model.probe.bend.requires_grad_(True)
+        if not skips:
+            monkeypatch.setattr(AberratedProbe, "fixed_numbers", lambda self: {})
+        counted = CountedCalls(CompiledAmplitudes(model))
+        curvature = Curvature(model, Likelihood(model, scan, noise.poisson))
+        curvature._compiled_amplitudes = counted
+        rules.append((counted, curvature([{"loss": 2.0}])[model.probe.bend]))
+    (few, skipped), (all_, stepped) = rules
+    assert few.done == 1 + 3  # as it is; defocus and both parts of the astigmatism
+    assert all_.done == 1 + 4
+    assert torch.allclose(
+        skipped.inverse, stepped.inverse, rtol=1e-3, atol=1e-3 * stepped.inverse.abs().max()
+    )
+    assert skipped.inverse.diagonal().min() > 0
+
+
+class CountedCalls:
+    def __init__(self, call):
+        self.call = call
+        self.done = 0
+
+    def __call__(self, *given):
+        self.done += 1
+        return self.call(*given)

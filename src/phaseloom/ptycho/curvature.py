@@ -597,7 +597,11 @@ class Curvature:
         many = len(self.model.scan.start)
         values = parameter.view(many, -1) if each else parameter.view(-1)
         columns = [(slice(None), axis) for axis in range(values.shape[-1])]
-        places: list[Any] = columns if each else list(range(parameter.numel()))
+        fixed = self.model.probe.fixed_numbers().get(parameter)
+        free = range(parameter.numel()) if fixed is None else torch.nonzero(~fixed)[:, 0].tolist()
+        places: list[Any] = columns if each else list(free)
+        if not places:
+            return NoStep()
         slopes = []
         for place in places:
             kept = values[place].clone()
@@ -607,6 +611,10 @@ class Curvature:
         slope = torch.stack(slopes)
         some = min(many, PATTERNS_FOR_DIFFERENCES)
         bend = self.scale * self.likelihood.sum_over_tiles(slope @ slope.T) / some
+        if fixed is not None:
+            bend = torch.zeros(2 * fixed.shape, dtype=bend.dtype, device=bend.device).index_put_(
+                torch.meshgrid(torch.tensor(places), torch.tensor(places), indexing="ij"), bend
+            )
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
             return NoStep()

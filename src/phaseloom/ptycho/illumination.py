@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
@@ -136,6 +136,10 @@ class Illumination(nn.Module):
 
     def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """How detected amplitudes bend along free numbers; see `SquareSlope`."""
+        return {}
+
+    def fixed_numbers(self) -> dict[nn.Parameter, Bool[Tensor, " _"]]:
+        """Numbers of parameters on which the modes do not depend."""
         return {}
 
     def set_modes(self, modes: Complex[Tensor, "mode y x"]) -> None:
@@ -372,6 +376,10 @@ class AberratedProbe(Illumination):
         """Coefficients and powers together as ``probe``; the semiangle, if its edge is soft, by itself."""
         blur = [] if self.blur is None else [self.blur]
         return {"probe": [self.bend, self.roots, *blur], "semiangle": [self.edge] if self.soft else []}
+
+    def fixed_numbers(self) -> dict[nn.Parameter, Bool[Tensor, " name"]]:
+        """Coefficients that are not refined."""
+        return {self.bend: self.unit == 0}
 
     def coherence(self) -> tuple[float, float]:
         """Source size and focal spread as they are now: standard deviations, angstrom."""
