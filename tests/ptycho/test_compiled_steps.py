@@ -258,6 +258,38 @@ def test_what_follows_from_positions_is_computed_anew_after_steps():
     assert torch.equal(seen, torch.cat(model.scan(torch.arange(MANY)), 1))
 
 
+def test_what_follows_from_phases_is_computed_anew_after_an_interrupt(monkeypatch):
+    from phaseloom.physics.engine import steps as kernels
+    from phaseloom.ptycho.newton import compiled
+
+    scan = make_scan()
+    model = make_model(scan, kind="phase", dtype=torch.float32)
+    likelihood = Likelihood(model, scan, noise.poisson)
+    optimizer = GaussNewton(make_groups(model, names=("phase",)))
+    model.object.phase.touched = []
+    optimizer.set_rules(Curvature(model, likelihood)([{"loss": 2.0}]), 0.9)
+    steps = CompiledSteps(model, likelihood, optimizer)
+    step_batches, calls = kernels.step_batches, []
+
+    def stop_at_second(*given):
+        calls.append(given[-2])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return step_batches(*given)
+
+    monkeypatch.setattr(kernels, "step_batches", stop_at_second)
+    monkeypatch.setattr(compiled, "NUMBERS_AT_ONCE", 12 * 2 * SIDE**2)
+    before = model(torch.arange(6)).detach()
+    with pytest.raises(KeyboardInterrupt):
+        steps(likelihood, torch.arange(MANY).split(6), 1)
+    seen = model(torch.arange(6)).detach()
+    fresh = make_model(scan, kind="phase", dtype=torch.float32)
+    with torch.no_grad():
+        fresh.object.phase.copy_(model.object.phase)
+    assert not torch.equal(seen, before)
+    assert torch.equal(seen, fresh(torch.arange(6)))
+
+
 def test_other_experiments_are_left_to_single_steps():
     scan = make_scan()
     model, likelihood, optimizer, steps = make_steps(scan)

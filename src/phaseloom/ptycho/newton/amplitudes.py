@@ -56,7 +56,7 @@ class CompiledAmplitudes:
             layout.make_ramps(),
             arrays.flatten_numbers(glass),
             tuple(leaf.shape[1:]),
-            arrays.list_flights(layout, model),
+            arrays.gather_flights(layout, model),
             (weights.numpy(), arrays.gather_fields(layout, model)),
             modes,
             tuple(arrays.gather_pupil(layout, model.probe)),

@@ -13,8 +13,8 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.scans import Positions
 
-__all__ = ["PupilArrays", "find_wave_layout", "flatten_numbers", "gather_fields", "gather_pupil", "get_leaf"]
-__all__ += ["list_flights"]
+__all__ = ["PupilArrays", "find_wave_layout", "flatten_numbers", "gather_fields", "gather_flights"]
+__all__ += ["gather_pupil", "get_leaf"]
 
 
 class PupilArrays(NamedTuple):
@@ -78,7 +78,7 @@ def gather_fields(layout: engine.WaveLayout, model: Ptychography, /) -> tuple[np
     return tuple(layout.arrange(named[name]) for name in ("flat", "background", "mask"))
 
 
-def list_flights(layout: engine.WaveLayout, model: Ptychography, /) -> tuple[np.ndarray, np.ndarray]:
+def gather_flights(layout: engine.WaveLayout, model: Ptychography, /) -> tuple[np.ndarray, np.ndarray]:
     """Kernels of the flights from slice to slice."""
     return layout.arrange_flights(model.propagator.gap_kernels(torch.zeros(1, dtype=torch.long)))
 

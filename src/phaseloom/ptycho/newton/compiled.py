@@ -99,14 +99,18 @@ class CompiledSteps:
         except engine.list_compile_errors() as problem:
             engine.leave_out(self.model.scan.start.dtype, problem)
             return None
-        for part in parts.values():
-            increment_version(part.parameter)
-        if "object" in parts and self.model.object.kind == "phase":  # kernels have made it anew
-            assert self._transmission.value is not None
-            self._transmission.store(self._transmission.value, self.model.object.phase)
+        finally:  # also where Ctrl-C came between two calls
+            self._mark_changed(parts)
         for group in self.optimizer.param_groups:
             group["size"] = int(sizes[-1])
         return _describe(found, parts)
+
+    def _mark_changed(self, parts: "Mapping[str, _MovingPart]") -> None:
+        """Let caches know what kernels have written; they have made the transmission of phases anew."""
+        for part in parts.values():
+            increment_version(part.parameter)
+        if "object" in parts and self._transmission.value is not None:
+            self._transmission.store(self._transmission.value, parts["object"].parameter)
 
     def _find_layout(self) -> engine.WaveLayout | None:
         """How waves lie in planes, if kernels can take this experiment."""
@@ -214,7 +218,7 @@ class CompiledSteps:
             self._workspace,
             layout.make_ramps(),
             layout.frequencies,
-            arrays.list_flights(layout, model),
+            arrays.gather_flights(layout, model),
             (model.detector.weights.detach().numpy(), arrays.gather_fields(layout, model)),
             (*engine.name_noise(noise), self.likelihood.floor),
             (value, *field, tuple(leaf.shape[1:]), glass, phases),
