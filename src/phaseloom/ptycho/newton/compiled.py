@@ -107,10 +107,12 @@ class CompiledSteps:
 
     def _mark_changed(self, parts: "Mapping[str, _MovingPart]") -> None:
         """Let caches know what kernels have written; they have made the transmission of phases anew."""
+        leaf = arrays.get_leaf(self.model.object)
+        kept = self._transmission.value if self._transmission.is_fresh(leaf) else None
         for part in parts.values():
             increment_version(part.parameter)
-        if "object" in parts and self._transmission.value is not None:
-            self._transmission.store(self._transmission.value, parts["object"].parameter)
+        if kept is not None:
+            self._transmission.store(kept, leaf)
 
     def _find_layout(self) -> engine.WaveLayout | None:
         """How waves lie in planes, if kernels can take this experiment."""
