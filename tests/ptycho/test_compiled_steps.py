@@ -11,7 +11,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.fitting import updates
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.updates import HoldOut, NotFinite
-from phaseloom.ptycho import noise, objects, scans
+from phaseloom.ptycho import noise, objects, probes, scans
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
@@ -22,12 +22,14 @@ pytest.importorskip("numba")
 
 MANY = 36
 SIDE = 32
-RATES = {"object": 0.5, "probe": 0.4, "positions": 1.0, "affine": 0.3}
+RATES = {"object": 0.5, "phase": 0.5, "probe": 0.4, "positions": 1.0, "affine": 0.3}
+RATES |= {"rotation": 0.3, "scale": 0.3}
+PLAIN_PARTS = ("object", "probe", "positions", "affine")
 
 
-def make_scan(step=4.0, masked=False):
+def make_scan(step=4.0, masked=False, angle=(1e-3, 1e-3)):
     """Counts of a disturbed Gaussian at jittered positions, ``step`` object pixels apart."""
-    geometry = Geometry(wavelength=0.02, shape=(SIDE, SIDE), angle=(1e-3, 1e-3))
+    geometry = Geometry(wavelength=0.02, shape=(SIDE, SIDE), angle=angle)
     rng = np.random.default_rng(0)
     places = np.stack(np.meshgrid(*[np.arange(6) * step] * 2, indexing="ij"), -1).reshape(-1, 2)
     places = (places + rng.normal(0, 0.3, places.shape)) * np.array(geometry.pixel)
@@ -37,13 +39,18 @@ def make_scan(step=4.0, masked=False):
     return Scan4D(counts=rng.poisson(rate), positions=places, geometry=geometry, mask=mask)
 
 
-def make_model(scan, slices=1, modes=1, dtype=torch.float64):
+def make_model(scan, slices=1, modes=1, dtype=torch.float64, kind="complex", lens=False):
     thickness = {"thickness": 20.0} if slices > 1 else {}
-    thing = objects.pixels(scans.canvas(scan), slices=slices, **thickness)
+    thing = objects.pixels(scans.canvas(scan), slices=slices, kind=kind, **thickness)
     torch.manual_seed(0)
     with torch.no_grad():
-        drawn = torch.randn(2, *thing.wave.shape)
-        thing.wave.copy_(torch.polar(1 + 0.05 * drawn[0], 0.2 * drawn[1]))
+        drawn = torch.randn(2, *thing.transmission().shape)
+        modulus = 1 + 0.05 * drawn[0] if kind == "complex" else torch.ones_like(drawn[0])
+        thing.set_transmission(torch.polar(modulus, 0.2 * drawn[1]))
+    if lens:
+        optics = {"semiangle": 8e-3, "defocus": 150.0, "aberrations": {"C12": 40.0, "phi12": 0.4, "C30": 2e5}}
+        probe = probes.aberrated(scan, **optics, modes=1, refine=["C10", "C12"], soft=lens == "soft")
+        return to_precision(Ptychography.of(scan, object=thing, probe=probe), dtype)
     model = Ptychography.of(scan, object=thing)
     beam = model.probe.modes().detach()
     weak = [0.2 * beam * torch.exp(1j * torch.randn(beam.shape)) for _ in range(modes - 1)]
@@ -54,24 +61,26 @@ def make_model(scan, slices=1, modes=1, dtype=torch.float64):
 def to_precision(model, dtype):
     if dtype == torch.float64:
         model.double()
-        for parameter in (model.object.wave, model.probe.relative):
-            parameter.data = parameter.data.to(torch.complex128)
+        for parameter in model.parameters():
+            if parameter.is_complex():
+                parameter.data = parameter.data.to(torch.complex128)
     model.requires_grad_(False)
     return model
 
 
-def list_moving(model):
-    return {
-        "object": model.object.wave,
-        "probe": model.probe.relative,
-        "positions": model.scan.offsets,
-        "affine": model.scan.affine,
-    }
+def list_moving(model, names):
+    """What moves, by the name of its group and its own."""
+    parts = model.parts()
+    return [(name, p) for name in names for p in parts[name]]
 
 
-def make_groups(model, start=1):
+def get_leaf(model):
+    return model.object.wave if model.object.kind == "complex" else model.object.phase
+
+
+def make_groups(model, start=1, names=PLAIN_PARTS):
     groups = []
-    for name, parameter in list_moving(model).items():
+    for name, parameter in list_moving(model, names):
         parameter.requires_grad_(True)
         lasting = {"start": start if name == "probe" else 1, "stop": None}
         groups.append(
@@ -112,16 +121,17 @@ def run(
     """Losses of epochs, what moved, and the optimiser."""
     divergence = parts.pop("divergence", noise.poisson)
     background = parts.pop("background", 0.0)
+    names = parts.pop("names", PLAIN_PARTS)
     model = make_model(scan, dtype=dtype, **parts)
     twin = make_model(scan, dtype=torch.float32, **parts)
     for each in (model, twin):
         if background:
             each.detector.start_background(background)
     likelihood = Likelihood(model, scan, divergence)
-    optimizer = GaussNewton(make_groups(model, start), pull=0.1)
-    make_groups(twin)
+    optimizer = GaussNewton(make_groups(model, start, names), pull=0.1)
+    make_groups(twin, names=names)
     curvature = Curvature(twin, Likelihood(twin, scan, divergence))
-    model.object.wave.touched = []
+    get_leaf(model).touched = []
     steps = Counted(kind(model, likelihood, optimizer))
     optimizer.step_together = steps if together else None
     history = []
@@ -141,7 +151,7 @@ def run(
         history.append({"loss": sum(found.terms.values()), "terms": found.terms, "holdout": holdout})
     assert steps.done == (together and epochs * (2 if held else 1))
     losses = torch.tensor([[one["loss"], one["holdout"] or 0.0] for one in history])
-    return [losses, *(p.detach().clone() for p in list_moving(model).values())], optimizer
+    return [losses, *(p.detach().clone() for _, p in list_moving(model, names))], optimizer
 
 
 class Counted:
@@ -161,14 +171,18 @@ def assert_same(scan, tolerance=1e-11, **knobs):
     (one, first), (other, second) = (run(scan, together=own, **knobs) for own in (True, False))
     for a, b in zip(one, other, strict=True):
         assert (a - b).abs().max() <= tolerance * b.abs().max()
-    assert not torch.equal(one[1], make_model(scan, **pick_parts(knobs)).object.wave)
+    before = make_model(scan, **pick_parts(knobs))
+    for moved, (name, at_first) in zip(
+        one[1:], list_moving(before, knobs.get("names", PLAIN_PARTS)), strict=True
+    ):
+        assert not torch.equal(moved, at_first), name
     for p, q in zip(*(optimizer.param_groups for optimizer in (first, second)), strict=True):
         assert p["size"] == q["size"]
         assert (p["params"][0] in first.state) == (q["params"][0] in second.state)
 
 
 def pick_parts(knobs):
-    return {name: knobs[name] for name in ("slices", "modes") if name in knobs}
+    return {name: knobs[name] for name in ("slices", "modes", "kind", "lens") if name in knobs}
 
 
 @pytest.mark.parametrize(("slices", "modes"), [(1, 1), (3, 1), (1, 2), (2, 3)])
@@ -190,6 +204,26 @@ def test_steps_are_those_that_are_made_one_by_one(slices, modes):
 )
 def test_the_same_holds_for_what_a_fit_may_ask_for(knobs):
     assert_same(make_scan(masked=True), **knobs)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("step", [4.0, 25.0])
+def test_phases_move_as_they_do_one_by_one(slices, step):
+    names = ("phase", "probe", "positions")
+    assert_same(make_scan(step), slices=slices, kind="phase", names=names, held=True)
+
+
+@pytest.mark.parametrize("lens", ["sharp", "soft"])
+@pytest.mark.parametrize("kind", ["complex", "phase"])
+def test_aberrations_and_power_of_a_lens_move_as_they_do_one_by_one(lens, kind):
+    names = ("object" if kind == "complex" else "phase", "probe", "positions")
+    assert_same(make_scan(), lens=lens, kind=kind, names=names)
+
+
+def test_rotation_and_scale_move_as_they_do_one_by_one():
+    names = ("phase", "probe", "rotation", "scale", "positions")
+    assert_same(make_scan(angle=(1e-3, 1.3e-3)), kind="phase", lens="sharp", names=names, pieces=2)
+    assert_same(make_scan(angle=(1e-3, 1.3e-3)), names=("object", "rotation", "affine"))
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
@@ -236,6 +270,38 @@ def test_what_follows_from_positions_is_computed_anew_after_steps():
     assert torch.equal(seen, torch.cat(model.scan(torch.arange(MANY)), 1))
 
 
+def test_what_follows_from_phases_is_computed_anew_after_an_interrupt(monkeypatch):
+    from phaseloom.physics.engine import steps as kernels
+    from phaseloom.ptycho.newton import compiled
+
+    scan = make_scan()
+    model = make_model(scan, kind="phase", dtype=torch.float32)
+    likelihood = Likelihood(model, scan, noise.poisson)
+    optimizer = GaussNewton(make_groups(model, names=("phase",)))
+    model.object.phase.touched = []
+    optimizer.set_rules(Curvature(model, likelihood)([{"loss": 2.0}]), 0.9)
+    steps = CompiledSteps(model, likelihood, optimizer)
+    step_batches, calls = kernels.step_batches, []
+
+    def stop_at_second(*given):
+        calls.append(given[-2])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return step_batches(*given)
+
+    monkeypatch.setattr(kernels, "step_batches", stop_at_second)
+    monkeypatch.setattr(compiled, "NUMBERS_AT_ONCE", 12 * 2 * SIDE**2)
+    before = model(torch.arange(6)).detach()
+    with pytest.raises(KeyboardInterrupt):
+        steps(likelihood, torch.arange(MANY).split(6), 1)
+    seen = model(torch.arange(6)).detach()
+    fresh = make_model(scan, kind="phase", dtype=torch.float32)
+    with torch.no_grad():
+        fresh.object.phase.copy_(model.object.phase)
+    assert not torch.equal(seen, before)
+    assert torch.equal(seen, fresh(torch.arange(6)))
+
+
 def test_other_experiments_are_left_to_single_steps():
     scan = make_scan()
     model, likelihood, optimizer, steps = make_steps(scan)
@@ -243,9 +309,9 @@ def test_other_experiments_are_left_to_single_steps():
     before = model.object.wave.detach().clone()
     assert steps(Likelihood(model, scan), batches, 1) is None
     assert steps(likelihood, [torch.tensor([1, 1])], 1) is None
-    model.scan.turn.requires_grad_(True)
+    model.scan.lines.requires_grad_(True)
     optimizer.add_param_group(
-        {"params": [model.scan.turn], "name": "rotation", "lr": 0.1, "base": 0.1, "start": 2, "stop": None}
+        {"params": [model.scan.lines], "name": "lines", "lr": 0.1, "base": 0.1, "start": 2, "stop": None}
     )
     assert steps(likelihood, batches, 2) is None
     model.probe.focus.requires_grad_(True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,8 @@ def run_estimators(
     estimates = [*masked, *centring, *moved, *drifting]
     tried = {}
     for estimator in estimators:
-        found = team().broadcast(estimator(scan, state))
+        # its short runs are too small to be shared, and amplify the rounding of sums over processes
+        found = team().compute_on_main(partial(estimator, scan, state))
         state = found.state
         estimates += found.estimates
         tried[getattr(estimator, "__name__", type(estimator).__name__)] = found.tried

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -184,6 +184,38 @@ class Team:
         torch.distributed.broadcast_object_list(values, 0)
         return values[0]
 
+    def compute_on_main(self, make: Callable[[], T], /) -> T:
+        """A value that the main process computes as if it were alone, while the others wait for it.
+
+        It has the same bits for any number of processes.
+
+        Raises:
+            BadInput: in all processes, if it is raised in the main one.
+
+        Example:
+            >>> Team().compute_on_main(lambda: team().world_size)
+            1
+        """
+        if self.world_size == 1:
+            return make()
+        found: tuple[T | None, tuple[str, str, str] | None] = (None, None)
+        problem: BadInput | None = None
+        if self.is_main:
+            _alone.append(Team(device=self.device))
+            try:
+                found = make(), None
+            except BadInput as raised:
+                problem = raised
+                found = None, (raised.place, "" if raised.value is None else str(raised.value), raised.fix)
+            finally:
+                _alone.pop()
+        value, said = self.broadcast(found)
+        if problem is not None:
+            raise problem
+        if said is not None:
+            raise BadInput(said[0], said[1] or None, said[2])
+        return cast(T, value)
+
     def map_gather(self, make: Callable[[int], T], numbers: Sequence[int], /) -> list[T]:
         """Map a function over numbers, distributed over processes; every process gets all results.
 
@@ -208,7 +240,10 @@ class Team:
             torch.distributed.barrier()
 
 
-@cache
+_alone: list[Team] = []
+"""The team that the main process is while it computes something by itself."""
+
+
 def team() -> Team:
     """The processes that were started together by ``torchrun`` or ``accelerate launch``.
 
@@ -216,6 +251,12 @@ def team() -> Team:
         BadInput: ``WORLD_SIZE`` in the environment is not a number.
         MissingExtra: several processes, without the package that connects them.
     """
+    return _alone[-1] if _alone else find_team()
+
+
+@cache
+def find_team() -> Team:
+    """See `team`."""
     world_size = os.environ.get("WORLD_SIZE", "1")
     if not world_size.isdigit():
         raise BadInput("WORLD_SIZE", world_size, "is not a number of processes: start them with torchrun")

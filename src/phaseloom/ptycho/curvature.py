@@ -33,6 +33,7 @@ from phaseloom.physics.propagate import fly
 from phaseloom.ptycho.jitter import estimate_jitter, fit_affine_part
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton.amplitudes import CompiledAmplitudes
 from phaseloom.ptycho.newton.steps import (
     CoupledStep,
     NoStep,
@@ -392,6 +393,7 @@ class Curvature:
         self.mean_counts = float(counts.sum() / len(counts))
         self.counts_are_whole = bool((counts == counts.round()).all())
         self.some = some
+        self._compiled_amplitudes = CompiledAmplitudes(model)
         self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
@@ -573,7 +575,7 @@ class Curvature:
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
     def _expect_amplitudes(self) -> Float[Tensor, "some y x"]:
-        """Roots of the expected counts of some patterns, those of this process."""
+        """Roots of the expected counts of some patterns, those of this process, pixels in any order."""
         model = self.model
         many = len(model.scan.start)
         some = torch.linspace(
@@ -582,6 +584,8 @@ class Curvature:
         own = self.likelihood.select_own(some)
         if not len(own):
             return model.detector.mask.new_zeros(0, *model.detector.mask.shape).to(model.scan.start)
+        if (compiled := self._compiled_amplitudes(own)) is not None:
+            return compiled
         seen = torch.cat([model(part) for part in own.split(self.likelihood.best_piece_size)])
         return seen.clamp(min=0).sqrt() * model.detector.mask
 
@@ -593,7 +597,11 @@ class Curvature:
         many = len(self.model.scan.start)
         values = parameter.view(many, -1) if each else parameter.view(-1)
         columns = [(slice(None), axis) for axis in range(values.shape[-1])]
-        places: list[Any] = columns if each else list(range(parameter.numel()))
+        fixed = self.model.probe.fixed_numbers().get(parameter)
+        free = range(parameter.numel()) if fixed is None else torch.nonzero(~fixed)[:, 0].tolist()
+        places: list[Any] = columns if each else list(free)
+        if not places:
+            return NoStep()
         slopes = []
         for place in places:
             kept = values[place].clone()
@@ -603,6 +611,10 @@ class Curvature:
         slope = torch.stack(slopes)
         some = min(many, PATTERNS_FOR_DIFFERENCES)
         bend = self.scale * self.likelihood.sum_over_tiles(slope @ slope.T) / some
+        if fixed is not None:
+            bend = torch.zeros(2 * fixed.shape, dtype=bend.dtype, device=bend.device).index_put_(
+                torch.meshgrid(torch.tensor(places), torch.tensor(places), indexing="ij"), bend
+            )
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
             return NoStep()

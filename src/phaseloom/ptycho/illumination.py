@@ -3,10 +3,11 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
@@ -30,6 +31,7 @@ __all__ = [
     "COHERENCE_NAMES",
     "AberratedProbe",
     "Illumination",
+    "LensPupil",
     "Probe",
     "PupilProbe",
     "SquareSlope",
@@ -134,6 +136,10 @@ class Illumination(nn.Module):
 
     def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """How detected amplitudes bend along free numbers; see `SquareSlope`."""
+        return {}
+
+    def fixed_numbers(self) -> dict[nn.Parameter, Bool[Tensor, " _"]]:
+        """Numbers of parameters on which the modes do not depend."""
         return {}
 
     def set_modes(self, modes: Complex[Tensor, "mode y x"]) -> None:
@@ -277,6 +283,22 @@ class PupilProbe(Illumination):
         return {self.phase: PUPIL_PHASE_DAMPING * square.clamp(min=0.1 * float(square.max()))}
 
 
+class LensPupil(NamedTuple):
+    """The spectrum of the only mode of a lens: ``root amplitude exp(-i sum (start + unit bend) bases)``.
+
+    Attributes:
+        amplitude: ``(y, x)``, zero frequency in the corner; square roots of counts.
+        bases: ``(name, y, x)`` phase of an angstrom of each coefficient.
+        start: ``(name,)`` coefficients before they were refined, angstrom.
+        unit: ``(name,)`` natural sizes of their changes, angstrom; zero: not refined.
+    """
+
+    amplitude: Float[Tensor, "y x"]
+    bases: Float[Tensor, "name y x"]
+    start: Float[Tensor, " name"]
+    unit: Float[Tensor, " name"]
+
+
 COHERENCE_NAMES = ("source_size", "focal_spread")
 COHERENCE_UNITS = (0.1, 0.2)
 """Natural sizes, in ``wavelength / semiangle`` and depths of focus ``wavelength / semiangle^2``."""
@@ -355,6 +377,10 @@ class AberratedProbe(Illumination):
         blur = [] if self.blur is None else [self.blur]
         return {"probe": [self.bend, self.roots, *blur], "semiangle": [self.edge] if self.soft else []}
 
+    def fixed_numbers(self) -> dict[nn.Parameter, Bool[Tensor, " name"]]:
+        """Coefficients that are not refined."""
+        return {self.bend: self.unit == 0}
+
     def coherence(self) -> tuple[float, float]:
         """Source size and focal spread as they are now: standard deviations, angstrom."""
         if self.blur is None:
@@ -397,6 +423,16 @@ class AberratedProbe(Illumination):
             stack = torch.cat([stack, make_weak_modes(wave, len(self.share) - 1)])
         each = stack.abs().square().sum((-2, -1)).sqrt()
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
+
+    @torch.no_grad()
+    def split_pupil(self) -> LensPupil | None:
+        """What the mode is made of, but for ``bend`` and ``roots``; ``None`` where there are several."""
+        if self.blur is not None or len(self.share) > 1:
+            return None
+        bases = self._basis_cache.get(self._make_basis, self.start)
+        disk = self._aperture_cache.get(self._make_aperture, self.edge, self.start)
+        amplitude = disk * (torch.sqrt(self.share[0] * self.power) / disk.square().sum().sqrt())
+        return LensPupil(amplitude, bases, self.start, self.unit)
 
     def _mix_beams(
         self, pupil: Complex[Tensor, "y x"], blur: Float[Tensor, "2"]

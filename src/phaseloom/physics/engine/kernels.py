@@ -47,9 +47,9 @@ from phaseloom.physics.engine.transforms import (
 from phaseloom.physics.fused_kernels import compile_kernel
 
 __all__ = ["AMPLITUDE", "COMPLEX", "NOTHING", "POISSON", "REAL", "begin_batch", "end_batch", "fill_ramp"]
-__all__ += ["locate_planes", "model_batch", "model_pattern"]
+__all__ += ["clear_slopes", "locate_planes", "model_batch", "model_pattern", "spread_wave"]
 
-KERNELS_VERSION = 5
+KERNELS_VERSION = 6
 """The cache of numba looks at this file alone: raise the number when another file of this package changes."""
 
 AMPLITUDE, POISSON = 0, 1
@@ -409,13 +409,20 @@ def locate_planes(workspace, n_slices, n_modes, layout):
 
 @compile_kernel
 @no_type_check
-def begin_batch(planes, modes, n_modes, layout, down, right):
-    """Spectra of the modes, and no gradient of them yet."""
+def clear_slopes(slope, n_modes, layout):
+    """Make the spectra of modes, or gradients of them, zero."""
     _, width, lanes, _, back = layout
-    _, _, beam, slope, work, _, _ = planes
-    _transform_modes(modes, n_modes, work, beam, layout, down, right)
     for at in range(0, 2 * n_modes * width * back, lanes):
         store(slope, at, fill_like(slope, 0.0))
+
+
+@compile_kernel
+@no_type_check
+def begin_batch(planes, modes, n_modes, layout, down, right):
+    """Spectra of the modes, and no gradient of them yet."""
+    _, _, beam, slope, work, _, _ = planes
+    _transform_modes(modes, n_modes, work, beam, layout, down, right)
+    clear_slopes(slope, n_modes, layout)
 
 
 @compile_kernel
@@ -423,6 +430,29 @@ def begin_batch(planes, modes, n_modes, layout, down, right):
 def end_batch(planes, modes, n_modes, layout, down, right):
     """Gradient of the modes."""
     _gather_modes(planes[3], n_modes, planes[4], modes, layout, down, right)
+
+
+@compile_kernel
+@no_type_check
+def spread_wave(planes, k, numbers, ramps, transmission, starts, row, flights, layout, down, right):
+    """A mode through all slices, and the first half of its last transform; see `model_pattern`."""
+    height, width, _, step, back = layout
+    n_slices, n_modes = numbers
+    incident, far, beam, _, _, strip, _ = planes
+    space = height * step
+    plane = width * back
+    wave = advance(far, 2 * k * plane)
+    mode = advance(beam, 2 * k * plane)
+    rows = ramps[0], ramps[1]
+    columns = ramps[2], ramps[3]
+    _light_window(mode, rows, columns, strip, advance(incident, 2 * k * space), layout, right)
+    for s in range(n_slices):
+        here = advance(incident, 2 * (s * n_modes + k) * space)
+        window = advance(transmission, 2 * pick(starts[0], s * starts[1]))
+        _pass_slice(here, window, 2 * row, strip, wave, layout, down)
+        if s < n_slices - 1:
+            flight = advance(flights[0], s * plane), advance(flights[1], s * plane)
+            _fly(wave, flight, advance(here, 2 * n_modes * space), layout, right, True)
 
 
 @compile_kernel
@@ -473,23 +503,14 @@ def model_pattern(
     """
     height, width, _, step, back = layout
     n_slices, n_modes = numbers
-    incident, far, beam, slope, work, strip, _ = planes
+    incident, far, beam, slope, work, _, _ = planes
     space = height * step
     plane = width * back
     of_object, of_beam, _ = wanted
     rows = ramps[0], ramps[1]
     columns = ramps[2], ramps[3]
     for k in range(n_modes):
-        wave = advance(far, 2 * k * plane)
-        mode = advance(beam, 2 * k * plane)
-        _light_window(mode, rows, columns, strip, advance(incident, 2 * k * space), layout, right)
-        for s in range(n_slices):
-            here = advance(incident, 2 * (s * n_modes + k) * space)
-            window = advance(transmission, 2 * pick(starts[0], s * starts[1]))
-            _pass_slice(here, window, 2 * row, strip, wave, layout, down)
-            if s < n_slices - 1:
-                flight = advance(flights[0], s * plane), advance(flights[1], s * plane)
-                _fly(wave, flight, advance(here, 2 * n_modes * space), layout, right, True)
+        spread_wave(planes, k, numbers, ramps, transmission, starts, row, flights, layout, down, right)
     misfit, of_weight = _meet_detector(
         far, work, seen, n_modes, weight, fields, of_dark, noise, layout, wanted, right
     )

@@ -17,7 +17,7 @@ from phaseloom.physics.patches import gradient_target
 from phaseloom.physics.windowed_transmission import GradientSink, HostWindows, layout_in_boxes
 
 __all__ = ["PixelNoise", "WaveLayout", "can_compile", "compiled_misfit", "lay_out_waves", "leave_out"]
-__all__ += ["list_compile_errors", "load_steps", "name_noise", "view_real"]
+__all__ += ["list_compile_errors", "load_amplitudes", "load_steps", "name_noise", "view_real"]
 
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,13 @@ def load_steps() -> ModuleType:
     from phaseloom.physics.engine import steps
 
     return steps
+
+
+def load_amplitudes() -> ModuleType:
+    """Kernels of expected amplitudes, where there are any of the misfit."""
+    from phaseloom.physics.engine import amplitudes
+
+    return amplitudes
 
 
 def list_compile_errors() -> tuple[type[Exception], ...]:

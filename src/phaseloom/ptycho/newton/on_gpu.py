@@ -6,22 +6,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.physics.gpu.launch import Arguments, KernelLauncher, load_kernels
 from phaseloom.physics.gpu.source import plan_kernels
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.newton.steps import MAX_NUMBER_STEP, MAX_POSITION_STEP
+from phaseloom.ptycho.newton.steps import (
+    MAX_NUMBER_STEP,
+    MAX_POSITION_STEP,
+    CoupledStep,
+    PixelStep,
+    PositionStep,
+    UniformStep,
+)
 from phaseloom.ptycho.newton.together import BatchRun, StepsTogether
 from phaseloom.ptycho.noise import find_compiled_form
+from phaseloom.ptycho.objects import PixelObject
+from phaseloom.ptycho.scans import Positions
 
 __all__ = ["GpuSteps"]
 
 STORED_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
 """Counts as kernels read them."""
+
+KNOBS = 7
+"""Numbers that batches differ by, of those that kernels of a processor know."""
 
 MAX_MEMORY_SHARE = 0.5
 """Of a GPU's free memory that waves of a batch may take."""
@@ -37,23 +50,58 @@ BLOCKS_THAT_ADD = 8
 """Blocks for a multiprocessor where each adds to the same number, one after the other."""
 
 
-class GpuSteps(StepsTogether):
-    """Steps on a GPU. Sums of a batch are made in any order, so that two runs differ by rounding."""
+class GpuSteps(StepsTogether[KernelLauncher]):
+    """Steps on a GPU. Sums of a batch are made in any order, so that two runs differ by rounding.
+
+    They serve a far field, complex pixels of one state, a probe of pixels, positions and an affine map of
+    them, amplitude or Poisson noise, and patterns that fit on the GPU.
+    """
 
     def __init__(self, model: Ptychography, likelihood: Likelihood, optimizer: GaussNewton):
         super().__init__(model, likelihood, optimizer)
         self._held: dict[str, Tensor] = {}
         self._recorded: dict[bytes, Callable[[], None]] = {}
 
-    def _run(self, run: BatchRun) -> Tensor | None:
+    def _prepare(self) -> KernelLauncher | None:
+        """The kernels for windows of this size."""
+        model = self.model
+        plain = (
+            self._has_plain_objective()
+            and team().world_size == 1
+            and model.scan.canvas.tiling is None
+            and model.illumination_sum is None
+            and model.supports_fast_path()
+            and model.detector.counts_plainly()
+            and len(model.propagator.tilt) == 1
+            and type(model.object) is PixelObject
+            and type(model.scan) is Positions
+            and type(model.probe) is Probe
+            and model.probe.is_plain()
+            and model.object.kind == "complex"
+            and hasattr(model.object.wave, "touched")
+            and model.object.wave.is_contiguous()
+            and model.object.wave.dtype == model.probe.relative.dtype == torch.complex64
+        )
+        window = (model.object.window[0], model.object.window[1])
+        return load_kernels(window, model.scan.start.device) if plain else None
+
+    def _list_known_parts(self) -> dict[nn.Parameter, tuple[str, type[Any]]]:
+        """See `StepsTogether`."""
+        model = self.model
+        assert isinstance(model.probe, Probe)
+        return {
+            model.object.wave: ("object", PixelStep),
+            model.probe.relative: ("probe", UniformStep),
+            model.scan.offsets: ("positions", PositionStep),
+            model.scan.affine: ("affine", CoupledStep),
+        }
+
+    def _run(self, prepared: KernelLauncher, run: BatchRun) -> Tensor | None:
         """See `StepsTogether`."""
         device = self.model.scan.start.device
-        window = (self.model.object.window[0], self.model.object.window[1])
-        if any(len(several) > 1 for several in run.pieces) or self.model.scan.start.dtype != torch.float32:
-            return None
-        kernels = load_kernels(window, device)
         most = int(run.sizes.max())
-        if kernels is None or not self._fits(most, window):
+        window = (self.model.object.window[0], self.model.object.window[1])
+        if any(len(several) > 1 for several in run.pieces) or not self._fits(most, window):
             return None
         counts = self.likelihood.measured.list_on_device(device)
         if counts is None:
@@ -70,7 +118,7 @@ class GpuSteps(StepsTogether):
         self._give_positions(arguments, run)
         arguments.moves_object = "object" in run.parts
         arguments.moves_beam = bool(run.parts.keys() - {"object"})
-        update = self._record(kernels, arguments)
+        update = self._record(prepared, arguments)
         for _ in run.sizes:
             update()
         self._take_probe(run)
@@ -112,7 +160,7 @@ class GpuSteps(StepsTogether):
     def _give_batches(self, arguments: Arguments, run: BatchRun, index: Tensor, rows: Tensor) -> None:
         """Which patterns are in which batch, and the numbers that batches differ by."""
         count = len(run.sizes)
-        knobs = torch.from_numpy(self._make_knobs(run.parts, run.sizes)).float()
+        knobs = torch.from_numpy(self._make_knobs(run.parts, run.sizes)[:, :KNOBS]).float()
         first = torch.from_numpy(np.concatenate([[0], np.cumsum(run.sizes)])).int()
         self._make_room("found 5", 5 * max(count, 64), torch.float64, zero=True)
         self._held["found"] = self._held["found 5"].view(-1, 5)
@@ -120,7 +168,7 @@ class GpuSteps(StepsTogether):
         rooms = {"index": index, "rows": rows, "first": first, "knobs": knobs.flatten()}
         least = {"index": len(self.model.scan.start), "rows": len(self.model.scan.start)}
         for name, value in rooms.items():
-            room = max(len(value), least.get(name, 64 * 7))
+            room = max(len(value), least.get(name, 64 * KNOBS))
             setattr(arguments, name, self._make_room(name, room, value.dtype))
             self._held[name][: len(value)].copy_(value)
         arguments.batch = self._make_room("batch", 1, torch.int32, zero=True)
