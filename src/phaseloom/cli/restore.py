@@ -9,13 +9,13 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, lock_output, new_run_folder, parse_settings
-from phaseloom.cli.runner import echo_lines, get_resumed_folder, run_training
+from phaseloom.cli.runner import echo_lines, get_resumed_folder, run_epochs, run_training
 from phaseloom.cli.train import File, Out, Quiet, Resume, train
 from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
 from phaseloom.files import fresh, write_text
 
-__all__ = ["apply", "demo_data", "evaluate", "fit", "make_pairs", "restorer"]
+__all__ = ["apply", "demo_data", "evaluate", "filter_runs", "fit", "make_pairs", "restorer"]
 
 restore = typer.Typer(
     help="Restore images: photographs, phases, virtual detector images. Start with restore demo-data.",
@@ -180,33 +180,70 @@ def apply(
     typer.echo(f"{apply_files.STAMP}: detail finer than the measurement comes from the training images")
 
 
+@restore.command("filter")
+def filter_runs(
+    runs: Annotated[list[Path], typer.Argument(help="run folders of phases")],
+    *,
+    out: Annotated[Path, typer.Option(help="new folder")],
+    method: Annotated[
+        str, typer.Option(help="wiener, wiener_rings, gaussian, total_variation or nonlocal_means")
+    ] = "wiener",
+    spread: Annotated[
+        float, typer.Option(help="of wiener: 1.5 for the least error, 6 or more to keep defects of crystals")
+    ] = 6.0,
+    quiet: Quiet = False,
+) -> None:
+    """Filter phases by what two more runs, on half of the counts each, agree on: no network, no truth."""
+    from phaseloom.restoration import filter_result
+
+    fresh(lock_output(out), "--out")
+    for number, path in enumerate(runs):
+        if not quiet:
+            typer.echo(f"{path}: two more runs, on half of the counts each")
+        found = filter_result.filter_phase(
+            path, method=method, spread=spread, drive=lambda half: run_epochs(half, quiet=quiet)
+        )
+        _write_phase(found, path, out / _phase_name(number, path), method, "filtered")
+    typer.echo(f"{filter_result.FILTER_STAMP}: nothing was added that is not in the reconstruction")
+
+
 def _restore_phases(
     results: list[Path], model: str, out: Path, *, halves: bool, tiles: dict[str, int]
 ) -> None:
-    from phaseloom import plot
     from phaseloom.plot.style import show_length
     from phaseloom.restoration import apply_result
     from phaseloom.restoration.apply import load_restorer as load_network
-    from phaseloom.restoration.figures import before_after
 
     net, task, _ = load_network(model)
     restored = []
     for number, path in enumerate(results):
         one = apply_result.restore_phase(net, task, path, **tiles)
-        name = path.name if path.is_dir() else path.stem
-        target = one.write(out / f"{number:02d}_{name}.h5", model)
-        rows = [{"reconstructed": one.measured, "restored": one.restored}]
-        rows.append({"restored": one.restored - one.measured})
-        picture = before_after(rows, [name, "change"], pixel=one.pixel, unit="rad")
-        plot.save(picture, target.with_suffix(".png"))
-        typer.echo(f"{path} -> {target}, and a picture")
-        echo_lines((note for note in (one.misfits, *one.notes) if note is not None), "  ")
+        _write_phase(one, path, out / _phase_name(number, path), model, "restored")
         restored.append(one)
     if halves:
         curves = apply_result.correlate_halves(*restored)
         before, after = (f"correlated down to {show_length(curve.resolution())}" for curve in curves)
         typer.echo(f"halves: {before} as reconstructed; restored {after}, which is")
         typer.echo("  not a resolution: the errors of one network agree between the halves")
+
+
+def _phase_name(number: int, path: Path) -> str:
+    """File for the phase of a run, or of a result."""
+    return f"{number:02d}_{path.name if path.is_dir() else path.stem}.h5"
+
+
+def _write_phase(found: Any, path: Path, target: Path, by: str, word: str) -> None:
+    """Write a phase as measured and as changed, with a picture, and say what was done."""
+    from phaseloom import plot
+    from phaseloom.restoration.figures import before_after
+
+    found.write(target, by)
+    rows = [{"reconstructed": found.measured, word: found.restored}]
+    rows.append({word: found.restored - found.measured})
+    picture = before_after(rows, [target.stem[3:], "change"], pixel=found.pixel, unit="rad")
+    plot.save(picture, target.with_suffix(".png"))
+    typer.echo(f"{path} -> {target}, and a picture")
+    echo_lines((note for note in (found.misfits, *found.notes) if note is not None), "  ")
 
 
 @restore.command("pairs")

@@ -2,7 +2,8 @@
 
 Modules in reading order: `pairs` (where training pairs come from, how they are normalised and cropped),
 `networks`, `losses` and `weighting`, `train` (recipe, objective, training), `apply` and `apply_result` (to
-images, files and reconstructions), `baselines`, `evaluate`, `figures`. Names are imported on first use.
+images, files and reconstructions), `half_data_filter` and `filter_result` (without a network), `baselines`,
+`evaluate`, `figures`. Names are imported on first use.
 
 Example:
     >>> from phaseloom import restoration

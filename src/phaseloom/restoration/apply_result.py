@@ -23,7 +23,8 @@ from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.result import Result, load
 
-__all__ = ["PatternMisfits", "RestoredPhase", "correlate_halves", "is_run", "restore_phase"]
+__all__ = ["PatternMisfits", "RestoredPhase", "compare_with_patterns", "correlate_halves", "is_run"]
+__all__ += ["restore_phase"]
 
 MAX_OBJECT_DIFFERENCE = 0.02
 """Relative difference of two objects that are considered the same."""
@@ -60,6 +61,7 @@ class RestoredPhase:
         pixel: (y, x), angstrom.
         misfits: of the patterns, if the run is available.
         notes: what could not be done, in sentences.
+        stamp: mark of what was restored.
     """
 
     measured: np.ndarray
@@ -68,13 +70,14 @@ class RestoredPhase:
     pixel: tuple[float, float]
     misfits: PatternMisfits | None
     notes: tuple[str, ...] = ()
+    stamp: str = STAMP
 
     def write(self, path: Path, model: str, /) -> Path:
         """Write everything to an HDF5 file, with the stamp.
 
         Args:
             path: to write.
-            model: the restorer.
+            model: the restorer, or the filter.
         """
         arrays = {"measured": self.measured, "restored": self.restored, "finer": self.finer}
         with whole_hdf5(path) as file:
@@ -83,8 +86,8 @@ class RestoredPhase:
                     made = file.create_dataset(name, data=image.astype(np.float32))
                     factor = 2 if name == "finer" else 1
                     made.attrs.update({"units": "radian", "pixel": np.array(self.pixel) / factor})
-                    made.attrs["stamp"] = "as reconstructed" if name == "measured" else STAMP
-            file.attrs.update({"stamp": STAMP, "model": model, "pixel_units": "angstrom"})
+                    made.attrs["stamp"] = "as reconstructed" if name == "measured" else self.stamp
+            file.attrs.update({"stamp": self.stamp, "model": model, "pixel_units": "angstrom"})
             file.attrs["misfits"] = "" if self.misfits is None else json.dumps(asdict(self.misfits))
             file.attrs["notes"] = "\n".join(self.notes)
         return path
@@ -121,7 +124,7 @@ def restore_phase(
     restored = found.low[0]
     change = np.zeros(result.object.shape[-2:])
     change[window] = restored - measured
-    misfits, notes = _compare_with_patterns(result, change, file.parent)
+    misfits, notes = compare_with_patterns(result, change, file.parent)
     finer = None if found.high is None else found.high[0]
     return RestoredPhase(measured, restored, finer, result.pixel, misfits, notes)
 
@@ -149,10 +152,16 @@ def correlate_halves(
     return correlate(first.measured, second.measured), correlate(first.restored, second.restored)
 
 
-def _compare_with_patterns(
-    result: Result, change: np.ndarray, folder: Path
+def compare_with_patterns(
+    result: Result, change: np.ndarray, folder: Path, /
 ) -> tuple[PatternMisfits | None, tuple[str, ...]]:
-    """Misfits with a change of the phase, divided among slices; or a note why there are none."""
+    """Misfits with a change of the phase, divided among slices; or a note why there are none.
+
+    Args:
+        result: of a run.
+        change: ``(y, x)`` of the phase of the whole object, radian.
+        folder: of the run.
+    """
     if not (folder / "run.yaml").is_file() or not (folder / "snapshot.h5").is_file():
         return None, ("no run beside the result: the misfit of the patterns is not known",)
     try:
