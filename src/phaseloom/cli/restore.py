@@ -25,7 +25,11 @@ app.add_typer(restore, name="restore")
 
 Data = Annotated[
     list[Path] | None,
-    typer.Option("--dataset_path", "--data", help="folder with train/input, train/gt, test/...; repeatable"),
+    typer.Option(
+        "--dataset_path",
+        "--data",
+        help="folder with train/input, train/gt, test/..., or of LSUI or UIEB; repeatable",
+    ),
 ]
 Model = Annotated[
     str,
@@ -293,6 +297,7 @@ def evaluate(
     from phaseloom.restoration.apply import load_restorer as load_network
     from phaseloom.restoration.evaluate import evaluate_restorer
     from phaseloom.restoration.pairs.folders import ImagePairs
+    from phaseloom.restoration.pairs.layouts import has_side
 
     if part not in ("test", "train"):
         raise BadInput("--part", part, "is not a part: choose test or train")
@@ -301,7 +306,7 @@ def evaluate(
     net, task, _ = load_network(model)
     folders = dataset_path or []
     pairs = ImagePairs.of(folders, part=part)
-    learned = ImagePairs.of(folders, part="train") if all((one / "train").is_dir() for one in folders) else ()
+    learned = ImagePairs.of(folders, part="train") if all(has_side(one, "train") for one in folders) else ()
     rating = evaluate_restorer(net, task, pairs, learned=learned, tile=tile, overlap=overlap)
     echo_lines(rating.lines())
     if out is not None:
