@@ -43,14 +43,16 @@ from phaseloom.learning.evaluation import make_card, save_with_card
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.restoration.apply import load_restorer, restore_image
 from phaseloom.restoration.baselines import METHODS, STRENGTH_RANGES, Denoiser
-from phaseloom.restoration.half_data_filter import HALF_DATA_FILTERS, filter_by_halves
+from phaseloom.restoration.half_data_filter import HALF_DATA_FILTERS, SPREAD, filter_by_halves
 from phaseloom.restoration.pairs.folders import Pair
 from phaseloom.restoration.train import Restore, RestorerTraining
 
 RIM = 6
 GRID = 13
+PHASES = ("full", "first", "second")
 NARROW = 1.5
 MIN_CONTRAST = 0.15
+CROP = 48
 NEAR = 6
 AMORPHOUS = ("carbon", "silica")
 PEAKS = 8
@@ -98,7 +100,7 @@ def list_methods(network: Path | None, yardsticks: Path | None) -> dict[str, Cal
     if network is not None:
         net, kind, _ = load_restorer(network)
         channels = net.plan.channels_in
-        methods["network"] = lambda one: restore_image(net, kind, stack_channels(one, channels)).low[0]
+        methods["network"] = lambda one: restore_image(net, kind, stack_channels(one, channels)).low[-1]
     for path in sorted(yardsticks.iterdir()) if yardsticks else ():
         methods[path.name] = partial(
             lambda one, path: np.load(path / f"{one['name']}.npy").astype(float), path=path
@@ -107,10 +109,10 @@ def list_methods(network: Path | None, yardsticks: Path | None) -> dict[str, Cal
 
 
 def stack_channels(one: dict, channels: int) -> Image:
-    """What a network is shown: the phase of all counts, and the one that the halves leave of it."""
+    """What a network is shown: the phase of all counts, and those that wide and narrow filters leave of it."""
     given = [one["full"]]
-    if channels == 2:
-        given.append(filter_by_halves(one["full"], one["first"], one["second"]))
+    spreads = (SPREAD, NARROW)[: channels - 1]
+    given += [filter_by_halves(*(one[key] for key in PHASES), spread=spread) for spread in spreads]
     return np.stack(given).astype(np.float32)
 
 
@@ -287,6 +289,8 @@ def train(folder: Path, out: Path, given: argparse.Namespace) -> None:
     pairs, scenes = [], []
     for path in sorted(folder.glob("train-*.npz")):
         one = load_file(path)
+        if min(one["truth"].shape) < CROP:
+            continue
         before = stack_channels(one, given.channels)
         target = np.repeat(one["truth"][None], given.channels, 0).astype(np.float32)
         rows, columns = (n // 8 * 8 for n in target.shape[1:])
@@ -300,7 +304,7 @@ def train(folder: Path, out: Path, given: argparse.Namespace) -> None:
             },
             "losses": ["charbonnier"],
             "epochs": given.epochs,
-            "crops": 64,
+            "crops": CROP,
             "rate": 1e-3,
             "validation": 0.06,
             "seed": given.seed,
@@ -337,7 +341,7 @@ def main() -> None:
     parser.add_argument("--set", default="judge")
     parser.add_argument("--network", type=Path)
     parser.add_argument("--yardsticks", type=Path)
-    parser.add_argument("--channels", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--channels", type=int, default=3, choices=(1, 2, 3))
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
