@@ -109,7 +109,7 @@ def list_methods(network: Path | None, yardsticks: Path | None) -> dict[str, Cal
 
 
 def stack_channels(one: dict, channels: int) -> Image:
-    """What a network is shown: the phase of all counts, and those that wide and narrow filters leave of it."""
+    """Input of a network: the phase of all counts, and what a wide and a narrow filter leave of it."""
     given = [one["full"]]
     spreads = (SPREAD, NARROW)[: channels - 1]
     given += [filter_by_halves(*(one[key] for key in PHASES), spread=spread) for spread in spreads]
