@@ -17,9 +17,8 @@ from bm3d import bm3d
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import cycle_spin, denoise_wavelet
 
-
 if not hasattr(np, "trapz"):  # bm3d 4.0.3 calls it by its name before NumPy 2.4
-    np.trapz = np.trapezoid
+    np.trapz = np.trapezoid  # noqa: NPY201
 
 
 def remove_plane(image):
