@@ -41,9 +41,10 @@ from scipy import ndimage
 from benchmarks.record import machine, versions
 from phaseloom.learning.evaluation import make_card, save_with_card
 from phaseloom.metrics.phase import remove_ramp
-from phaseloom.restoration.apply import load_restorer, restore_image
+from phaseloom.restoration.apply import load_restorer
 from phaseloom.restoration.baselines import METHODS, STRENGTH_RANGES, Denoiser
-from phaseloom.restoration.half_data_filter import HALF_DATA_FILTERS, SPREAD, filter_by_halves
+from phaseloom.restoration.half_data_filter import HALF_DATA_FILTERS, filter_by_halves
+from phaseloom.restoration.half_data_network import HALF_DATA_INPUT, restore_by_halves, stack_filtered
 from phaseloom.restoration.pairs.folders import Pair
 from phaseloom.restoration.train import Restore, RestorerTraining
 
@@ -99,21 +100,12 @@ def list_methods(network: Path | None, yardsticks: Path | None) -> dict[str, Cal
     )
     if network is not None:
         net, kind, _ = load_restorer(network)
-        channels = net.plan.channels_in
-        methods["network"] = lambda one: restore_image(net, kind, stack_channels(one, channels)).low[-1]
+        methods["network"] = lambda one: restore_by_halves(net, kind, *(one[key] for key in PHASES)).low[0]
     for path in sorted(yardsticks.iterdir()) if yardsticks else ():
         methods[path.name] = partial(
             lambda one, path: np.load(path / f"{one['name']}.npy").astype(float), path=path
         )
     return methods
-
-
-def stack_channels(one: dict, channels: int) -> Image:
-    """Input of a network: the phase of all counts, and what a wide and a narrow filter leave of it."""
-    given = [one["full"]]
-    spreads = (SPREAD, NARROW)[: channels - 1]
-    given += [filter_by_halves(*(one[key] for key in PHASES), spread=spread) for spread in spreads]
-    return np.stack(given).astype(np.float32)
 
 
 def measure_inventions(one: dict, image: Image) -> dict[str, float | list[float]]:
@@ -291,8 +283,8 @@ def train(folder: Path, out: Path, given: argparse.Namespace) -> None:
         one = load_file(path)
         if min(one["truth"].shape) < CROP:
             continue
-        before = stack_channels(one, given.channels)
-        target = np.repeat(one["truth"][None], given.channels, 0).astype(np.float32)
+        before = stack_filtered(*(one[key] for key in PHASES))
+        target = np.repeat(one["truth"][None], len(before), 0).astype(np.float32)
         rows, columns = (n // 8 * 8 for n in target.shape[1:])
         pairs.append(Pair(path.stem, before[:, :rows, :columns], target[:, :rows, :columns]))
         scenes.append(one["about"]["material"])
@@ -300,11 +292,16 @@ def train(folder: Path, out: Path, given: argparse.Namespace) -> None:
         {
             "task": "phase",
             "model": {
-                "narrow": {"channels_in": given.channels, "channels_out": given.channels, "high": False}
+                "narrow": {
+                    "channels_in": len(pairs[0].input),
+                    "channels_out": len(pairs[0].input),
+                    "high": False,
+                }
             },
             "losses": ["charbonnier"],
             "epochs": given.epochs,
             "crops": CROP,
+            "scales": [0.85, 1.0, 1.2],
             "rate": 1e-3,
             "validation": 0.06,
             "seed": given.seed,
@@ -326,7 +323,7 @@ def train(folder: Path, out: Path, given: argparse.Namespace) -> None:
             f"{time.process_time() - began:.0f} s",
             flush=True,
         )
-    facts = {"task": "phase", "pairs": [len(side) for side in training.pairs]}
+    facts = {"task": "phase", "input": HALF_DATA_INPUT, "pairs": [len(side) for side in training.pairs]}
     card = make_card(recipe, None, epochs=training.progress.epoch, **facts)
     print(save_with_card(training.net, card, training.directory))
 
@@ -341,8 +338,7 @@ def main() -> None:
     parser.add_argument("--set", default="judge")
     parser.add_argument("--network", type=Path)
     parser.add_argument("--yardsticks", type=Path)
-    parser.add_argument("--channels", type=int, default=3, choices=(1, 2, 3))
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

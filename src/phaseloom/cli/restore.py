@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,6 +164,7 @@ def apply(
     ] = False,
     tile: Tile = 256,
     overlap: Overlap = 64,
+    quiet: Quiet = False,
 ) -> None:
     """Restore images; phases of reconstructions are compared with their patterns, before and after."""
     from phaseloom.restoration import apply as apply_files
@@ -175,9 +177,10 @@ def apply(
         raise BadInput("--halves", f"{len(images)} files", fix)
     chosen = apply_files.list_images(files) if files else []
     tiles = {"tile": tile, "overlap": overlap}
+    drive = partial(run_epochs, quiet=quiet)
     fresh(lock_output(out), "--out")
     if results:
-        _restore_phases(results, model, out, halves=halves, tiles=tiles)
+        _restore_phases(results, model, out, halves=halves, knobs={**tiles, "drive": drive})
     for done in apply_files.restore_files(chosen, model, out, **tiles) if chosen else ():
         finer = "" if done.high is None else f", finer: {done.high}"
         typer.echo(f"{done.source} -> {done.low}{finer} (changed by {100 * done.change:.1f} % of its spread)")
@@ -205,23 +208,23 @@ def filter_runs(
         if not quiet:
             typer.echo(f"{path}: two more runs, on half of the counts each")
         found = filter_result.filter_phase(
-            path, method=method, spread=spread, drive=lambda half: run_epochs(half, quiet=quiet)
+            path, method=method, spread=spread, drive=partial(run_epochs, quiet=quiet)
         )
         _write_phase(found, path, out / _phase_name(number, path), method, "filtered")
     typer.echo(f"{filter_result.FILTER_STAMP}: nothing was added that is not in the reconstruction")
 
 
 def _restore_phases(
-    results: list[Path], model: str, out: Path, *, halves: bool, tiles: dict[str, int]
+    results: list[Path], model: str, out: Path, *, halves: bool, knobs: dict[str, Any]
 ) -> None:
     from phaseloom.plot.style import show_length
     from phaseloom.restoration import apply_result
     from phaseloom.restoration.apply import load_restorer as load_network
 
-    net, task, _ = load_network(model)
+    net, task, card = load_network(model)
     restored = []
     for number, path in enumerate(results):
-        one = apply_result.restore_phase(net, task, path, **tiles)
+        one = apply_result.restore_phase(net, task, path, by_halves="input" in card, **knobs)
         _write_phase(one, path, out / _phase_name(number, path), model, "restored")
         restored.append(one)
     if halves:

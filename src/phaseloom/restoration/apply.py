@@ -174,6 +174,9 @@ def restore_files(
     if (out / "restored").exists():
         raise BadInput("--out", str(out), "holds restored images: name a new folder")
     net, kind, card = load_restorer(model)
+    if "input" in card:
+        fix = "restores phases with two more runs on half of the counts each: give run folders, not images"
+        raise BadInput("--model", str(model), fix)
     report: dict[str, Any] = {
         "stamp": STAMP,
         "model": str(model),

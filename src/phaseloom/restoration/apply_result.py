@@ -6,8 +6,10 @@ removes noise leaves a misfit that is hardly higher. One that invents structure 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from phaseloom.metrics.resolution import RingCorrelation, register, ring_correla
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.result_builder import build_images
 from phaseloom.restoration.apply import STAMP, restore_image
+from phaseloom.restoration.half_data_network import restore_by_halves
+from phaseloom.restoration.half_phases import reconstruct_half_phases, run_quietly
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.result import Result, load
@@ -99,7 +103,15 @@ def is_run(path: Path, /) -> bool:
 
 
 def restore_phase(
-    net: Restorer, kind: ImageKind, path: Path, /, *, tile: int = 256, overlap: int = 64
+    net: Restorer,
+    kind: ImageKind,
+    path: Path,
+    /,
+    *,
+    by_halves: bool = False,
+    tile: int = 256,
+    overlap: int = 64,
+    drive: Callable[[Job], Any] = run_quietly,
 ) -> RestoredPhase:
     """Restore the phase of a reconstruction, and compare with its patterns if the run is beside it.
 
@@ -107,11 +119,15 @@ def restore_phase(
         net: of the task ``phase`` with one channel.
         kind: of the network's images.
         path: ``result.h5``, or the folder of a run.
+        by_halves: whether the network is one of `phaseloom.restoration.half_data_network`, which costs two
+            more runs, on half of the counts each.
         tile: pixels along an edge of the network's input.
         overlap: pixels that neighbouring tiles share.
+        drive: runs the job of a half to its end; default: in silence.
 
     Raises:
-        BadInput: no result, or a network of another task.
+        BadInput: no result, a network of another task, or halves as of `reconstruct_half_phases`.
+        KeyboardInterrupt: the run of a half was interrupted.
     """
     file = path / "result.h5" if path.is_dir() else path
     if kind.name != "phase":
@@ -120,7 +136,12 @@ def restore_phase(
     result = load(file)
     window = result.window
     measured = result.phase[window]
-    found = restore_image(net, kind, measured[None], tile=tile, overlap=overlap)
+    tiles = {"tile": tile, "overlap": overlap}
+    if by_halves:
+        halves = reconstruct_half_phases(file.parent, result, drive=drive)
+        found = restore_by_halves(net, kind, measured, *halves, **tiles)
+    else:
+        found = restore_image(net, kind, measured[None], **tiles)
     restored = found.low[0]
     change = np.zeros(result.object.shape[-2:])
     change[window] = restored - measured

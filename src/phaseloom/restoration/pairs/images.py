@@ -227,26 +227,30 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, bool]:
 
 
 def _read_pillow(path: Path) -> tuple[np.ndarray, bool]:
+    if planes := _find_deep_planes(path):
+        (upper, mode), (lower, _) = (_open_pillow(path, raw_mode) for raw_mode in planes)
+        values = upper.astype(np.uint16) << 8 | lower
+    else:
+        values, mode = _open_pillow(path)
+    return (values if values.ndim == 2 else np.moveaxis(values, -1, 0)), mode in ("RGBA", "LA")
+
+
+def _open_pillow(path: Path, raw_mode: str | None = None) -> tuple[np.ndarray, str]:
+    """Pixels and mode of an image, turned as its EXIF says; of a raw mode in place of that of the file."""
     from PIL import Image, ImageOps
 
-    planes = _find_deep_planes(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images and odd metadata
-        parts = []
-        for raw_mode in planes or (None,):
-            with Image.open(path) as file:
-                if raw_mode is not None:
-                    file.tile = [tile._replace(args=raw_mode) for tile in file.tile]
-                image = ImageOps.exif_transpose(file)
-                if image.mode not in PILLOW_MODES:
-                    fix = "must be grey or RGB: convert it, or save a TIFF or .npy"
-                    raise BadInput(str(path), f"pixels of mode {image.mode}", fix)
-                if image.mode == "P":
-                    image = image.convert("RGBA")
-                parts.append(np.asarray(image))
-    values = parts[0] if len(parts) == 1 else parts[0].astype(np.uint16) << 8 | parts[1]
-    has_alpha = image.mode in ("RGBA", "LA")
-    return (values if values.ndim == 2 else np.moveaxis(values, -1, 0)), has_alpha
+        with Image.open(path) as file:
+            if raw_mode is not None:
+                file.tile = [tile._replace(args=raw_mode) for tile in file.tile]
+            image = ImageOps.exif_transpose(file)
+            if image.mode not in PILLOW_MODES:
+                fix = "must be grey or RGB: convert it, or save a TIFF or .npy"
+                raise BadInput(str(path), f"pixels of mode {image.mode}", fix)
+            if image.mode == "P":
+                image = image.convert("RGBA")
+            return np.asarray(image), image.mode
 
 
 def _find_deep_planes(path: Path) -> tuple[str, ...]:
