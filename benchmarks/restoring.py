@@ -58,6 +58,7 @@ NEAR = 6
 AMORPHOUS = ("carbon", "silica")
 PEAKS = 8
 DRAWS = 4000
+OTHERS = ("wiener", "wiener, narrow", "bm3d", "nonlocal_means, best for each")
 INVENTIONS = ("vacancy", "foreign", "leak", "vacuum", "order")
 
 Image = np.ndarray
@@ -238,8 +239,10 @@ def summarise(rows: dict, about: dict) -> dict:
                 if groups:
                     line[what] = interval(groups)
             both = [name for name in names if "nmse" in found.get(name, {})]
-            gaps = [np.atleast_1d(found[name]["nmse"] - rows["wiener"][name]["nmse"]) for name in both]
-            line["against wiener"] = interval(gaps)
+            for other in OTHERS if method == "network" else OTHERS[:1]:
+                if other in rows:
+                    gaps = [np.atleast_1d(found[name]["nmse"] - rows[other][name]["nmse"]) for name in both]
+                    line[f"against {other}"] = interval(gaps)
             table[method] = line
         out[f"{dose:g}"] = table
     return out
@@ -301,7 +304,6 @@ def train(folder: Path, out: Path, given: argparse.Namespace) -> None:
             "losses": ["charbonnier"],
             "epochs": given.epochs,
             "crops": CROP,
-            "scales": [0.85, 1.0, 1.2],
             "rate": 1e-3,
             "validation": 0.06,
             "seed": given.seed,
@@ -338,7 +340,7 @@ def main() -> None:
     parser.add_argument("--set", default="judge")
     parser.add_argument("--network", type=Path)
     parser.add_argument("--yardsticks", type=Path)
-    parser.add_argument("--epochs", type=int, default=45)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -350,7 +352,8 @@ def main() -> None:
     found |= judge(sorted(given.folder.glob(f"{given.set}-*.npz")), given.network, given.yardsticks)
     show(found["table"])
     if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+        rounded = json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.4g}"))
+        given.out.write_text(json.dumps(rounded) + "\n")
 
 
 if __name__ == "__main__":

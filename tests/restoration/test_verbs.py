@@ -471,6 +471,15 @@ class TestPhases:
             measured, restored = (np.asarray(file[name]) for name in ("measured", "restored"))
         assert 0.01 < np.std(restored - measured) / np.std(measured) < 1
 
+    @pytest.mark.medium
+    def test_the_network_of_low_dose_restores_a_run_by_halves(self, phaseloom, atoms_run, tmp_path):
+        said = phaseloom("restore", "apply", atoms_run, "-m", "low_dose", "--out", tmp_path / "out", "-q")
+        assert not said.code, said.err
+        assert "misfit of the patterns: " in said.out
+        with h5py.File(tmp_path / "out" / "00_run.h5") as file:
+            assert file.attrs["stamp"] == STAMP
+            assert file["restored"].shape == file["measured"].shape
+
     def test_what_cannot_be_filtered_is_said(self, phaseloom, run, tmp_path):
         for words, said in (
             ([run / "result.h5"], "is not the folder of a finished run"),
