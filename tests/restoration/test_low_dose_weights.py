@@ -14,7 +14,7 @@ from phaseloom.restoration.half_data_network import restore_by_halves
 
 @pytest.mark.medium
 def test_ptychography_of_another_simulator_is_nearer_to_the_truth_than_by_filters(tmp_path):
-    """A scan of strontium titanate with vacancies, from abTEM's potentials; also in none of the scans that judge."""
+    """Strontium titanate with vacancies, from abTEM's potentials; none of the scans that judge."""
     pytest.importorskip("abtem")
     net, kind, _ = load_restorer("low_dose")
     make_files(tmp_path, "tune", 0)
