@@ -63,7 +63,7 @@ def is_test_name(name: str, /) -> bool:
 
     Example:
         >>> sum(is_test_name(str(number)) for number in range(1000))
-        102
+        104
     """
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < TEST_SHARE * 2**64
