@@ -104,7 +104,7 @@ def test_a_vacancy_is_kept_by_a_wide_neighbourhood_and_filled_by_a_narrow_one():
                 row, column = places[number].astype(int)
                 around = [filtered[row + n, column + m] for n, m in ((6, 0), (-6, 0), (0, 6), (0, -6))]
                 peak = np.mean(around) - filtered[row + 3, column + 3]
-                found.append((np.mean(around) - filtered[row, column]) / peak)
+                found.append(float((np.mean(around) - filtered[row, column]) / peak))
     shown = {name: float(np.mean(found)) for name, found in depths.items()}
     assert shown["narrow"] < 0.4
     assert shown["default"] > 0.7
