@@ -213,8 +213,11 @@ def test_files_that_would_be_misread_are_a_sentence(tmp_path):
     refused("is not an image", "o.npy", lambda path: np.save(path, np.ones(3)))
     refused("cannot be read", "p.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True))
     refused("cannot be read", "t.tif", lambda path: path.write_bytes(b"II*"))
-    head = b"\x89PNG\r\n\x1a\n" + b"\0" * 16 + bytes([16, 2])
-    refused("of which only 8", "deep.png", lambda path: path.write_bytes(head))
+    head = b"\x89PNG\r\n\x1a\n" + b"\0" * 16
+    grey = head + bytes([16, 4, 0, 0, 0])
+    refused("grey with transparency, of which only 8", "deep.png", lambda path: path.write_bytes(grey))
+    woven = head + bytes([16, 2, 0, 0, 1])
+    refused("interlaced, of which only 8", "woven.png", lambda path: path.write_bytes(woven))
 
 
 def test_tiff_names_its_extra(tmp_path, monkeypatch):

@@ -25,12 +25,14 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration import apply_result
 from phaseloom.restoration.apply import STAMP
+from phaseloom.restoration.filter_result import FILTER_STAMP
 from phaseloom.restoration.networks.phaseformer import narrow, recommended
 from phaseloom.restoration.pairs import image_kinds as tasks
 from phaseloom.restoration.pairs import underwater
 from phaseloom.restoration.pairs.folders import ImagePairs
 from phaseloom.restoration.pairs.images import read_image
 from phaseloom.restoration.train import Restore
+from phaseloom.simulation import simulate
 
 TINY = '{"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}'
 
@@ -69,6 +71,25 @@ def run(files, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     tree = {"file": str(files.native), "probe": {"focused": {"semiangle": "40 mrad", "defocus": "60 A"}}}
     job = Job.begin(Reconstruct.of({**tree, "epochs": 4, "device": "cpu"}), folder)
+    for _ in job:
+        pass
+    return folder
+
+
+@pytest.fixture(scope="module")
+def atoms_run(tmp_path_factory) -> Path:
+    """A reconstruction of few electrons, of a field that has a spectrum."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    positions = simulate.raster((14, 15), 1.3, seed=0)
+    positions += 6.0 - positions.min(0)
+    truth = simulate.atoms((130, 132), 0.25, peak=0.6, spacing=3.0, seed=1)
+    optics = {"energy": 80e3, "semiangle": 0.025, "defocus": 60.0, "window": 24}
+    scan, _ = simulate.electron_scan(truth, 0.25, positions, **optics, dose=3e3)
+    file = folder.parent / "scan.h5"
+    native.write(scan, file)
+    probe = {"focused": {"semiangle": "25 mrad", "defocus": "60 A"}}
+    tree = {"file": str(file), "probe": probe, "start": "none", "epochs": 3, "levels": 0, "device": "cpu"}
+    job = Job.begin(Reconstruct.of(tree), folder)
     for _ in job:
         pass
     return folder
@@ -437,3 +458,35 @@ class TestPhases:
         ended = phaseloom("restore", "apply", run, "-m", nets / "sea.safetensors", "--out", tmp_path / "out")
         assert ended.code == 2
         assert "this is a phase" in ended.err
+
+    @pytest.mark.medium
+    def test_a_run_is_filtered_by_two_more_runs_on_half_of_its_counts(self, phaseloom, atoms_run, tmp_path):
+        said = phaseloom("restore", "filter", atoms_run, "--out", tmp_path / "out", "-q")
+        assert not said.code, said.err
+        assert "misfit of the patterns: " in said.out
+        with h5py.File(tmp_path / "out" / "00_run.h5") as file:
+            assert file.attrs["stamp"] == file["restored"].attrs["stamp"] == FILTER_STAMP
+            assert file["measured"].attrs["stamp"] == "as reconstructed"
+            assert "finer" not in file
+            measured, restored = (np.asarray(file[name]) for name in ("measured", "restored"))
+        assert 0.01 < np.std(restored - measured) / np.std(measured) < 1
+
+    @pytest.mark.medium
+    def test_the_network_of_low_dose_restores_a_run_by_halves(self, phaseloom, atoms_run, tmp_path):
+        said = phaseloom("restore", "apply", atoms_run, "-m", "low_dose", "--out", tmp_path / "out", "-q")
+        assert not said.code, said.err
+        assert "misfit of the patterns: " in said.out
+        with h5py.File(tmp_path / "out" / "00_run.h5") as file:
+            assert file.attrs["stamp"] == STAMP
+            assert file["restored"].shape == file["measured"].shape
+
+    def test_what_cannot_be_filtered_is_said(self, phaseloom, run, tmp_path):
+        for words, said in (
+            ([run / "result.h5"], "is not the folder of a finished run"),
+            ([run, "--method", "median"], "nonlocal_means"),
+            ([run, "--spread", "0"], "must be between 0.5 and 20"),
+            ([run], "is too small for a spectrum"),
+        ):
+            ended = phaseloom("restore", "filter", *words, "--out", tmp_path / str(len(said)), "-q")
+            assert ended.code == 2
+            assert said in ended.err

@@ -30,9 +30,10 @@ def samples():
 
 
 def test_they_are_there_and_small():
-    assert set(list_shipped()) == {"linear", "tiny", "underwater"}
+    assert set(list_shipped()) == {"linear", "low_dose", "tiny", "underwater"}
     assert sum(list_shipped()[name].stat().st_size for name in ("linear", "tiny")) < 2 * 2**20
-    assert list_shipped()["underwater"].stat().st_size < 2 * 10**6
+    for name in ("low_dose", "underwater"):
+        assert list_shipped()[name].stat().st_size < 10**6
 
 
 @pytest.mark.parametrize("name", ["linear", "tiny"])

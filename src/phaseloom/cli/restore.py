@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,13 +10,13 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, lock_output, new_run_folder, parse_settings
-from phaseloom.cli.runner import echo_lines, get_resumed_folder, run_training
+from phaseloom.cli.runner import echo_lines, get_resumed_folder, run_epochs, run_training
 from phaseloom.cli.train import File, Out, Quiet, Resume, train
 from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
 from phaseloom.files import fresh, write_text
 
-__all__ = ["apply", "demo_data", "evaluate", "fit", "make_pairs", "restorer"]
+__all__ = ["apply", "demo_data", "evaluate", "filter_runs", "fit", "make_pairs", "restorer"]
 
 restore = typer.Typer(
     help="Restore images: photographs, phases, virtual detector images. Start with restore demo-data.",
@@ -25,7 +26,11 @@ app.add_typer(restore, name="restore")
 
 Data = Annotated[
     list[Path] | None,
-    typer.Option("--dataset_path", "--data", help="folder with train/input, train/gt, test/...; repeatable"),
+    typer.Option(
+        "--dataset_path",
+        "--data",
+        help="folder with train/input, train/gt, test/..., or of LSUI or UIEB; repeatable",
+    ),
 ]
 Model = Annotated[
     str,
@@ -159,6 +164,7 @@ def apply(
     ] = False,
     tile: Tile = 256,
     overlap: Overlap = 64,
+    quiet: Quiet = False,
 ) -> None:
     """Restore images; phases of reconstructions are compared with their patterns, before and after."""
     from phaseloom.restoration import apply as apply_files
@@ -171,42 +177,80 @@ def apply(
         raise BadInput("--halves", f"{len(images)} files", fix)
     chosen = apply_files.list_images(files) if files else []
     tiles = {"tile": tile, "overlap": overlap}
+    drive = partial(run_epochs, quiet=quiet)
     fresh(lock_output(out), "--out")
     if results:
-        _restore_phases(results, model, out, halves=halves, tiles=tiles)
+        _restore_phases(results, model, out, halves=halves, knobs={**tiles, "drive": drive})
     for done in apply_files.restore_files(chosen, model, out, **tiles) if chosen else ():
         finer = "" if done.high is None else f", finer: {done.high}"
         typer.echo(f"{done.source} -> {done.low}{finer} (changed by {100 * done.change:.1f} % of its spread)")
     typer.echo(f"{apply_files.STAMP}: detail finer than the measurement comes from the training images")
 
 
-def _restore_phases(
-    results: list[Path], model: str, out: Path, *, halves: bool, tiles: dict[str, int]
+@restore.command("filter")
+def filter_runs(
+    runs: Annotated[list[Path], typer.Argument(help="run folders of phases")],
+    *,
+    out: Annotated[Path, typer.Option(help="new folder")],
+    method: Annotated[
+        str, typer.Option(help="wiener, wiener_rings, gaussian, total_variation or nonlocal_means")
+    ] = "wiener",
+    spread: Annotated[
+        float, typer.Option(help="of wiener: 1.5 for the least error, 6 or more to keep defects of crystals")
+    ] = 6.0,
+    quiet: Quiet = False,
 ) -> None:
-    from phaseloom import plot
+    """Filter phases by what two more runs, on half of the counts each, agree on: no network, no truth."""
+    from phaseloom.restoration import filter_result
+
+    fresh(lock_output(out), "--out")
+    for number, path in enumerate(runs):
+        if not quiet:
+            typer.echo(f"{path}: two more runs, on half of the counts each")
+        found = filter_result.filter_phase(
+            path, method=method, spread=spread, drive=partial(run_epochs, quiet=quiet)
+        )
+        _write_phase(found, path, out / _phase_name(number, path), method, "filtered")
+    typer.echo(f"{filter_result.FILTER_STAMP}: nothing was added that is not in the reconstruction")
+
+
+def _restore_phases(
+    results: list[Path], model: str, out: Path, *, halves: bool, knobs: dict[str, Any]
+) -> None:
     from phaseloom.plot.style import show_length
     from phaseloom.restoration import apply_result
     from phaseloom.restoration.apply import load_restorer as load_network
-    from phaseloom.restoration.figures import before_after
 
-    net, task, _ = load_network(model)
+    net, task, card = load_network(model)
     restored = []
     for number, path in enumerate(results):
-        one = apply_result.restore_phase(net, task, path, **tiles)
-        name = path.name if path.is_dir() else path.stem
-        target = one.write(out / f"{number:02d}_{name}.h5", model)
-        rows = [{"reconstructed": one.measured, "restored": one.restored}]
-        rows.append({"restored": one.restored - one.measured})
-        picture = before_after(rows, [name, "change"], pixel=one.pixel, unit="rad")
-        plot.save(picture, target.with_suffix(".png"))
-        typer.echo(f"{path} -> {target}, and a picture")
-        echo_lines((note for note in (one.misfits, *one.notes) if note is not None), "  ")
+        one = apply_result.restore_phase(net, task, path, by_halves="input" in card, **knobs)
+        _write_phase(one, path, out / _phase_name(number, path), model, "restored")
         restored.append(one)
     if halves:
         curves = apply_result.correlate_halves(*restored)
         before, after = (f"correlated down to {show_length(curve.resolution())}" for curve in curves)
         typer.echo(f"halves: {before} as reconstructed; restored {after}, which is")
         typer.echo("  not a resolution: the errors of one network agree between the halves")
+
+
+def _phase_name(number: int, path: Path) -> str:
+    """File for the phase of a run, or of a result."""
+    return f"{number:02d}_{path.name if path.is_dir() else path.stem}.h5"
+
+
+def _write_phase(found: Any, path: Path, target: Path, by: str, word: str) -> None:
+    """Write a phase as measured and as changed, with a picture, and say what was done."""
+    from phaseloom import plot
+    from phaseloom.restoration.figures import before_after
+
+    found.write(target, by)
+    rows = [{"reconstructed": found.measured, word: found.restored}]
+    rows.append({word: found.restored - found.measured})
+    picture = before_after(rows, [target.stem[3:], "change"], pixel=found.pixel, unit="rad")
+    plot.save(picture, target.with_suffix(".png"))
+    typer.echo(f"{path} -> {target}, and a picture")
+    echo_lines((note for note in (found.misfits, *found.notes) if note is not None), "  ")
 
 
 @restore.command("pairs")
@@ -256,6 +300,7 @@ def evaluate(
     from phaseloom.restoration.apply import load_restorer as load_network
     from phaseloom.restoration.evaluate import evaluate_restorer
     from phaseloom.restoration.pairs.folders import ImagePairs
+    from phaseloom.restoration.pairs.layouts import has_side
 
     if part not in ("test", "train"):
         raise BadInput("--part", part, "is not a part: choose test or train")
@@ -264,7 +309,7 @@ def evaluate(
     net, task, _ = load_network(model)
     folders = dataset_path or []
     pairs = ImagePairs.of(folders, part=part)
-    learned = ImagePairs.of(folders, part="train") if all((one / "train").is_dir() for one in folders) else ()
+    learned = ImagePairs.of(folders, part="train") if all(has_side(one, "train") for one in folders) else ()
     rating = evaluate_restorer(net, task, pairs, learned=learned, tile=tile, overlap=overlap)
     echo_lines(rating.lines())
     if out is not None:

@@ -19,7 +19,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.spec import Call
 
-__all__ = ["Halves", "check_splittable", "halves"]
+__all__ = ["Halves", "check_splittable", "halves", "reconstruct_halves"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +55,20 @@ def halves(
         BadInput: counts that are not whole numbers, or too small a field.
         KeyboardInterrupt: one of the runs was interrupted.
     """
+    first, second = reconstruct_halves(one, drive=drive)
+    images = register(*crop_to_common_field(first, second), max_shift=8)
+    return Halves((first, second), ring_correlation(*images, pixel=first.pixel))
+
+
+def reconstruct_halves(
+    one: Job | Reconstruct, /, *, drive: Callable[[Job], Any] = lambda job: deque(job, maxlen=0)
+) -> tuple[Result, Result]:
+    """The results of `halves` without their correlation; arguments and errors as there."""
     job = one if isinstance(one, Job) else Job.begin(one)
     if is_in_tiles(job.model):
         raise BadInput("halves", "tiles", "are not correlated yet: resume the run with one process")
     check_splittable(job.finest.scan)
-    first, second = (_reconstruct_half(job, which, drive) for which in (0, 1))
-    images = register(*crop_to_common_field(first, second), max_shift=8)
-    return Halves((first, second), ring_correlation(*images, pixel=first.pixel))
+    return _reconstruct_half(job, 0, drive), _reconstruct_half(job, 1, drive)
 
 
 def check_splittable(scan: Scan4D, /) -> None:

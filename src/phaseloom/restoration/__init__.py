@@ -2,7 +2,9 @@
 
 Modules in reading order: `pairs` (where training pairs come from, how they are normalised and cropped),
 `networks`, `losses` and `weighting`, `train` (recipe, objective, training), `apply` and `apply_result` (to
-images, files and reconstructions), `baselines`, `evaluate`, `figures`. Names are imported on first use.
+images, files and reconstructions), `half_phases`, `half_data_filter`, `filter_result` and
+`half_data_network` (by halves of the counts), `baselines`, `evaluate`, `figures`. Names are imported on
+first use.
 
 Example:
     >>> from phaseloom import restoration

@@ -3,6 +3,10 @@ from . import apply_result as apply_result
 from . import baselines as baselines
 from . import evaluate as evaluate
 from . import figures as figures
+from . import filter_result as filter_result
+from . import half_data_filter as half_data_filter
+from . import half_data_network as half_data_network
+from . import half_phases as half_phases
 from . import losses as losses
 from . import networks as networks
 from . import pairs as pairs
@@ -13,6 +17,9 @@ from .apply import restore_files as restore_files
 from .apply import restore_image as restore_image
 from .apply_result import restore_phase as restore_phase
 from .evaluate import evaluate_restorer as evaluate_restorer
+from .filter_result import filter_phase as filter_phase
+from .half_data_filter import filter_by_halves as filter_by_halves
+from .half_data_network import restore_by_halves as restore_by_halves
 from .networks import phaseformer as phaseformer
 from .pairs import image_kinds as image_kinds
 from .pairs.folders import ImagePairs as ImagePairs

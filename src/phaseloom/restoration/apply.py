@@ -1,8 +1,8 @@
 """Apply a trained restorer to images, in their own unit, and to image files.
 
 Files of PNG, JPEG or BMP are written as PNG of 8 bits (16 of 16 bits), TIFF and .npy with their dtype and
-order of axes, floating-point ones in 32 bits. The stamp is stored in PNG and TIFF, and for all files in
-``restored.json``.
+order of axes, floating-point ones in 32 bits. An alpha channel is kept as it is. The stamp is stored in PNG
+and TIFF, and for all files in ``restored.json``.
 """
 
 import json
@@ -17,11 +17,18 @@ import torch
 from phaseloom.errors import BadInput
 from phaseloom.files import write_text
 from phaseloom.learning import weight_files
+from phaseloom.restoration.baselines import upsample_bilinear
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs import image_kinds
 from phaseloom.restoration.pairs.folders import Image, format_channels
 from phaseloom.restoration.pairs.image_kinds import ImageKind
-from phaseloom.restoration.pairs.images import SUFFIXES, convert_like, read_bit_depth, read_image, write_image
+from phaseloom.restoration.pairs.images import (
+    SUFFIXES,
+    convert_like,
+    read_bit_depth,
+    read_with_alpha,
+    write_image,
+)
 from phaseloom.restoration.tiles import restore_in_tiles
 from phaseloom.version import __version__
 
@@ -101,7 +108,7 @@ def restore_image(
 
     def finish(part: torch.Tensor) -> Image:
         values = normalisation.invert(part[0].float().numpy())
-        return values if kind.value_range is None else values.clip(*kind.value_range)
+        return values if kind.value_range is None else np.clip(values, *kind.value_range, out=values)
 
     return RestoredImage(finish(low), None if high is None else finish(high))
 
@@ -167,6 +174,9 @@ def restore_files(
     if (out / "restored").exists():
         raise BadInput("--out", str(out), "holds restored images: name a new folder")
     net, kind, card = load_restorer(model)
+    if "input" in card:
+        fix = "restores phases with two more runs on half of the counts each: give run folders, not images"
+        raise BadInput("--model", str(model), fix)
     report: dict[str, Any] = {
         "stamp": STAMP,
         "model": str(model),
@@ -179,12 +189,14 @@ def restore_files(
         "images": {},
     }
     for file in files:
-        image = read_image(file)
+        image, alpha = read_with_alpha(file)
         try:
             found = restore_image(net, kind, image, tile=tile, overlap=overlap)
         except BadInput as problem:
             raise BadInput(str(file), None, str(problem)) from problem
-        yield _write_restoration(found, image, file, out, report)
+        change = _measure_change(found.low, image)
+        found = _add_alpha(found, alpha)
+        yield _write_restoration(found, change, file, out, report)
 
 
 def _expand(path: Path) -> list[Path]:
@@ -205,8 +217,21 @@ def _output_name(path: Path) -> str:
     return path.stem + OUTPUT_SUFFIXES.get(path.suffix.lower(), ".png")
 
 
+def _measure_change(restored: Image, image: Image) -> float:
+    """Root mean square of a change without its mean, over the standard deviation of the image."""
+    return float(np.std(restored - image) / (float(image.std()) or 1.0))
+
+
+def _add_alpha(found: RestoredImage, alpha: Image | None) -> RestoredImage:
+    """The alpha channel of a photograph, which is not restored, behind the restored colours."""
+    if alpha is None:
+        return found
+    high = None if found.high is None else np.concatenate([found.high, upsample_bilinear(alpha)])
+    return RestoredImage(np.concatenate([found.low, alpha]), high)
+
+
 def _write_restoration(
-    found: RestoredImage, image: Image, file: Path, out: Path, report: dict[str, Any]
+    found: RestoredImage, change: float, file: Path, out: Path, report: dict[str, Any]
 ) -> RestoredFile:
     """Write a restored image, and the report of all so far."""
     name = _output_name(file)
@@ -217,7 +242,6 @@ def _write_restoration(
         if path is not None and part is not None:
             values = part if path.suffix == ".png" else convert_like(file, part)
             write_image(path, values, bits=read_bit_depth(file), stamp=stamp)
-    change = float(np.std(found.low - image) / (float(image.std()) or 1.0))
     report["images"][str(file)] = {
         "restored": str(low.relative_to(out)),
         "finer": None if high is None else str(high.relative_to(out)),

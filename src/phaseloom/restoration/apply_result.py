@@ -6,8 +6,10 @@ removes noise leaves a misfit that is hardly higher. One that invents structure 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +21,14 @@ from phaseloom.metrics.resolution import RingCorrelation, register, ring_correla
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.result_builder import build_images
 from phaseloom.restoration.apply import STAMP, restore_image
+from phaseloom.restoration.half_data_network import restore_by_halves
+from phaseloom.restoration.half_phases import reconstruct_half_phases, run_quietly
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.result import Result, load
 
-__all__ = ["PatternMisfits", "RestoredPhase", "correlate_halves", "is_run", "restore_phase"]
+__all__ = ["PatternMisfits", "RestoredPhase", "compare_with_patterns", "correlate_halves", "is_run"]
+__all__ += ["restore_phase"]
 
 MAX_OBJECT_DIFFERENCE = 0.02
 """Relative difference of two objects that are considered the same."""
@@ -60,6 +65,7 @@ class RestoredPhase:
         pixel: (y, x), angstrom.
         misfits: of the patterns, if the run is available.
         notes: what could not be done, in sentences.
+        stamp: mark of what was restored.
     """
 
     measured: np.ndarray
@@ -68,13 +74,14 @@ class RestoredPhase:
     pixel: tuple[float, float]
     misfits: PatternMisfits | None
     notes: tuple[str, ...] = ()
+    stamp: str = STAMP
 
     def write(self, path: Path, model: str, /) -> Path:
         """Write everything to an HDF5 file, with the stamp.
 
         Args:
             path: to write.
-            model: the restorer.
+            model: the restorer, or the filter.
         """
         arrays = {"measured": self.measured, "restored": self.restored, "finer": self.finer}
         with whole_hdf5(path) as file:
@@ -83,8 +90,8 @@ class RestoredPhase:
                     made = file.create_dataset(name, data=image.astype(np.float32))
                     factor = 2 if name == "finer" else 1
                     made.attrs.update({"units": "radian", "pixel": np.array(self.pixel) / factor})
-                    made.attrs["stamp"] = "as reconstructed" if name == "measured" else STAMP
-            file.attrs.update({"stamp": STAMP, "model": model, "pixel_units": "angstrom"})
+                    made.attrs["stamp"] = "as reconstructed" if name == "measured" else self.stamp
+            file.attrs.update({"stamp": self.stamp, "model": model, "pixel_units": "angstrom"})
             file.attrs["misfits"] = "" if self.misfits is None else json.dumps(asdict(self.misfits))
             file.attrs["notes"] = "\n".join(self.notes)
         return path
@@ -96,7 +103,15 @@ def is_run(path: Path, /) -> bool:
 
 
 def restore_phase(
-    net: Restorer, kind: ImageKind, path: Path, /, *, tile: int = 256, overlap: int = 64
+    net: Restorer,
+    kind: ImageKind,
+    path: Path,
+    /,
+    *,
+    by_halves: bool = False,
+    tile: int = 256,
+    overlap: int = 64,
+    drive: Callable[[Job], Any] = run_quietly,
 ) -> RestoredPhase:
     """Restore the phase of a reconstruction, and compare with its patterns if the run is beside it.
 
@@ -104,11 +119,15 @@ def restore_phase(
         net: of the task ``phase`` with one channel.
         kind: of the network's images.
         path: ``result.h5``, or the folder of a run.
+        by_halves: whether the network is one of `phaseloom.restoration.half_data_network`, which costs two
+            more runs, on half of the counts each.
         tile: pixels along an edge of the network's input.
         overlap: pixels that neighbouring tiles share.
+        drive: runs the job of a half to its end; default: in silence.
 
     Raises:
-        BadInput: no result, or a network of another task.
+        BadInput: no result, a network of another task, or halves as of `reconstruct_half_phases`.
+        KeyboardInterrupt: the run of a half was interrupted.
     """
     file = path / "result.h5" if path.is_dir() else path
     if kind.name != "phase":
@@ -117,11 +136,16 @@ def restore_phase(
     result = load(file)
     window = result.window
     measured = result.phase[window]
-    found = restore_image(net, kind, measured[None], tile=tile, overlap=overlap)
+    tiles = {"tile": tile, "overlap": overlap}
+    if by_halves:
+        halves = reconstruct_half_phases(file.parent, result, drive=drive)
+        found = restore_by_halves(net, kind, measured, *halves, **tiles)
+    else:
+        found = restore_image(net, kind, measured[None], **tiles)
     restored = found.low[0]
     change = np.zeros(result.object.shape[-2:])
     change[window] = restored - measured
-    misfits, notes = _compare_with_patterns(result, change, file.parent)
+    misfits, notes = compare_with_patterns(result, change, file.parent)
     finer = None if found.high is None else found.high[0]
     return RestoredPhase(measured, restored, finer, result.pixel, misfits, notes)
 
@@ -149,10 +173,16 @@ def correlate_halves(
     return correlate(first.measured, second.measured), correlate(first.restored, second.restored)
 
 
-def _compare_with_patterns(
-    result: Result, change: np.ndarray, folder: Path
+def compare_with_patterns(
+    result: Result, change: np.ndarray, folder: Path, /
 ) -> tuple[PatternMisfits | None, tuple[str, ...]]:
-    """Misfits with a change of the phase, divided among slices; or a note why there are none."""
+    """Misfits with a change of the phase, divided among slices; or a note why there are none.
+
+    Args:
+        result: of a run.
+        change: ``(y, x)`` of the phase of the whole object, radian.
+        folder: of the run.
+    """
     if not (folder / "run.yaml").is_file() or not (folder / "snapshot.h5").is_file():
         return None, ("no run beside the result: the misfit of the patterns is not known",)
     try:

@@ -30,6 +30,7 @@ from phaseloom.restoration.pairs.crops import (
 )
 from phaseloom.restoration.pairs.folders import ImagePairs, Pair, Side, hash_files, split_pairs
 from phaseloom.restoration.pairs.image_kinds import ImageKind, photograph
+from phaseloom.restoration.pairs.layouts import has_side
 from phaseloom.restoration.tiles import restore_in_tiles
 from phaseloom.restoration.weighting import Weighting
 from phaseloom.spec import Call, Written, call, knobs, part
@@ -77,7 +78,7 @@ class Restore(Written, TrainingRecipe):
 
     Attributes:
         data: folders of data sets: ``train`` and ``test`` in each, in these ``input``, ``gt`` and, if the
-            finer image is known, ``gt_hr``.
+            finer image is known, ``gt_hr``; or of LSUI or UIEB (`phaseloom.restoration.pairs.layouts`).
         task: kind of the images: which part of their values is arbitrary, and which values are possible;
             default: what the data sets name, else photographs.
         model: the network; its channels default to those of the data.
@@ -134,7 +135,7 @@ class Restore(Written, TrainingRecipe):
 
     def list_test_pairs(self) -> Sequence[Pair]:
         """The pairs for the final test; none if no data set has a part ``test``."""
-        there = tuple(folder for folder in self.data if (folder / "test").is_dir())
+        there = tuple(folder for folder in self.data if has_side(folder, "test"))
         return ImagePairs.of(there, part="test") if there else ()
 
     def pairs(self, which: Side, /) -> ImagePairs:

@@ -2,8 +2,9 @@
 
 A data set is a folder ``train`` and a folder ``test``, each with ``input``, ``gt`` (the target) and
 optionally ``gt_hr`` (the target on twice as many rows and columns); files belong together by their names
-without suffix. Arrays are ``(channel, y, x)`` in the unit of the files: 0 to 1 of photographs, anything of
-floating-point TIFF and .npy.
+without suffix. Folders of LSUI and UIEB are read as they are (`phaseloom.restoration.pairs.layouts`).
+Arrays are ``(channel, y, x)`` in the unit of the files: 0 to 1 of photographs, anything of floating-point
+TIFF and .npy.
 
 Pairs that show the same scene, such as crops of one photograph or draws of one scan, must stay on one side of
 the validation split. A file ``meta.json`` beside ``train`` and ``test`` may name the scenes: ``{"pairs":
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from phaseloom.errors import BadInput
 from phaseloom.restoration.pairs.images import SUFFIXES, read_image
+from phaseloom.restoration.pairs.layouts import PairFolders, find_pair_folders
 
 __all__ = ["Image", "ImagePairs", "Pair", "PairSubset", "Side", "format_channels", "hash_files"]
 __all__ += ["split_pairs"]
@@ -109,7 +111,7 @@ class ImagePairs(Sequence[Pair]):
         """The pairs of one data set or of several, in the order of folders and names.
 
         Args:
-            folders: that hold ``train`` and ``test``.
+            folders: that hold ``train`` and ``test``, or of LSUI or UIEB.
             part: which of the two.
 
         Raises:
@@ -124,7 +126,7 @@ class ImagePairs(Sequence[Pair]):
         scenes: list[str] = []
         tasks: set[str | None] = set()
         for place, folder in enumerate(folders):
-            found = _list_pairs(Path(folder) / part)
+            found = _list_pairs(find_pair_folders(Path(folder), part))
             keys = [f"{part}/{source.name}" for source, _, _ in found.values()]
             known, task = _read_meta(Path(folder), part, keys)
             names += [name if len(folders) == 1 else f"{folder}: {name}" for name in found]
@@ -234,11 +236,11 @@ def format_channels(count: int, /) -> str:
     return f"{count} channel" + "s" * (count != 1)
 
 
-def _list_pairs(folder: Path) -> dict[str, tuple[Path, Path, Path | None]]:
+def _list_pairs(folders: PairFolders) -> dict[str, tuple[Path, Path, Path | None]]:
     """Input, target and fine target of one side of a data set, by their names without suffix."""
-    sides = {"input": _list_stems(folder / "input"), "gt": _list_stems(folder / "gt")}
-    if (folder / "gt_hr").is_dir():
-        sides["gt_hr"] = _list_stems(folder / "gt_hr")
+    folder = folders.input.parent
+    places = (folders.input, folders.target, *([folders.fine] if folders.fine else []))
+    sides = {place.name: _list_stems(place) for place in places}
     shared = sorted(set.intersection(*(set(side) for side in sides.values())))
     single = [side[stem].name for side in sides.values() for stem in sorted({*side} - {*shared})]
     if single:
@@ -249,14 +251,20 @@ def _list_pairs(folder: Path) -> dict[str, tuple[Path, Path, Path | None]]:
         fix = f"{lack} a partner of their name in {' or '.join(sides)} ({shown}): add it, or remove {each}"
         raise BadInput(str(folder), f"{len(single)} file" + "s" * (len(single) > 1), fix)
     if not shared:
-        raise BadInput(str(folder), None, f"holds no pair: put {', '.join(SUFFIXES)} into input and gt")
-    fine = sides.get("gt_hr", {})
-    return {stem: (sides["input"][stem], sides["gt"][stem], fine.get(stem)) for stem in shared}
+        names = f"{folders.input.name} and {folders.target.name}"
+        raise BadInput(str(folder), None, f"holds no pair: put {', '.join(SUFFIXES)} into {names}")
+    inputs, targets, *fine = sides.values()
+    kept = folders.select(shared)
+    if not kept:
+        fix = f"for {folders.side} are not there: a tenth of the names, by chance, is for the test; give more"
+        raise BadInput(str(folder), "pairs", fix)
+    return {stem: (inputs[stem], targets[stem], fine[0].get(stem) if fine else None) for stem in kept}
 
 
 def _list_stems(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        fix = "does not exist: a data set has train/input, train/gt, test/input and test/gt"
+        fix = "does not exist: a data set has train/input, train/gt, test/input and test/gt, or input and GT"
+        fix += " (LSUI), or raw-890 and reference-890 (UIEB)"
         raise BadInput("pairs", str(folder), fix)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):

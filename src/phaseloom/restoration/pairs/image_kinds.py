@@ -8,7 +8,7 @@ detectors have a brightness and a contrast each. Photographs are used as they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,9 @@ RANGE_TOLERANCE = 1.0
 
 SCALE_PERCENTILES = (2.0, 98.0)
 """Percentiles whose distance is the scale of an image."""
+
+ROWS_PER_STRIP = 256
+"""Rows of an image that are normalised at a time."""
 
 ROUNDING_SHARE = 1e-6
 """Scale, in parts of the largest value of the original image, up to which a remainder is rounding error."""
@@ -47,17 +50,26 @@ class Normalisation:
 
     def apply(self, image: Floats, /) -> Image:
         """Normalise an image of the same field on any pixels, for a network."""
-        return ((image - self._plane(image.shape[-2:])) / self.scales[:, None, None]).astype(np.float32)
+        out = np.empty(image.shape, np.float32)
+        for rows, plane in self._strips(image.shape[-2:]):
+            out[:, rows] = (image[:, rows] - plane) / self.scales[:, None, None]
+        return out
 
     def invert(self, image: Floats, /) -> Image:
         """The inverse of `apply`, on the same pixels or on finer ones."""
-        return (image * self.scales[:, None, None] + self._plane(image.shape[-2:])).astype(np.float32)
+        out = np.empty(image.shape, np.float32)
+        for rows, plane in self._strips(image.shape[-2:]):
+            out[:, rows] = image[:, rows] * self.scales[:, None, None] + plane
+        return out
 
-    def _plane(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    def _strips(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Rows and their planes, some at a time: a large image is not held in double precision."""
         # centres of pixels, from -1 at one edge of the image to 1 at the other
         y, x = ((2 * np.arange(count) + 1) / count - 1 for count in shape)
         middle, down, along = (part[:, None, None] for part in self.planes.T)
-        return middle + down * y[:, None] + along * x
+        for start in range(0, len(y), ROWS_PER_STRIP):
+            rows = slice(start, start + ROWS_PER_STRIP)
+            yield rows, middle + down * y[rows, None] + along * x
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import panel as pn
 
 from phaseloom.data.signals import Signals
-from phaseloom.restoration.pairs.images import read_image
+from phaseloom.restoration.pairs.images import read_with_alpha
 from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import ColourView, ImageView, ScatterView
 from phaseloom.web.state.outputs import (
@@ -85,7 +85,7 @@ class OutputsPart:
             view.show_colours(to_colours(image), f"{path.name}: {image.shape[1]} x {image.shape[2]}")
             self.view.objects = [card("Image", _pane(view.figure), basis=None)]
 
-        self._read(path, lambda: read_image(path), done)
+        self._read(path, lambda: read_with_alpha(path)[0], done)
 
     def _open_restored(self, path: Path) -> None:
         root = self.desk.root

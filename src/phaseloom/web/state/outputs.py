@@ -19,7 +19,7 @@ from phaseloom.export.files import is_exportable, load
 from phaseloom.export.sources import to_signals
 from phaseloom.metrics.clusters import fit_mixture
 from phaseloom.plot.style import average_blocks, limits
-from phaseloom.restoration.pairs.images import read_image
+from phaseloom.restoration.pairs.images import read_with_alpha
 from phaseloom.web.paths import OutsideRoot, resolve_inside, show_inside
 from phaseloom.web.state.run_images import Field
 from phaseloom.web.state.scan_view import ScanView
@@ -121,11 +121,11 @@ class RestoredImages:
         one = self._images[name]
         found: dict[str, np.ndarray] = {}
         if (before := self._find_input(name)) is not None:
-            found["before"] = read_image(before)
+            found["before"] = read_with_alpha(before)[0]
         for label in ("restored", "finer"):
             if isinstance(place := one.get(label), str):
                 inside = show_inside(self._root, self._folder / place)
-                found[label] = read_image(resolve_inside(self._root, inside))
+                found[label] = read_with_alpha(resolve_inside(self._root, inside))[0]
         return found
 
     def _find_input(self, name: str) -> Path | None:
