@@ -29,7 +29,8 @@ LEADS = {
 """What each verdict means for somebody who wants to use the picture."""
 
 UNPROVEN = "The fit is complete, which proves little here."
-"""The lead of a fit that has converged to patterns of which counting noise hides the differences."""
+"""The lead of a fit that has converged to patterns of which counting noise hides the differences, or of too
+few epochs for it to be measured."""
 
 MIN_LIKENESS = 0.75
 MIN_RESEMBLANCE = 0.4
@@ -70,11 +71,13 @@ def _describe_explained(r: "Result") -> str:
     if share is None:
         if "hold-out" not in r.metrics or r.geometry.beam != "electron":
             return ""
+        if not any("explained" in event for event in r.history):
+            return "So short a run does not measure how much of what differs between patterns it explains."
         dose = _compute_dose(r)
         return (
             f"The recorded patterns differ from each other by little more than counting noise ({dose:.2g} "
-            "electrons per Å²), so that they can hardly show whether the picture is right; the direct image "
-            "(phaseloom direct) is as good as it gets."
+            "electrons per Å²), so that they can hardly show whether the picture is right; compare it with "
+            "the direct image (phaseloom direct)."
         )
     error = r.metrics.get("error of explained", 0.0)
     unsure = f" ± {100 * error:.0f}" if error >= 0.005 else ""

@@ -159,6 +159,35 @@ def test_peaks_alone_are_a_guess(skewness, dark_field, is_safe):
     assert TwinEvidence(-skewness, dark_field and -dark_field).is_safe == is_safe
 
 
+@pytest.mark.parametrize(
+    ("skewness", "dark_field", "said"),
+    [
+        (
+            8.0,
+            -2.4,
+            "atoms are peaks of the phase (skewness 8.0 standard errors), though the dark field is "
+            "opposite to the phase (correlation -2.4 standard errors)",
+        ),
+        (
+            -8.0,
+            2.4,
+            "atoms are peaks of the phase (skewness 8.0 standard errors), though the dark field is "
+            "opposite to the phase (correlation -2.4 standard errors)",
+        ),
+        (
+            3.0,
+            4.0,
+            "the dark field follows the phase (correlation 4.0 standard errors) and atoms are peaks of "
+            "the phase (skewness 3.0 standard errors)",
+        ),
+        (0.1, None, "nothing"),
+    ],
+)
+def test_a_witness_against_the_twin_that_was_chosen_is_not_told_as_one_for_it(skewness, dark_field, said):
+    """It read "the dark field follows the phase (correlation -2.4 standard errors)"."""
+    assert TwinEvidence(skewness, dark_field).describe() == said
+
+
 def test_a_detector_that_ends_with_the_disk_has_no_dark_field(of_atoms):
     scan, _, _ = of_atoms
     survey = survey_disk(scan)

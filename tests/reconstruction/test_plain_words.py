@@ -62,9 +62,8 @@ def test_halves_and_a_lower_bound_are_told(result):
 
 
 def test_noise_that_hides_everything_is_told_with_its_dose(result):
-    few = replace(
-        result, metrics={"hold-out": 1.0, "places matter": 0.1, "direct image": 0.2}, uncertainty=None
-    )
+    metrics = {"hold-out": 1.0, "places matter": 0.1, "direct image": 0.2}
+    few = replace(result, metrics=metrics, uncertainty=None, history=[{"number": 5, "explained": None}])
     text = describe_trust(replace(few, verdict_code="doubtful"))
     dose = 100 * 256 * 9 / (24 * 24 * 0.25)
     assert f"({dose:.2g} electrons per Å²)" in text
@@ -72,6 +71,15 @@ def test_noise_that_hides_everything_is_told_with_its_dose(result):
     assert "can be used" not in describe_trust(replace(few, verdict_code="converged"))
     assert "hardly better than with the beam positions exchanged" in text
     assert "looks different (correlation 0.20)" in text
+
+
+def test_a_run_of_few_epochs_does_not_speak_of_noise(result):
+    """What patterns show is measured every few epochs; before, nothing is known of it."""
+    few = replace(result, metrics={"hold-out": 1.0}, history=[{"number": 3}])
+    text = describe_trust(few)
+    assert "counting noise (" not in text
+    assert "does not measure how much" in text
+    assert "can be used" not in text
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

@@ -123,14 +123,19 @@ class TwinEvidence:
         """What decided, in words, with the numbers of the twin that was chosen."""
         strength, witnesses = self._weigh()
         sign = 1 if strength >= 0 else -1
-        dark, peaks = (
-            f"{sign * (value or 0):.1f} standard errors" for value in (self.dark_field, self.skewness)
-        )
+        values = {"dark field": sign * (self.dark_field or 0.0), "peaks": sign * self.skewness}
         said = {
-            "dark field": f"the dark field follows the phase (correlation {dark})",
-            "peaks": f"atoms are peaks of the phase (skewness {peaks})",
+            "dark field": ("the dark field follows the phase", "the dark field is opposite to the phase"),
+            "peaks": ("atoms are peaks of the phase", "atoms are pits of the phase"),
         }
-        return " and ".join(said[name] for name in witnesses) or "nothing"
+        kinds = {"dark field": "correlation", "peaks": "skewness"}
+        texts = {
+            name: f"{said[name][values[name] < 0]} ({kinds[name]} {values[name]:.1f} standard errors)"
+            for name in witnesses
+        }
+        agreeing = " and ".join(text for name, text in texts.items() if values[name] >= 0)
+        against = [text for name, text in texts.items() if values[name] < 0]
+        return ", though ".join([agreeing, *against]) or "nothing"
 
     def _weigh(self) -> tuple[float, tuple[str, ...]]:
         """The strength of what decides, 0: nothing does; and its names."""
