@@ -144,3 +144,21 @@ def test_a_step_that_nothing_holds_stays_within_limits() -> None:
     assert found.fit is not None
     assert not found.fit.is_step_free
     assert float(found.optics.step) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("seed", "step", "planes", "factor"),
+    [(904, 1.735, 2.589, 1.08), (914, 2.011, 3.005, 0.93), (914, 2.011, 3.005, 1.0)],
+)
+def test_a_step_stated_wrong_is_found_where_the_raster_folds_a_lattice(seed, step, planes, factor) -> None:
+    """Folded frequencies scale with the step: those of another lattice explained more, at another angle."""
+    crystal = replace(draw_crystal(seed), step=step, planes=planes)
+    scan = prepare.scale(simulate_crystal(crystal)[0], factor=factor)
+    found = reconstruct_scan(scan, aberrations={"defocus": crystal.defocus})
+    assert found.fit is not None
+    assert found.fit.is_step_free == (factor != 1)
+    assert float(found.optics.step) * factor == pytest.approx(1, abs=0.02)
+    off = np.degrees(np.remainder(float(found.optics.rotation) - crystal.turn + np.pi, 2 * np.pi) - np.pi)
+    assert abs(off) < 1
+    assert any("the stated step is wrong" in line for line in found.lines()) == (factor != 1)

@@ -29,11 +29,13 @@ __all__ = [
     "PIXELS_IN_REFINEMENT",
     "Candidate",
     "OpticsFit",
+    "add_rivals",
     "are_pixels_coarse",
     "climb",
     "fit_optics",
     "is_same",
     "judge_candidates",
+    "measure_gain_of_step",
     "refine_optics",
     "search_optics",
     "thin_out",
@@ -289,6 +291,20 @@ def judge_candidates(
     )
 
 
+def add_rivals(found: OpticsFit, others: Sequence[Candidate], /) -> OpticsFit:
+    """The same fit against further candidates.
+
+    Args:
+        found: of `judge_candidates`.
+        others: fitted, and judged by the same data.
+    """
+    best = Candidate(found.optics, found.explained)
+    rivals = sorted((*found.rivals, *others), key=lambda one: -one.explained)
+    distinct = _list_distinct([best, *rivals])
+    lead = max(0.0, min(found.lead, _measure_lead(distinct)))
+    return replace(found, rivals=tuple(distinct[1:]), lead=lead)
+
+
 def _list_distinct(fitted: Sequence[Candidate]) -> list[Candidate]:
     """The candidates, best first, without those that are the same or the twin of a better one."""
     distinct: list[Candidate] = []
@@ -395,9 +411,21 @@ def _free_step(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -
     if abs(float(optics.step) - 1) > MIN_CORRECTION_OF_FREE_STEP:  # against what held it
         return _LooseStep(free, first, math.inf)
     free = climb(spectrum, free, names, amplitude=True, step_tolerance=math.inf)
-    before, after = (compute_explained_share(spectrum, one, amplitude=True) for one in (optics, free))
-    error = _measure_rest(spectrum, free, amplitude=True).noise / 2
-    return _LooseStep(free, first, (after - before) / error)
+    return _LooseStep(free, first, measure_gain_of_step((optics, spectrum), (free, spectrum)))
+
+
+def measure_gain_of_step(
+    held: tuple[LinearOptics, Spectrum], free: tuple[LinearOptics, Spectrum], /
+) -> float:
+    """What optics with a free step explain more than others, in units of the error of the model.
+
+    Args:
+        held: optics with the stated step, and the data, which may have other frequencies of the object
+            (`phaseloom.direct.checks.folding`).
+        free: the same with the free step.
+    """
+    before, after = (compute_explained_share(data, one, amplitude=True) for one, data in (held, free))
+    return (after - before) / (_measure_rest(free[1], free[0], amplitude=True).noise / 2)
 
 
 def are_pixels_coarse(spectrum: Spectrum, optics: LinearOptics, /) -> bool:
