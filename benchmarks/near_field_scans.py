@@ -230,6 +230,15 @@ def _positions(case: NearFieldCase) -> tuple[np.ndarray, np.ndarray]:
     return true, stated
 
 
+def _wave_on_detector(
+    case: NearFieldCase, beams: list[tuple[float, np.ndarray]], pixel: float, crop: slice
+) -> np.ndarray:
+    """The wave of the middle of the source without an object, mean over each pixel of the detector."""
+    _, beam = max(beams, key=lambda one: one[0])
+    flown = propagate(beam, pixel, case.wavelength, case.flight)[crop, crop]
+    return flown.reshape(case.side, FINE, case.side, FINE).mean((1, 3))
+
+
 def simulate_case(case: NearFieldCase) -> SimulatedHolograms:  # noqa: PLR0915 - one experiment, in order
     """The scan of a case."""
     rng = np.random.default_rng((case.seed, 15))
@@ -294,6 +303,7 @@ def simulate_case(case: NearFieldCase) -> SimulatedHolograms:  # noqa: PLR0915 -
         "focus": case.focus,
         "magnification": case.magnification,
         "object_pixel": case.pixel,
+        "wave": _wave_on_detector(case, beams, pixel, crop),
     }
     return SimulatedHolograms(counts, known, truth)
 

@@ -27,7 +27,12 @@ from phaseloom.calibration.near_field import (
 )
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.holograms import USUAL_RATIO, HologramImage, reconstruct_holograms
+from phaseloom.direct.holograms import (
+    USUAL_RATIO,
+    HologramImage,
+    integrate_displacement,
+    reconstruct_holograms,
+)
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.physics.propagate import angular_spectrum, fly
@@ -161,7 +166,8 @@ def start_from_holograms(model: Ptychography, scan: Scan4D, image: HologramImage
         geometry = scan.geometry
         flight = torch.tensor(-geometry.flight, dtype=torch.float64)
         kernel = angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight)
-        light = torch.as_tensor(np.sqrt(image.holograms.illumination)).to(torch.complex128)
+        wavefront = np.exp(1j * integrate_displacement(image.holograms, geometry))
+        light = torch.as_tensor(np.sqrt(image.holograms.illumination) * wavefront)
         modes = probe.modes()
         guess = build_probe(scan, enlarge_wave(fly(light, kernel), scan), len(modes))
         probe.set_modes(guess.modes().to(modes))
