@@ -21,10 +21,14 @@ from torch import Tensor
 from phaseloom.data.scan import Geometry
 from phaseloom.physics.fourier import frequencies, shift
 from phaseloom.physics.patches import gather
+from phaseloom.physics.propagate import fly
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["OneMaterial", "RatioEvidence", "compare_ratios", "fit_one_material"]
+
+NUMBERS = ("blur", "heights", "height_scale")
+"""Parts of a model that are fitted with the object, where they move."""
 
 MAX_RATIO = 0.2
 """Of ``beta / delta``: gold at 8 keV has 0.1."""
@@ -54,6 +58,9 @@ PATTERNS_AT_ONCE = 16
 
 MIN_SHARE_OF_LIGHT = 0.3
 """Of the strongest light, from which on a place tells the mean phase."""
+
+NUMBER_STEP = 0.02
+"""Change of blur and heights, in their natural size, that says how strongly the loss bends along them."""
 
 POSITION_CONTRAST = 0.02
 """Share of the counts by which a pattern tells its place, per square pixel; it only scales first steps."""
@@ -99,6 +106,9 @@ def fit_one_material(
 ) -> OneMaterial:
     """Fit object, illumination, positions and ratio of a near-field model, and give them to it.
 
+    The point spread of the detector and positions along the beam are fitted, too, where they are to move
+    (``rates: {blur: ..., heights: ..., height_scale: ...}``).
+
     Args:
         model: near field, one slice, a probe of pixels; as some epochs left it.
         likelihood: its objective.
@@ -142,7 +152,7 @@ def compare_ratios(
     losses = {}
     phases = {}
     for one in (ratio, ratio / RATIO_STEP, min(ratio * RATIO_STEP, MAX_RATIO)):
-        fit = _MaterialFit(model, likelihood, geometry, one)
+        fit = _MaterialFit(model, likelihood, geometry, one, moves_numbers=False)
         if patterns is not None:
             fit.patterns = torch.as_tensor(patterns)
         losses[one] = fit.run(ITERATIONS_OF_RATIO)[-1] / (len(fit.patterns) * likelihood.floor)
@@ -164,7 +174,15 @@ def _invert(chi: Tensor, ratio: float | Tensor, noise: Tensor) -> Tensor:
 class _MaterialFit:
     """What is fitted, scaled so that its curvatures are about one."""
 
-    def __init__(self, model: Ptychography, likelihood: Likelihood, geometry: Geometry, ratio: float | None):
+    def __init__(
+        self,
+        model: Ptychography,
+        likelihood: Likelihood,
+        geometry: Geometry,
+        ratio: float | None,
+        *,
+        moves_numbers: bool = True,
+    ):
         self.model = model
         self.geometry = geometry
         self.likelihood = likelihood
@@ -186,6 +204,20 @@ class _MaterialFit:
         lit = real > MIN_SHARE_OF_LIGHT * real.max()
         share = 5 / math.sqrt(2 * float((real * self.phase.square())[lit].sum()) + 1e-30)
         self.logit_unit = min(share / max(self.first, 1e-4), MAX_RATIO_STEP)
+        self.numbers = [_Number.of(self, one) for one in self._list_numbers()] if moves_numbers else []
+
+    def _list_numbers(self) -> list[Tensor]:
+        """What else is to move: point spread, heights."""
+        parts = self.model.parts()
+        known = [one for name in NUMBERS for one in parts.get(name, [])]
+        return [one for one in known if one.requires_grad]
+
+    @torch.no_grad()
+    def expect_amplitudes(self) -> Float[Tensor, "n y x"]:
+        """Roots of the expected counts of all patterns as the model has them."""
+        pieces = self.patterns.to(self.light.device).split(PATTERNS_AT_ONCE)
+        seen = torch.cat([self.model(piece) for piece in pieces])
+        return seen.clamp(min=0).sqrt() * self.model.detector.mask
 
     def _split_phase(self) -> None:
         """The phase of the model, as what its hologram shows and the rest."""
@@ -247,6 +279,7 @@ class _MaterialFit:
         """Fit, first with the ratio as it is; the losses."""
         losses: list[float] = []
         images = [self.hologram, self.probe, self.offsets]
+        images += [one.change for one in self.numbers]
         alone = iterations if self.stated is not None else round(ITERATIONS_WITHOUT_RATIO * iterations)
         self._minimise(images, alone, losses)
         if self.stated is None:
@@ -270,6 +303,8 @@ class _MaterialFit:
         phase = self.object_phase()
         wave = torch.polar(torch.exp(self.ratio() * phase), phase)
         modes = self.modes()
+        for number in self.numbers:
+            number.move()
         whole = (wave, modes)
         leaf_wave, leaf_modes = (one.detach().requires_grad_(True) for one in whole)
         moves = self.moves()
@@ -279,16 +314,72 @@ class _MaterialFit:
             place, rest = model.scan(index)
             rest = rest.detach() + moves[index]
             window = gather(leaf_wave[None, None], place, model.object.window)
-            beam = shift(leaf_modes[None], rest[:, None])[:, None]
-            flown = model.propagator(beam, window, rest, index)
+            way = None if model.heights is None else model.heights(index)
+            if model.heights is not None:
+                window, rest = model.heights.resample_windows(window, rest, index)
+            beam = shift(leaf_modes[None], rest[:, None])
+            beam = (beam if way is None else fly(beam, way))[:, None]
+            flown = model.propagator(beam, window, rest, index, way)
             noise = self.likelihood.divergence
             loss = model.detector.misfit(flown, counts, index, noise, model.object.occupancy)
             loss.backward(retain_graph=True)
             total += float(loss.detach())
         torch.autograd.backward(whole, [one.grad for one in (leaf_wave, leaf_modes)])
+        for number in self.numbers:
+            number.return_slope()
         if self.stated is None:
             logit = torch.logit(self.ratio() / MAX_RATIO)
             expected = ((logit - TYPICAL_LOGIT) / SPREAD_OF_LOGIT).square() / 4
             expected.backward()
             total += float(expected.detach())
         return total
+
+
+@dataclass(eq=False)
+class _Number:
+    """A few numbers of a model, or some of each pattern, scaled so that the loss bends by about one.
+
+    Attributes:
+        parameter: of the model.
+        start: what it was.
+        change: what is fitted, in units of ``unit``.
+    """
+
+    parameter: Tensor
+    start: Tensor
+    change: Tensor
+    unit: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, fit: _MaterialFit, parameter: Tensor) -> "_Number":
+        """Where it is, with the curvature that a small step shows."""
+        before = fit.expect_amplitudes()
+        parameter += NUMBER_STEP
+        slope = (fit.expect_amplitudes() - before) / NUMBER_STEP
+        parameter -= NUMBER_STEP
+        bend = 2 * float(slope.square().sum())
+        if parameter.ndim == 1 and len(parameter) == len(fit.model.scan.start):
+            bend /= len(fit.patterns)
+        change = torch.zeros_like(parameter).requires_grad_(True)
+        return cls(parameter, parameter.detach().clone(), change, 1 / math.sqrt(bend + 1e-30))
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """Give the model the numbers as they stand; the mean of numbers of each pattern stays."""
+        moved = (
+            self.change - self.change.mean()
+            if self.change.ndim == 1 and len(self.change) > 2
+            else self.change
+        )
+        self.parameter.copy_(self.start + self.unit * moved)
+        self.parameter.grad = None
+
+    @torch.no_grad()
+    def return_slope(self) -> None:
+        """Take the slope of the loss from the model."""
+        slope = self.parameter.grad
+        assert slope is not None
+        several = self.change.ndim == 1 and len(self.change) > 2
+        self.change.grad = self.unit * (slope - slope.mean() if several else slope)
+        self.parameter.grad = None

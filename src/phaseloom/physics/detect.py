@@ -11,7 +11,10 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift_to_centre, shift_to_corner
 
 __all__ = ["apply_transfer", "area_weights", "bilinear_weights", "blur_patterns", "deflect"]
-__all__ += ["draw_counts", "integrate_pixels", "intensity", "project_modulus"]
+__all__ += ["draw_counts", "integrate_pixels", "intensity", "project_modulus", "spread_patterns"]
+
+SPREAD_MARGIN = 12
+"""Pixels by which patterns are mirrored at the detector's edge before they are spread."""
 
 
 def intensity(
@@ -122,10 +125,17 @@ def deflect(
     return wave
 
 
-def blur_patterns(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tensor, "b y x"]:
-    """Patterns (zero frequency in the corner) after a Gaussian point spread of ``std`` pixels.
+def blur_patterns(
+    pattern: Float[Tensor, "b y x"], std: float, /, *, near: bool = False
+) -> Float[Tensor, "b y x"]:
+    """Patterns after a Gaussian point spread of ``std`` pixels.
 
     The kernel ends at three ``std``, but has five taps at least, and the detector's edge reflects.
+
+    Args:
+        pattern: zero frequency in the corner, or as seen if ``near``.
+        std: standard deviation, pixels.
+        near: the patterns are of a near field.
 
     Example:
         >>> spot = torch.zeros(1, 8, 8)
@@ -139,9 +149,43 @@ def blur_patterns(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tenso
     place = torch.arange(-half, half + 1, dtype=pattern.dtype, device=pattern.device)
     taps = torch.exp(-0.5 * (place / std).square())
     taps = taps / taps.sum()
-    wide = functional.pad(shift_to_centre(pattern)[:, None], (half, half, half, half), mode="reflect")
+    seen = pattern if near else shift_to_centre(pattern)
+    wide = functional.pad(seen[:, None], (half, half, half, half), mode="reflect")
     rows = functional.conv2d(wide, taps[None, None, :, None])
-    return shift_to_corner(functional.conv2d(rows, taps[None, None, None, :])[:, 0])
+    blurred = functional.conv2d(rows, taps[None, None, None, :])[:, 0]
+    return blurred if near else shift_to_corner(blurred)
+
+
+def spread_patterns(
+    pattern: Float[Tensor, "b y x"], variance: Float[Tensor, "2"], /, *, near: bool = False
+) -> Float[Tensor, "b y x"]:
+    """Patterns after a Gaussian point spread, differentiable in its variance, also at zero.
+
+    The transform is multiplied by ``exp(-2 pi^2 (vy fy^2 + vx fx^2))``; the detector's edge reflects.
+
+    Args:
+        pattern: zero frequency in the corner, or as seen if ``near``.
+        variance: along (y, x), square pixels.
+        near: the patterns are of a near field.
+
+    Example:
+        >>> place = torch.arange(32) - 16.0
+        >>> line = torch.exp(-(place**2) / 8)  # a variance of 4
+        >>> spread = spread_patterns(torch.outer(line, line)[None], torch.tensor([0.5, 2.0]), near=True)[0]
+        >>> [round((spread.sum(axis) @ place**2 / spread.sum()).item(), 1) for axis in (1, 0)]
+        [4.5, 6.0]
+    """
+    seen = pattern if near else shift_to_centre(pattern)
+    height, width = seen.shape[-2:]
+    y, x = (min(SPREAD_MARGIN, n - 1) for n in (height, width))
+    wide = functional.pad(seen[:, None], (x, x, y, y), mode="reflect")[:, 0]
+    shape = (wide.shape[-2], wide.shape[-1])
+    like = {"dtype": pattern.dtype, "device": pattern.device}
+    rows = torch.exp(-2 * math.pi**2 * variance[0] * torch.fft.fftfreq(shape[0], **like).square())
+    columns = torch.exp(-2 * math.pi**2 * variance[1] * torch.fft.rfftfreq(shape[1], **like).square())
+    spread = torch.fft.irfft2(torch.fft.rfft2(wide) * rows[:, None] * columns, s=shape)
+    spread = spread[..., y : y + height, x : x + width].clamp(min=0)
+    return spread if near else shift_to_corner(spread)
 
 
 def apply_transfer(

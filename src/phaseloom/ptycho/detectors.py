@@ -15,7 +15,13 @@ from phaseloom.physics import detect
 from phaseloom.physics import tilted_planes as oblique
 from phaseloom.physics.adjoint import misfit
 from phaseloom.physics.cache import TensorCache, is_constant
-from phaseloom.physics.detect import apply_transfer, blur_patterns, integrate_pixels, intensity
+from phaseloom.physics.detect import (
+    apply_transfer,
+    blur_patterns,
+    integrate_pixels,
+    intensity,
+    spread_patterns,
+)
 from phaseloom.physics.fourier import ramp, shift_to_centre, shift_to_corner, to_real
 from phaseloom.ptycho import noise
 
@@ -203,7 +209,23 @@ class CountingDetector(nn.Module):
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
-        return {"weights": [self.weights], "background": [self.root]}
+        spread = None if self.response is None else self.response.spread
+        blur = [] if spread is None else [spread]
+        return {"weights": [self.weights], "background": [self.root], "blur": blur}
+
+    def start_blur(self) -> None:
+        """Let the point spread move from where it is."""
+        if self.response is None:
+            self.response = DetectorResponse(None, None, 0.0, None, near=self.near)
+        self.response.spread = nn.Parameter(self.weights.new_zeros(2))
+
+    @torch.no_grad()
+    def blur(self) -> tuple[float, float]:
+        """Standard deviation of the point spread along (y, x), pixels of the detector."""
+        if self.response is None:
+            return 0.0, 0.0
+        y, x = self.response.variance().sqrt().cpu().tolist()
+        return y, x
 
     @torch.no_grad()
     def start_background(self, level: float) -> None:
@@ -254,11 +276,16 @@ class DetectorResponse(nn.Module):
             detector's; ``None``: the grids are the same.
         blur: standard deviation of a Gaussian point spread, detector pixels.
         transfer: modulation transfer function on the ``rfft2`` grid of a pattern, or ``None``.
+        near: patterns are as seen; else with zero frequency in the corner.
+        spread: what is added to the variance of the point spread along (y, x), square pixels; a parameter,
+            or ``None``. A source of finite size blurs holograms in the same way, so that in a near field it
+            stands for both.
     """
 
     rows: Tensor | None
     columns: Tensor | None
     transfer: Tensor | None
+    spread: nn.Parameter | None
 
     def __init__(
         self,
@@ -266,12 +293,26 @@ class DetectorResponse(nn.Module):
         columns: Tensor | None,
         blur: float,
         transfer: Float[Tensor, "y half"] | None,
+        *,
+        near: bool = False,
     ):
         super().__init__()
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns)
         self.register_buffer("transfer", transfer)
         self.blur = blur
+        self.near = near
+        self.register_parameter("spread", None)
+
+    def variance(self) -> Float[Tensor, "2"]:
+        """Of the point spread along (y, x), square pixels.
+
+        Below zero it is taken for zero, with the slope that it has there, so that it comes back.
+        """
+        if self.spread is None:
+            return torch.full((2,), self.blur**2)
+        total = self.spread + self.blur**2
+        return total - total.detach().clamp(max=0)
 
     def forward(self, pattern: Float[Tensor, "b v u"]) -> Float[Tensor, "b y x"]:
         """What the detector's pixels collect, zero frequency in the corner."""
@@ -280,8 +321,10 @@ class DetectorResponse(nn.Module):
             pattern = (
                 pattern[:, self.rows][:, :, self.columns] if kept else self.rows @ pattern @ self.columns.T
             )
-        if self.blur:
-            pattern = blur_patterns(pattern, self.blur)
+        if self.spread is not None:
+            pattern = spread_patterns(pattern, self.variance(), near=self.near)
+        elif self.blur:
+            pattern = blur_patterns(pattern, self.blur, near=self.near)
         return pattern if self.transfer is None else apply_transfer(pattern, self.transfer)
 
 
@@ -360,7 +403,7 @@ def _make_response(
     table = None if transfer is None else _read_transfer(Path(transfer), scan.geometry.shape)
     if rows is None and not blur and table is None:
         return None
-    return DetectorResponse(rows, columns, blur, table)
+    return DetectorResponse(rows, columns, blur, table, near=scan.geometry.near)
 
 
 def match_grids(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | None, Tensor | None]:

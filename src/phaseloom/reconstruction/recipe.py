@@ -45,7 +45,7 @@ DEFAULT_RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.0
 PARTS = (
     *("object", "amplitude", "phase", "probe", "defocus", "semiangle", "positions", "affine", "rotation"),
     *("scale", "lines", "heights", "height_scale", "tilts", "thickness", "shift", "descan", "weights"),
-    *("background", "opr_weights"),
+    *("background", "blur", "opr_weights"),
 )
 """All that can have a rate; which of them an experiment has depends on its parts."""
 
@@ -367,6 +367,8 @@ class Reconstruct(ScanRecipe):
         )
         if self.rate_of("background") and scan.background is None:
             model.detector.start_background(_estimate_background(scan))
+        if self.rate_of("blur"):
+            model.detector.start_blur()
         return model
 
     def _count_slices(self) -> int:
@@ -454,6 +456,7 @@ _LACKS = {
     "opr_weights": "write probe: {relaxed: {basis: 3}}",
     "shift": "only a far field can be shifted",
     "descan": "only a far field can be shifted",
+    "blur": "no point spread was prepared",
 }
 """Why a part may be missing, as the end of a sentence."""
 
