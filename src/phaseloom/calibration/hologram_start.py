@@ -42,7 +42,8 @@ from phaseloom.ptycho.probes.guesses import build_probe, enlarge_wave
 from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.spec import Call
 
-__all__ = ["has_hologram_start", "is_hologram_scan", "is_one_material_due", "make_hologram_image"]
+__all__ = ["has_hologram_start", "has_one_height", "is_hologram_scan", "is_one_material_due"]
+__all__ += ["make_hologram_image"]
 __all__ += ["measure_agreement", "measure_power", "search_near_field", "set_distance"]
 __all__ += ["start_from_holograms", "widen_window"]
 
@@ -52,7 +53,9 @@ MIN_PATTERNS = 9
 """Below which illumination and object are not told apart."""
 
 MAX_HEIGHT_SPREAD = 0.05
-"""Of positions along the beam over the effective distance; above it one hologram does not stand for all."""
+MAX_HEIGHT_SPREAD_OF_IMAGE = 1.5
+"""Of positions along the beam over the effective distance: above the first, holograms at the mean distance do
+not tell it; above the second, of a parallel beam, their direct image is no start."""
 
 MIN_EDGE_LIGHT = 0.15
 """Light at the detector's weakest edge over bright light, from which on a beam fills it."""
@@ -79,11 +82,24 @@ def has_hologram_start(recipe: Any, scan: Scan4D, /) -> bool:
 
 
 def is_hologram_scan(scan: Scan4D, /) -> bool:
-    """Whether a direct image of holograms can be made: a near field of several patterns at one height."""
+    """Whether a direct image of holograms can be made: a near field of several patterns, at heights not too
+    different.
+    """
     if not scan.geometry.near:
         return False
-    spread = 0.0 if scan.heights is None else float(np.ptp(scan.heights))
-    return len(scan) >= MIN_PATTERNS and spread < MAX_HEIGHT_SPREAD * abs(scan.geometry.flight)
+    is_cone = not math.isinf(scan.geometry.focus or math.inf)  # whose pixel changes with the height
+    most = MAX_HEIGHT_SPREAD if is_cone else MAX_HEIGHT_SPREAD_OF_IMAGE
+    return len(scan) >= MIN_PATTERNS and _measure_height_spread(scan) < most
+
+
+def has_one_height(scan: Scan4D, /) -> bool:
+    """Whether the distance of a near field can be looked for by its holograms: they are at one height."""
+    return _measure_height_spread(scan) < MAX_HEIGHT_SPREAD
+
+
+def _measure_height_spread(scan: Scan4D) -> float:
+    """Range of positions along the beam over the effective distance."""
+    return 0.0 if scan.heights is None else float(np.ptp(scan.heights)) / abs(scan.geometry.flight)
 
 
 def search_near_field(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, NearFieldEstimate, list[str]]:
@@ -174,8 +190,8 @@ def start_from_holograms(model: Ptychography, scan: Scan4D, image: HologramImage
 
 
 def is_one_material_due(model: Ptychography, /) -> bool:
-    """Whether `phaseloom.calibration.one_material` serves: a free probe, one height, one process."""
-    is_plain = type(model.probe) is Probe and model.heights is None and len(model.object.occupancy) == 1
+    """Whether `phaseloom.calibration.one_material` serves: a free probe, one state, one process."""
+    is_plain = type(model.probe) is Probe and len(model.object.occupancy) == 1
     return is_plain and team().world_size == 1
 
 

@@ -11,7 +11,7 @@ periodogram: Whittle 1953, doi 10.1007/BF02590998.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +36,7 @@ __all__ = [
     "compare_orientations",
     "estimate_near_field",
     "guess_focus",
+    "is_distance_shown",
     "set_near_field",
 ]
 
@@ -104,7 +105,7 @@ ERROR_OF_STATED = 0.1
 
 ERRORS_OF_RANGE = 2.0
 
-MAX_ERROR_OF_SHOWN = 0.1
+MAX_ERROR_OF_SHOWN = 0.08
 """Half a range, in the logarithm, up to which holograms show their distance."""
 
 MIN_DISTANCE_ERROR = 0.02
@@ -136,7 +137,7 @@ class NearFieldEstimate:
     @property
     def is_shown(self) -> bool:
         """Whether the range of the distance is narrow enough to be believed."""
-        return self.flight is not None and math.log(self.flight[1] / self.flight[0]) < 2 * MAX_ERROR_OF_SHOWN
+        return is_distance_shown(self.flight)
 
     def lines(self) -> list[str]:
         """What was found, in sentences."""
@@ -279,16 +280,31 @@ def estimate_near_field(
     scale = _find_scale(few, least=least) if magnification and is_cone else None
     geometry = stated
     if scale is not None and abs(scale - 1) > MIN_SCALE_ERROR:
-        # the flight behind a focus is about as long as the focus is far, and scales as the pixel does
         geometry = set_near_field(stated, stated.pixel[0] * scale, stated.flight * scale)
-    own = separate_scan(replace(few, geometry=geometry))
-    rings = _find_flight(own, geometry)
+    error = ERROR_OF_STATED
+    if scale is not None and (flight := _average_stated(geometry, stated)) is not None:
+        geometry = set_near_field(geometry, geometry.pixel[0], flight)
+        error /= math.sqrt(2)
+    # not the straightened hologram: interpolation changes its spectrum
+    own = separate_scan(replace(few, geometry=geometry), has_displacement=False)
+    rings = _find_flight(own, geometry, error)
     if rings is not None:
         best, low, high = rings
         if abs(math.log(best / geometry.flight)) > MIN_DISTANCE_ERROR:
             geometry = set_near_field(geometry, geometry.pixel[0], best)
         return NearFieldEstimate(geometry, stated, scale, (low, high))
     return NearFieldEstimate(geometry, stated, scale, None)
+
+
+def _average_stated(geometry: Geometry, stated: Geometry) -> float | None:
+    """The effective distance by stated distance and stated focus, once the magnification is known.
+
+    Each tells it alone, with an error of its own: their geometric mean is off by less.
+    """
+    assert stated.focus is not None
+    factor = 1 - 1 / geometry.magnification
+    by_distance, by_focus = geometry.flight, stated.focus * factor
+    return math.sqrt(by_distance * by_focus) if by_distance > 0 and by_focus > 0 else None
 
 
 def guess_focus(scan: Scan4D, /) -> float | None:
@@ -391,8 +407,10 @@ def _sample(correlation: np.ndarray, shifts: Float[np.ndarray, "n 2"]) -> float:
     return float(ndimage.map_coordinates(correlation, [number, at[:, 0], at[:, 1]], order=1).mean())
 
 
-def _find_flight(own: Holograms, geometry: Geometry) -> tuple[float, float, float] | None:
+def _find_flight(own: Holograms, geometry: Geometry, stated: float) -> tuple[float, float, float] | None:
     """Effective distance and its range by the rings of the hologram's power and by what was stated.
+
+    The latter has an error of ``stated`` in its logarithm.
 
     The posterior of the distance, over ratios of absorption; the range grows while its end has weight.
     """
@@ -408,7 +426,8 @@ def _find_flight(own: Holograms, geometry: Geometry) -> tuple[float, float, floa
                 flight = geometry.flight * math.exp(RING_STEP * step)
                 known[step] = _ring_evidence(rings, geometry.wavelength * flight)
         logs = RING_STEP * np.array(sorted(known))
-        weight = np.array([known[step] for step in sorted(known)]) / RING_TEMPERATURE - _surprise(logs)
+        evidence = np.array([known[step] for step in sorted(known)])
+        weight = evidence / RING_TEMPERATURE - _surprise(logs, stated)
         ends = [weight[0] > weight.max() - NATS_OF_END, weight[-1] > weight.max() - NATS_OF_END]
         if not any(ends) or max(-first, last) >= limit:
             break
@@ -429,6 +448,16 @@ def _summarise_posterior(flight: float, logs: np.ndarray, weight: np.ndarray) ->
     return bound_distance(flight * math.exp(mean), error)
 
 
+def is_distance_shown(limits: Sequence[float] | None, /) -> bool:
+    """Whether the range of a distance is narrow enough to be believed; ``None``: nothing is known.
+
+    Example:
+        >>> is_distance_shown((0.95, 1.05)), is_distance_shown((0.85, 1.15))
+        (True, False)
+    """
+    return limits is not None and math.log(limits[1] / limits[0]) < 2 * MAX_ERROR_OF_SHOWN
+
+
 def bound_distance(best: float, error: float, /) -> Range:
     """A distance with the ends of its range, which lie so far off on either side in the logarithm.
 
@@ -443,10 +472,10 @@ def bound_distance(best: float, error: float, /) -> Range:
     return best, best * math.exp(-error), best * math.exp(error)
 
 
-def _surprise(logs: np.ndarray) -> np.ndarray:
+def _surprise(logs: np.ndarray, error: float) -> np.ndarray:
     """Minus the logarithm of what is expected of the distance over that stated: a t distribution."""
     freedom = 8
-    return (freedom + 1) / 2 * np.log1p((logs / ERROR_OF_STATED) ** 2 / freedom)
+    return (freedom + 1) / 2 * np.log1p((logs / error) ** 2 / freedom)
 
 
 def _ring_evidence(rings: Rings, reach: float) -> float:

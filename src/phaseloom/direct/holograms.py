@@ -204,8 +204,15 @@ def reconstruct_holograms(
     return invert_contrast(own, scan, ratio)
 
 
-def separate_scan(scan: Scan4D, room: Canvas | None = None, /) -> Holograms:
-    """`separate_illumination` of a scan, on its detector's pixels, and the displacement of the hologram."""
+def separate_scan(scan: Scan4D, room: Canvas | None = None, /, *, has_displacement: bool = True) -> Holograms:
+    """`separate_illumination` of a scan, on its detector's pixels.
+
+    Args:
+        scan: near field.
+        room: canvas of the hologram; default: that of a reconstruction.
+        has_displacement: whether to look for a displacement (`follow_displacement`), which leaves a hologram
+            whose pixels are interpolated.
+    """
     room = canvas(scan) if room is None else room
     pixels = (scan.positions - np.array(room.origin)) / np.array(room.pixel)
     place = pixels - np.array(room.window) // 2
@@ -217,6 +224,8 @@ def separate_scan(scan: Scan4D, room: Canvas | None = None, /) -> Holograms:
     if scan.flat is not None:
         counts = counts / np.where(scan.flat > 0, scan.flat, 1)
     own = separate_illumination(counts, corner.clip(0, last), room, scan.mask)
+    if not has_displacement:
+        return own
     few = slice(None, None, -(-len(scan) // MAX_PATTERNS_OF_DISPLACEMENT))
     return follow_displacement(own, counts[few], place[few], scan.mask)
 

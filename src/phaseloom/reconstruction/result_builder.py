@@ -374,7 +374,8 @@ def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
     if not said.get("is_pixel_shown", True):
         text = "the holograms do not show their magnification: check distance, focus and positions"
         doubts.append(Doubt(Verdict.DOUBTFUL, text))
-    if not agreement > MIN_HOLOGRAM_AGREEMENT:
+    # the direct image of several heights is that of their mean
+    if not agreement > MIN_HOLOGRAM_AGREEMENT and not said.get("has_heights"):
         doubts.append(differs)
     return tuple(doubts)
 
@@ -416,6 +417,8 @@ def summarise_state(model: Ptychography, /) -> dict[str, Any]:
         found["aberrations"] = model.probe.aberrations()
         if model.probe.blur is not None:
             found["source size (A)"], found["focal spread (A)"] = model.probe.coherence()
+    if model.detector.parts()["blur"]:
+        found["blur (pixels)"] = list(model.detector.blur())
     if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
         moved = model.heights.current_heights() - model.heights.start
         found["heights moved (A)"] = float(moved.square().mean().sqrt())
