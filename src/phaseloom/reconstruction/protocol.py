@@ -590,6 +590,11 @@ class Job:
             self.levels = [self.level]
         return recipe
 
+    def take_first_image(self) -> None:
+        """Begin with the direct image that the recipe says was found, as `begin` does."""
+        self.recorded = self._use_direct_image()
+        self.recipe = self.recorded
+
     def _use_direct_image(self) -> Reconstruct:
         if "holograms" in self.recorded.found:
             return self._use_holograms()

@@ -198,7 +198,9 @@ def add_absorption(job: Job) -> Mapping[str, Any] | None:
 
 
 def add_blur(job: Job) -> Mapping[str, Any] | None:
-    """The point spread of the detector."""
+    """The point spread of the detector; in a near field fitted, as it stands for the source's size, too."""
+    if job.scan.geometry.near:
+        return None if job.recipe.rate_of("blur") else {"rates.blur": _choose_rate(job, "blur")}
     detector = job.recipe.detector
     if detector.name != "counting" or detector.values.get("transfer") is not None:
         return None
@@ -427,7 +429,7 @@ def _describe_addition(name: str, settings: Mapping[str, Any]) -> str:
     value = next(iter(settings.values()))
     if name == "modes":
         return f"{value} modes"
-    return f"blur of {value} pixels" if name == "blur" else name
+    return f"blur of {value} pixels" if name == "blur" and "rates.blur" not in settings else name
 
 
 def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan4D) -> _Run | Attempt:
@@ -436,6 +438,8 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
     try:
         job = Job(before.with_settings(settings) if settings else before, scan, None, None)
         job.wants_evidence = False
+        if "holograms" in job.recorded.found:
+            job.take_first_image()
         last = job.recorded.epochs - count_epochs_on_all(job.recorded)
         for epoch in job:
             if epoch.number == last:
