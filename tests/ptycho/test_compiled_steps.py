@@ -115,7 +115,7 @@ def run(
     dtype=torch.float64,
     start=1,
     held=False,
-    kind=CompiledSteps,
+    steps_of=CompiledSteps,
     **parts,
 ):
     """Losses of epochs, what moved, and the optimiser."""
@@ -132,7 +132,7 @@ def run(
     make_groups(twin, names=names)
     curvature = Curvature(twin, Likelihood(twin, scan, divergence))
     get_leaf(model).touched = []
-    steps = Counted(kind(model, likelihood, optimizer))
+    steps = Counted(steps_of(model, likelihood, optimizer))
     optimizer.step_together = steps if together else None
     history = []
     for epoch in range(1, epochs + 1):

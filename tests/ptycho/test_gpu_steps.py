@@ -35,7 +35,7 @@ def _emulated(kernels, monkeypatch):
 def assert_same(scan, tolerance=2e-4, **knobs):
     """In single precision, to rounding that some updates have amplified."""
     shared = {"dtype": torch.float32, **knobs}
-    found, _ = run(scan, together=True, kind=on_gpu.GpuSteps, **shared)
+    found, _ = run(scan, together=True, steps_of=on_gpu.GpuSteps, **shared)
     known, _ = run(scan, together=False, **shared | {"dtype": torch.float64})
     for a, b in zip(found, known, strict=True):
         assert (a - b).abs().max() <= tolerance * b.abs().max()
@@ -65,7 +65,7 @@ def test_windows_that_lie_apart_move_what_they_see_alone():
     """Rectangles of the plain path reach beyond windows, where momentum goes on."""
     scan = make_scan(step=25.0)
     shared = {"dtype": torch.float32, "epochs": 2}
-    found, _ = run(scan, together=True, kind=on_gpu.GpuSteps, **shared)
+    found, _ = run(scan, together=True, steps_of=on_gpu.GpuSteps, **shared)
     known, _ = run(scan, together=False, **shared)
     torch.testing.assert_close(found[0], known[0], rtol=0.03, atol=0)
     assert (found[1] - known[1]).norm() < 0.1 * (known[1] - known[1].mean()).norm()
@@ -73,7 +73,7 @@ def test_windows_that_lie_apart_move_what_they_see_alone():
 
 def test_what_kernels_do_not_know_is_left_to_others():
     assert plan_kernels((34, 34)) is None
-    found, _ = run(make_scan(), together=True, kind=on_gpu.GpuSteps, dtype=torch.float32)
+    found, _ = run(make_scan(), together=True, steps_of=on_gpu.GpuSteps, dtype=torch.float32)
     assert found[0].isfinite().all()
     with pytest.raises(AssertionError):
-        run(make_scan(), together=True, kind=on_gpu.GpuSteps, pieces=2, dtype=torch.float32)
+        run(make_scan(), together=True, steps_of=on_gpu.GpuSteps, pieces=2, dtype=torch.float32)
