@@ -334,6 +334,9 @@ def _examine_devices(_: Path, said: list[str]) -> Iterator[Problem]:
     said += told["cuda"] or [f"cuda: none (PyTorch was built {build})"]
     said += ["mps: Apple's graphics, with the memory of the computer"] if told["mps"] else []
     said.append(f"threads of PyTorch: {told['threads']}")
+    if told["cuda"] and _version("cuda-bindings") is None:
+        fix = "pip install 'phaseloom[gpu]'"
+        yield Problem(f"cuda: without cuda-bindings a GPU is two to four times slower: {fix}")
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if not told["cuda"] and shutil.which("nvidia-smi") and not is_hidden:
         fix = "install PyTorch's build for your driver (pytorch.org, Get started)"

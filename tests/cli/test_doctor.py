@@ -245,3 +245,13 @@ def test_an_examination_that_fails_does_not_hide_the_others(monkeypatch):
     assert "first" in sentences
     assert any("could not be examined (RuntimeError: odd)" in one for one in sentences)
     assert found.can_run
+
+
+@pytest.mark.parametrize("found", [None, "13.0.3"])
+def test_a_gpu_without_the_compiler_of_its_kernels_is_told(monkeypatch, found):
+    told = {"built": "13.0", "cuda": ["cuda 0: a card"], "mps": False, "threads": 1}
+    monkeypatch.setattr(doctor, "_run", lambda *_: ([told], ""))
+    monkeypatch.setattr(doctor, "_version", lambda name: found if name == "cuda-bindings" else "1")
+    problems = [str(one) for one in doctor._examine_devices(Path(), [])]
+    assert len(problems) == (found is None)
+    assert all("pip install 'phaseloom[gpu]'" in one for one in problems)

@@ -68,9 +68,9 @@ class _CudaKernels:
 
     def __init__(self, source: str):
         driver = self._driver = import_module("cuda.bindings.driver")
-        device = torch.cuda.current_device()
-        self.processors = torch.cuda.get_device_properties(device).multi_processor_count
-        major, minor = torch.cuda.get_device_capability(device)
+        self._device = torch.cuda.current_device()
+        self.processors = torch.cuda.get_device_properties(self._device).multi_processor_count
+        major, minor = torch.cuda.get_device_capability(self._device)
         binary = _find_binary(source, f"sm_{major}{minor}")
         torch.cuda.current_stream().synchronize()  # makes PyTorch's context the current one
         self._module = _check(driver.cuModuleLoadData(binary))
@@ -94,7 +94,7 @@ class _CudaKernels:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """See `KernelLauncher`: a CUDA graph."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.device(self._device), torch.cuda.graph(graph):
             work()
         return graph.replay
 

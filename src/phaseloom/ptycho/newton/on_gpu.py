@@ -127,10 +127,11 @@ class GpuSteps(StepsTogether[KernelLauncher]):
     def _fits(self, most: int, window: tuple[int, int]) -> bool:
         """Whether waves of a batch fit into the memory of the GPU."""
         wave = self.model.object.wave
-        pixels = most * math.prod(window)
-        if wave.device.type != "cuda" or "wave" in self._held:
+        numbers = most * math.prod(window) * self._count_modes()
+        kept = self._held.get("wave")
+        if wave.device.type != "cuda" or (kept is not None and len(kept) >= numbers):
             return True
-        needed = 8 * pixels * self._count_modes() * (1 + wave.shape[1])
+        needed = 8 * numbers * (1 + wave.shape[1])
         return needed <= MAX_MEMORY_SHARE * torch.cuda.mem_get_info(wave.device)[0]
 
     def _count_modes(self) -> int:
