@@ -29,20 +29,22 @@ def make_scan(shape, dtype):
     return Scan4D(counts=draw.poisson(rate).astype(dtype), positions=places, geometry=geometry)
 
 
-def run(scan, slices, modes, device):
+def run(scan, slices, modes, device, kind="complex"):
     thickness = {"thickness": 20.0} if slices > 1 else {}
-    thing = objects.pixels(scans.canvas(scan), slices=slices, **thickness)
+    thing = objects.pixels(scans.canvas(scan), slices=slices, kind=kind, **thickness)
+    leaf = thing.phase if kind == "phase" else thing.wave
     torch.manual_seed(0)
     with torch.no_grad():
-        drawn = torch.randn(2, *thing.wave.shape)
-        thing.wave.copy_(torch.polar(1 + 0.05 * drawn[0], 0.2 * drawn[1]))
+        drawn = torch.randn(2, *leaf.shape)
+        phase = 0.2 * drawn[1]
+        leaf.copy_(phase if kind == "phase" else torch.polar(1 + 0.05 * drawn[0], phase))
     model = Ptychography.of(scan, object=thing)
     beam = model.probe.modes().detach()
     weak = [0.2 * beam * torch.exp(1j * torch.randn(beam.shape)) for _ in range(modes - 1)]
     model.probe = Probe(torch.cat([beam, *weak]), scan.geometry)
     model.to(device).requires_grad_(False)
     moving = {
-        "object": (model.object.wave, 0.2),
+        "phase" if kind == "phase" else "object": (leaf, 0.2),
         "probe": (model.probe.relative, 0.2),
         "positions": (model.scan.offsets, 0.5),
         "affine": (model.scan.affine, 0.1),
@@ -55,7 +57,7 @@ def run(scan, slices, modes, device):
     likelihood = Likelihood(model, scan, noise.poisson)
     optimizer = GaussNewton(groups, pull=0.1)
     optimizer.set_rules(Curvature(model, likelihood)([{"loss": 1.5, "holdout": None}] * 2), 0.9)
-    model.object.wave.touched = []
+    leaf.touched = []
     steps = GpuSteps(model, likelihood, optimizer)
     batches = list(torch.randperm(36, generator=torch.Generator().manual_seed(1)).split(12))
     if device == "cuda":
@@ -72,5 +74,12 @@ def run(scan, slices, modes, device):
 def test_steps_are_those_of_the_processor(shape, slices, modes):
     scan = make_scan(shape, np.uint16 if slices == 1 else np.float32)
     both = (run(scan, slices, modes, device) for device in ("cuda", "cpu"))
+    for ours, known in zip(*both, strict=True):
+        assert (ours - known).abs().max() <= 1e-3 * known.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (96, 96), (128, 128)], ids=str)
+def test_phases_move_as_on_the_processor(shape):
+    both = (run(make_scan(shape, np.uint8), 3, 2, device, "phase") for device in ("cuda", "cpu"))
     for ours, known in zip(*both, strict=True):
         assert (ours - known).abs().max() <= 1e-3 * known.abs().max()

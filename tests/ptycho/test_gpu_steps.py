@@ -61,6 +61,12 @@ def test_the_same_holds_for_what_a_fit_may_ask_for(knobs):
     assert_same(make_scan(masked=True), epochs=2, **knobs)
 
 
+@pytest.mark.parametrize(("slices", "modes"), [(1, 1), (3, 2)])
+def test_phases_move_as_they_do_one_by_one(slices, modes):
+    names = ("phase", "probe", "positions", "affine")
+    assert_same(make_scan(), kind="phase", slices=slices, modes=modes, names=names, epochs=2)
+
+
 def test_windows_that_lie_apart_move_what_they_see_alone():
     """Rectangles of the plain path reach beyond windows, where momentum goes on."""
     scan = make_scan(step=25.0)

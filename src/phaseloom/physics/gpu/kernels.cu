@@ -17,6 +17,9 @@ struct Arguments {
   float2* object;          // (slice, tall, broad): transmission
   float2* object_speed;
   float2* object_slope;    // zero between two batches
+  float* phase;            // (slice, tall, broad): of an object of phases, whose transmission follows from them
+  float* phase_speed;
+  float* phase_slope;      // zero between two batches
   const float* wide;       // (slice, tall, broad): curvature of a scan
   const float* lone;       // (slice): of a pattern
   const float2* flights;   // (gap, y, x)
@@ -47,7 +50,7 @@ struct Arguments {
   float2* ramps_x;         // (pattern, x)
   float reach, unit, floor, limit, level, probe_unit, most_shift, most_number;
   int slices, modes, tall, broad, half_y, half_x, room_y, room_x;
-  int stored, noise, moves_object, moves_beam, patterns;
+  int stored, noise, phases, moves_object, moves_beam, patterns;
 };
 
 #define KNOBS 7
@@ -280,14 +283,14 @@ extern "C" __global__ void COLUMN_BOUNDS detect(Arguments a) {
 }
 
 // Rows: transpose of `transmit`; the object's derivative is summed over modes first.
-extern "C" __global__ void ROW_BOUNDS transmit_back(Arguments a, int slice) {
+template <bool PHASES>
+__device__ inline void return_through(const Arguments& a, int slice) {
   int p = blockIdx.z, groups = gridDim.y;
   if (p >= size_of(a)) return;
   ROW_THREAD
   int2 corner = a.corners[p];
   long long first = ((long long)slice * a.tall + corner.x + y) * a.broad + corner.y;
   const float2* seen = a.object + first;
-  float2* slope = a.object_slope + first;
   float2 sum[EX];
 #pragma unroll
   for (int i = 0; i < EX; ++i) sum[i] = make_float2(0.0f, 0.0f);
@@ -300,10 +303,11 @@ extern "C" __global__ void ROW_BOUNDS transmit_back(Arguments a, int slice) {
     transform_x<-1>(v, t, room);
 #pragma unroll
     for (int i = 0; i < EX; ++i) {
-      float2 here = times(v[i], kept[t + TX * i]);
+      float2 wave_here = kept[t + TX * i], behind = times(v[i], seen[t + TX * i]);
+      float2 here = times(PHASES ? behind : v[i], wave_here);
       sum[i].x += here.x;
       sum[i].y -= here.y;
-      v[i] = times(v[i], seen[t + TX * i]);
+      v[i] = behind;
     }
     if (slice || a.moves_beam) {
       transform_x<1>(v, t, room);
@@ -311,11 +315,17 @@ extern "C" __global__ void ROW_BOUNDS transmit_back(Arguments a, int slice) {
       for (int i = 0; i < EX; ++i) wave[t + TX * i] = v[i];
     }
   }
-  if (a.moves_object) {
+  if (a.moves_object && PHASES) {
 #pragma unroll
-    for (int i = 0; i < EX; ++i) add_pair(slope + t + TX * i, sum[i]);
+    for (int i = 0; i < EX; ++i) atomicAdd(a.phase_slope + first + t + TX * i, sum[i].y);
+  } else if (a.moves_object) {
+#pragma unroll
+    for (int i = 0; i < EX; ++i) add_pair(a.object_slope + first + t + TX * i, sum[i]);
   }
 }
+
+extern "C" __global__ void ROW_BOUNDS transmit_back(Arguments a, int slice) { return_through<false>(a, slice); }
+extern "C" __global__ void ROW_BOUNDS transmit_back_phases(Arguments a, int slice) { return_through<true>(a, slice); }
 
 // Columns: transpose of `enter`; derivatives of the modes and of the shifts. A block does several patterns.
 extern "C" __global__ void COLUMN_BOUNDS leave(Arguments a) {
@@ -374,8 +384,18 @@ extern "C" __global__ void step_object(Arguments a) {
     int y = top + i / width, x = left + i % width;
     if (!together && !is_seen(a, size, y, x)) continue;
     long long at = ((long long)blockIdx.y * a.tall + y) * a.broad + x;
-    float2 slope = a.object_slope[at], value = a.object[at], speed = a.object_speed[at];
     float inverse = 1.0f / fmaxf(a.wide[at] * rate, lone);
+    if (a.phases) {
+      float slope = a.phase_slope[at], step = slope * inverse, speed = again * a.phase_speed[at] - step;
+      float phase = a.phase[at] - step + again * speed;
+      total[0] += slope;
+      a.phase_speed[at] = speed;
+      a.phase[at] = phase;
+      a.phase_slope[at] = 0.0f;
+      sincosf(phase, &a.object[at].y, &a.object[at].x);
+      continue;
+    }
+    float2 slope = a.object_slope[at], value = a.object[at], speed = a.object_speed[at];
     float2 step = scaled(slope, inverse);
     total[0] += slope.x + slope.y;
     if (pull != 0.0f) {

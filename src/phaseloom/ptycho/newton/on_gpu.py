@@ -15,6 +15,7 @@ from phaseloom.physics.gpu.source import plan_kernels
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.newton.arrays import get_leaf
 from phaseloom.ptycho.newton.steps import (
     MAX_NUMBER_STEP,
     MAX_POSITION_STEP,
@@ -53,8 +54,8 @@ BLOCKS_THAT_ADD = 8
 class GpuSteps(StepsTogether[KernelLauncher]):
     """Steps on a GPU. Sums of a batch are made in any order, so that two runs differ by rounding.
 
-    They serve a far field, complex pixels of one state, a probe of pixels, positions and an affine map of
-    them, amplitude or Poisson noise, and patterns that fit on the GPU.
+    They serve a far field, pixels of one state, complex ones or phases, a probe of pixels, positions and an
+    affine map of them, amplitude or Poisson noise, and patterns that fit on the GPU.
     """
 
     def __init__(self, model: Ptychography, likelihood: Likelihood, optimizer: GaussNewton):
@@ -77,10 +78,10 @@ class GpuSteps(StepsTogether[KernelLauncher]):
             and type(model.scan) is Positions
             and type(model.probe) is Probe
             and model.probe.is_plain()
-            and model.object.kind == "complex"
-            and hasattr(model.object.wave, "touched")
-            and model.object.wave.is_contiguous()
-            and model.object.wave.dtype == model.probe.relative.dtype == torch.complex64
+            and model.object.kind in ("complex", "phase")
+            and hasattr(get_leaf(model.object), "touched")
+            and get_leaf(model.object).is_contiguous()
+            and model.scan.start.dtype == model.probe.relative.real.dtype == torch.float32
         )
         window = (model.object.window[0], model.object.window[1])
         return load_kernels(window, model.scan.start.device) if plain else None
@@ -90,7 +91,7 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         model = self.model
         assert isinstance(model.probe, Probe)
         return {
-            model.object.wave: ("object", PixelStep),
+            get_leaf(model.object): ("object", PixelStep),
             model.probe.relative: ("probe", UniformStep),
             model.scan.offsets: ("positions", PositionStep),
             model.scan.affine: ("affine", CoupledStep),
@@ -126,13 +127,13 @@ class GpuSteps(StepsTogether[KernelLauncher]):
 
     def _fits(self, most: int, window: tuple[int, int]) -> bool:
         """Whether waves of a batch fit into the memory of the GPU."""
-        wave = self.model.object.wave
+        leaf = get_leaf(self.model.object)
         numbers = most * math.prod(window) * self._count_modes()
         kept = self._held.get("wave")
-        if wave.device.type != "cuda" or (kept is not None and len(kept) >= numbers):
+        if leaf.device.type != "cuda" or (kept is not None and len(kept) >= numbers):
             return True
-        needed = 8 * numbers * (1 + wave.shape[1])
-        return needed <= MAX_MEMORY_SHARE * torch.cuda.mem_get_info(wave.device)[0]
+        needed = 8 * numbers * (1 + leaf.shape[1])
+        return needed <= MAX_MEMORY_SHARE * torch.cuda.mem_get_info(leaf.device)[0]
 
     def _count_modes(self) -> int:
         assert isinstance(self.model.probe, Probe)
@@ -180,22 +181,15 @@ class GpuSteps(StepsTogether[KernelLauncher]):
     def _give_images(self, arguments: Arguments, run: BatchRun, most: int) -> None:
         """Object and modes, their velocities and curvatures, and room for the waves."""
         model = self.model
-        wave = model.object.wave
         probe = model.probe
         assert isinstance(probe, Probe)
         modes = self._count_modes()
-        _, slices, tall, broad = wave.shape
         pixels = math.prod(model.object.window)
-        arguments.slices, arguments.modes, arguments.tall, arguments.broad = slices, modes, tall, broad
+        self._give_object(arguments, run)
+        arguments.modes = modes
         waves = most * modes * pixels
         arguments.wave = self._make_room("wave", waves, torch.complex64)
-        arguments.incident = self._make_room("incident", slices * waves, torch.complex64)
-        arguments.object = wave.data_ptr()
-        arguments.object_slope = self._make_room("object_slope", wave.numel(), torch.complex64)
-        if (part := run.parts.get("object")) is not None:
-            arguments.object_speed = self.optimizer.get_velocity(part.parameter).data_ptr()
-            arguments.wide = self._hold("wide", part.rule.wide.to(torch.float32))
-            arguments.lone = self._hold("lone", part.rule.lone.to(torch.float32))
+        arguments.incident = self._make_room("incident", arguments.slices * waves, torch.complex64)
         unit = float(probe.scale) * pixels**-1.5
         arguments.probe_unit = float(probe.scale) ** 2 / pixels**2
         arguments.spectrum = self._hold("spectrum", torch.fft.fft2(probe.relative) * unit)
@@ -206,6 +200,22 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         flights = [kernel.expand(1, 1, 1, *model.object.window)[0, 0, 0] for kernel in self._list_flights()]
         if flights:
             arguments.flights = self._hold("flights", torch.stack(flights) / pixels)
+
+    def _give_object(self, arguments: Arguments, run: BatchRun) -> None:
+        """Transmission, or the phases that it follows from, with velocity, gradient and curvature."""
+        thing = self.model.object
+        leaf = get_leaf(thing)
+        _, arguments.slices, arguments.tall, arguments.broad = leaf.shape
+        arguments.phases = thing.kind == "phase"
+        name = "phase" if arguments.phases else "object"
+        setattr(arguments, name, leaf.data_ptr())
+        if arguments.phases:
+            arguments.object = self._hold("transmission", thing.transmission())
+        setattr(arguments, f"{name}_slope", self._make_room(f"{name}_slope", leaf.numel(), leaf.dtype))
+        if (part := run.parts.get("object")) is not None:
+            setattr(arguments, f"{name}_speed", self.optimizer.get_velocity(part.parameter).data_ptr())
+            arguments.wide = self._hold("wide", part.rule.wide.to(torch.float32))
+            arguments.lone = self._hold("lone", part.rule.lone.to(torch.float32))
 
     def _list_flights(self) -> list[Tensor]:
         """Kernels of the gaps."""
@@ -317,7 +327,7 @@ class _Update:
         groups = min(given.modes, -(-wanted // (self.row_blocks * given.patterns)))
         groups = next(one for one in range(groups, given.modes + 1) if given.modes % one == 0)
         for slice_ in reversed(range(given.slices)):
-            self._rows("transmit_back", groups, slice_)
+            self._rows("transmit_back_phases" if given.phases else "transmit_back", groups, slice_)
             if slice_:
                 self._columns("fly_back", given.patterns, slice_ - 1)
         if given.moves_beam:
