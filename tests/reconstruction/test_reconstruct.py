@@ -387,6 +387,13 @@ def test_putting_a_whole_call_replaces_the_choice(tree):
     assert (made.probe.name, dict(made.probe.values)) == ("focused", {"semiangle": 0.02})
 
 
+@pytest.mark.parametrize("word", [True, False])
+def test_a_rate_that_is_a_truth_value_is_refused(tree, word):
+    """``yes`` of YAML was a rate of one."""
+    with pytest.raises(BadInput, match=r"rates\.object: (True|False) is not a rate: write a number"):
+        Reconstruct.of(tree | {"rates": {"object": word}})
+
+
 def test_putting_an_end_keeps_the_rate_and_the_beginning(tree):
     made = Reconstruct.of(tree | {"rates": {"probe": {"rate": 0.1, "start": 2}}}).with_settings(
         {"rates.probe.stop": 5}

@@ -242,6 +242,16 @@ class Reconstruct(ScanRecipe):
     def _none_as_word(cls, node: Any) -> Any:
         return "none" if node is None else node
 
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _rates_are_numbers(cls, node: Any) -> Any:
+        """YAML reads yes and no as truth values, which would be rates of 1 and 0."""
+        for name, rate in node.items() if isinstance(node, Mapping) else ():
+            if isinstance(rate, bool):
+                fix = "is not a rate: write a number such as 1.0, or 0 for a part that stands still"
+                raise BadInput(f"rates.{name}", rate, fix)
+        return node
+
     @model_validator(mode="after")
     def _masks_or_not(self) -> Self:
         if self.mask == "none" and self.finds_outliers:
