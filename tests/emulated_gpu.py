@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from phaseloom.physics.gpu.launch import Arguments, Shape
 from phaseloom.physics.gpu.source import plan_kernels
+from phaseloom.ptycho.newton.gpu_kernels import Arguments, Shape
 
 COMPILER = shutil.which("g++")
 
@@ -99,7 +99,7 @@ VISIBLE int size_of_arguments() { return sizeof(Arguments); }
 
 
 class EmulatedKernels:
-    """See `phaseloom.physics.gpu.launch.KernelLauncher`."""
+    """See `phaseloom.ptycho.newton.gpu_kernels.KernelLauncher`."""
 
     processors = 2
 

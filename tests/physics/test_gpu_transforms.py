@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from phaseloom.physics.gpu.launch import Arguments
 from phaseloom.physics.gpu.source import plan_kernels
 from phaseloom.physics.gpu.transforms import plan_line
+from phaseloom.ptycho.newton.gpu_kernels import Arguments
 from tests.emulated_gpu import COMPILER, EmulatedKernels
 
 SHAPES = [

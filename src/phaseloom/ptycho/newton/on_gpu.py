@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
-from phaseloom.physics.gpu.launch import Arguments, KernelLauncher, load_kernels
 from phaseloom.physics.gpu.source import plan_kernels
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.newton.arrays import get_leaf
+from phaseloom.ptycho.newton.gpu_kernels import Arguments, KernelLauncher, load_kernels
 from phaseloom.ptycho.newton.steps import (
     MAX_NUMBER_STEP,
     MAX_POSITION_STEP,

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from phaseloom.physics.gpu import launch
+from phaseloom.ptycho.newton import gpu_kernels
 
 
 class FakeCompiler:
@@ -42,13 +42,13 @@ class FakeCompiler:
 def compiler(monkeypatch, tmp_path):
     made = FakeCompiler()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(launch, "import_module", lambda name: made)
+    monkeypatch.setattr(gpu_kernels, "import_module", lambda name: made)
     return made
 
 
 def test_a_source_is_compiled_once_for_an_architecture(compiler, tmp_path):
     for source, architecture in (("a", "sm_90"), ("a", "sm_90"), ("a", "sm_80"), ("b", "sm_90")):
-        assert launch._find_binary(source, architecture) == b" " * 4
+        assert gpu_kernels._find_binary(source, architecture) == b" " * 4
     assert compiler.compiled == [b"a", b"a", b"b"]
     kept = sorted(path.suffix for path in (tmp_path / "phaseloom" / "kernels").iterdir())
     assert kept == [".cubin"] * 3
@@ -56,8 +56,8 @@ def test_a_source_is_compiled_once_for_an_architecture(compiler, tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_costs_the_cache_alone(compiler, tmp_path):
     (tmp_path / "phaseloom").write_text("in the way")
-    assert launch._find_binary("a", "sm_90") == b" " * 4
-    assert launch._find_binary("a", "sm_90") == b" " * 4
+    assert gpu_kernels._find_binary("a", "sm_90") == b" " * 4
+    assert gpu_kernels._find_binary("a", "sm_90") == b" " * 4
     assert len(compiler.compiled) == 2
 
 
@@ -66,13 +66,13 @@ def test_without_kernels_a_run_is_told_and_goes_on(problem, monkeypatch, caplog)
     def refuse(source):
         raise problem
 
-    launch.load_kernels.cache_clear()
-    monkeypatch.setattr(launch, "_CudaKernels", refuse)
+    gpu_kernels.load_kernels.cache_clear()
+    monkeypatch.setattr(gpu_kernels, "_CudaKernels", refuse)
     monkeypatch.setattr(torch.cuda, "device", _NoDevice)
     caplog.set_level(logging.INFO, "phaseloom")
-    assert launch.load_kernels((64, 64), torch.device("cuda")) is None
+    assert gpu_kernels.load_kernels((64, 64), torch.device("cuda")) is None
     assert "left out" in caplog.text
-    launch.load_kernels.cache_clear()
+    gpu_kernels.load_kernels.cache_clear()
 
 
 class _NoDevice:
@@ -89,8 +89,8 @@ class _NoDevice:
 def test_a_compiler_that_refuses_is_quoted(compiler):
     compiler.code = 6
     with pytest.raises(RuntimeError):
-        launch._compile("a", "sm_90")
+        gpu_kernels._compile("a", "sm_90")
 
 
 def test_no_kernels_for_a_processor():
-    assert launch.load_kernels((64, 64), torch.device("cpu")) is None
+    assert gpu_kernels.load_kernels((64, 64), torch.device("cpu")) is None
