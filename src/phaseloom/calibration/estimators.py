@@ -66,7 +66,7 @@ MAX_EXCESS_AFTER_SWEEP = 0.7
 taken in place of the linear model's. 0.98 and more was found of 12 faulty scans, on which the linear model is
 right, up to 0.5 of two with few places and a strong object, on which it is wrong."""
 
-MIN_GAIN_OF_HELD_OUT = 0.01
+MIN_GAIN_OF_SWEEP = 0.01
 """What the loss of patterns held out must fall by, in units of shot noise, to be more than chance."""
 
 PIXELS_OF_DIRECT_IMAGE = 300
@@ -249,7 +249,7 @@ def check_by_sweep(
     swept = run_short(few, other, **knobs)
     rows = [{**_as_row(one), "held out": one.held} for one in (linear, swept)]
     gain = linear.held - swept.held
-    if gain < MIN_GAIN_OF_HELD_OUT or swept.held - 1 > MAX_EXCESS_AFTER_SWEEP * (linear.held - 1):
+    if gain < MIN_GAIN_OF_SWEEP or swept.held - 1 > MAX_EXCESS_AFTER_SWEEP * (linear.held - 1):
         return EstimatorResult(state, (), rows)
     side = f"{start.orientation}, focus {FORMATTERS['defocus'](start.defocus)}"
     note = "short runs from a sweep explain patterns held out better than those from the linear model"
@@ -315,7 +315,7 @@ def estimate_modes(
             held = run_short(few, state, **knobs, modes=count).held
         tried.append({"modes": count, "held out": held})
         most = MAX_EXCESS_WITH_SIX_MODES if count > MODES_TO_TRY[1] else MAX_EXCESS_WITH_THREE_MODES
-        if len(tried) > 1 and not _is_clearly_better(held, tried[-2]["held out"], most):
+        if len(tried) > 1 and held - 1 > most * max(tried[-2]["held out"] - 1, 0):
             break
         best = count
     margin = min(row["held out"] for row in tried if row["modes"] != best) / next(
@@ -416,7 +416,8 @@ def estimate_slices(
         depth = max(math.sqrt(12) * state.focal_spread, 2 * SLICE_IN_DEPTHS_OF_FOCUS * focus)
         apart = depth / wanted if wanted > 2 else SLICE_IN_DEPTHS_OF_FOCUS * focus
         short_runs[wanted] = _run_with_slices(few, state, wanted, apart, epochs)
-        if _is_clearly_better(short_runs[wanted].held, short_runs[given].held, MAX_EXCESS_WITH_MORE_SLICES):
+        excess = max(short_runs[given].held - 1, 0.0)
+        if short_runs[wanted].held - 1 < MAX_EXCESS_WITH_MORE_SLICES * excess:
             count = wanted
     changed = count != given
     apart = short_runs[count].state.gap if changed else gap
@@ -431,17 +432,6 @@ def estimate_slices(
     return EstimatorResult(
         found, (told,), [{"slices": n, "gap": t.state.gap, "held out": t.held} for n, t in short_runs.items()]
     )
-
-
-def _is_clearly_better(held: float, before: float, most: float) -> bool:
-    """Whether a larger model explains patterns held out so much better that it is not taken for noise.
-
-    Args:
-        held: its loss, in units of shot noise; that may be below 1, where a share of the excess says nothing.
-        before: that of the smaller model.
-        most: share of the excess over shot noise that may be left.
-    """
-    return before - held > MIN_GAIN_OF_HELD_OUT and held - 1 < most * max(before - 1, 0.0)
 
 
 def _mrad(value: float) -> str:
