@@ -209,6 +209,14 @@ def test_what_was_not_compared_says_so():
     assert "too few patterns" in describe_choice("prediction", {"taken": AS_GIVEN})
 
 
+@pytest.mark.parametrize(
+    ("errors", "said"), [(2.0, "2 standard errors below"), (-1.49, "1.49 standard errors above")]
+)
+def test_a_start_that_is_no_better_is_not_called_below(errors, said):
+    found = {"taken": AS_GIVEN, "losses": {FLAT: 1.291, AS_GIVEN: 1.301}, "epochs": 3, "held_out": 20}
+    assert f"{said} flat" in describe_choice("direct image", {**found, "errors": errors})
+
+
 def test_a_block_is_made_of_neighbours():
     index = np.stack(np.meshgrid(*[np.arange(9.0)] * 2, indexing="ij"), -1).reshape(-1, 2)
     block = index[find_block(index, 25)]

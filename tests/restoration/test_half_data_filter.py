@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.errors import BadInput
+from phaseloom.restoration.apply_result import PatternMisfits
 from phaseloom.restoration.half_data_filter import HALF_DATA_FILTERS, filter_by_halves
 
 METHODS = tuple(HALF_DATA_FILTERS)
@@ -163,3 +164,9 @@ def test_what_cannot_be_filtered_is_a_sentence(sentence, change):
     knobs = {key: value for key, value in change.items() if key in ("method", "spread")}
     with pytest.raises(BadInput, match=sentence):
         filter_by_halves(image, first, second, **knobs)
+
+
+@pytest.mark.parametrize(("restored", "warned"), [(1.011, False), (1.42, True)])
+def test_a_phase_that_the_patterns_contradict_is_not_recommended(restored, warned):
+    text = str(PatternMisfits(1.010, restored, 6.08))
+    assert ("keep the one as reconstructed" in text) is warned

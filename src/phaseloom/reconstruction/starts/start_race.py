@@ -199,7 +199,9 @@ def describe_choice(what: str, found: Mapping[str, Any], /) -> str:
     by = f"of {found['held_out']} patterns held out" if found["held_out"] else "of patterns that were fitted"
     others = [f"{name} {loss:.4g}" for name, loss in found["losses"].items() if name != taken]
     first = f"{what} left out, a flat object taken" if taken == FLAT else f"{what} taken {taken}"
-    sure = f" ({found['errors']:.3g} standard errors below flat)" if "errors" in found else ""
+    errors = found.get("errors")
+    side = "below" if errors is None or errors >= 0 else "above"
+    sure = "" if errors is None else f" ({abs(errors):.3g} standard errors {side} flat)"
     loss = f"{found['losses'].get(taken, math.inf):.4g}"
     return f"start: {first}: loss {by} after {found['epochs']} epochs {loss}, {', '.join(others)}{sure}"
 
