@@ -23,6 +23,17 @@ class BadInput(ValueError):
         shown = "" if value is None else f"{_short(value)} "
         super().__init__(f"{place}: {shown}{fix}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For another process: a value of any kind goes as the text that the message shows."""
+        value = self.value if self.value is None or isinstance(self.value, str) else repr(self.value)
+        return _rebuild, (type(self), self.place, value, self.fix), {"code": self.code}
+
+
+def _rebuild(kind: type[BadInput], place: str, value: object, fix: str) -> BadInput:
+    problem = kind.__new__(kind)
+    BadInput.__init__(problem, place, value, fix)
+    return problem
+
 
 class BadPlugin(BadInput):
     """A function from outside of the package that fails: a mistake of its author, not of the user."""
@@ -60,6 +71,9 @@ class WriteFailed(BadInput, OSError):
 
     def __str__(self) -> str:
         return self.args[0]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.filename, OSError(self.errno, self.strerror))
 
 
 _AGAIN = "then run it again, or continue a run with --resume"

@@ -198,22 +198,18 @@ class Team:
         """
         if self.world_size == 1:
             return make()
-        found: tuple[T | None, tuple[str, str, str] | None] = (None, None)
-        problem: BadInput | None = None
+        found: tuple[T | None, BadInput | None] = (None, None)
         if self.is_main:
             _alone.append(Team(device=self.device))
             try:
                 found = make(), None
             except BadInput as raised:
-                problem = raised
-                found = None, (raised.place, "" if raised.value is None else str(raised.value), raised.fix)
+                found = None, raised
             finally:
                 _alone.pop()
-        value, said = self.broadcast(found)
+        value, problem = self.broadcast(found)
         if problem is not None:
             raise problem
-        if said is not None:
-            raise BadInput(said[0], said[1] or None, said[2])
         return cast(T, value)
 
     def map_gather(self, make: Callable[[int], T], numbers: Sequence[int], /) -> list[T]:
