@@ -204,20 +204,15 @@ class _MaterialFit:
         lit = real > MIN_SHARE_OF_LIGHT * real.max()
         share = 5 / math.sqrt(2 * float((real * self.phase.square())[lit].sum()) + 1e-30)
         self.logit_unit = min(share / max(self.first, 1e-4), MAX_RATIO_STEP)
-        self.numbers = [_Number.of(self, one) for one in self._list_numbers()] if moves_numbers else []
+        moving = self._list_numbers() if moves_numbers else []
+        before = model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE) if moving else real
+        self.numbers = [_Number.of(self, one, before) for one in moving]
 
     def _list_numbers(self) -> list[Tensor]:
         """What else is to move: point spread, heights."""
         parts = self.model.parts()
         known = [one for name in NUMBERS for one in parts.get(name, [])]
         return [one for one in known if one.requires_grad]
-
-    @torch.no_grad()
-    def expect_amplitudes(self) -> Float[Tensor, "n y x"]:
-        """Roots of the expected counts of all patterns as the model has them."""
-        pieces = self.patterns.to(self.light.device).split(PATTERNS_AT_ONCE)
-        seen = torch.cat([self.model(piece) for piece in pieces])
-        return seen.clamp(min=0).sqrt() * self.model.detector.mask
 
     def _split_phase(self) -> None:
         """The phase of the model, as what its hologram shows and the rest."""
@@ -352,11 +347,10 @@ class _Number:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, fit: _MaterialFit, parameter: Tensor) -> "_Number":
-        """Where it is, with the curvature that a small step shows."""
-        before = fit.expect_amplitudes()
+    def of(cls, fit: _MaterialFit, parameter: Tensor, before: Tensor) -> "_Number":
+        """Where it is, with the curvature that a small step from the amplitudes ``before`` shows."""
         parameter += NUMBER_STEP
-        slope = (fit.expect_amplitudes() - before) / NUMBER_STEP
+        slope = (fit.model.expect_amplitudes(fit.patterns, PATTERNS_AT_ONCE) - before) / NUMBER_STEP
         parameter -= NUMBER_STEP
         bend = 2 * float(slope.square().sum())
         if parameter.ndim == 1 and len(parameter) == len(fit.model.scan.start):
@@ -367,12 +361,7 @@ class _Number:
     @torch.no_grad()
     def move(self) -> None:
         """Give the model the numbers as they stand; the mean of numbers of each pattern stays."""
-        moved = (
-            self.change - self.change.mean()
-            if self.change.ndim == 1 and len(self.change) > 2
-            else self.change
-        )
-        self.parameter.copy_(self.start + self.unit * moved)
+        self.parameter.copy_(self.start + self.unit * self._centre(self.change))
         self.parameter.grad = None
 
     @torch.no_grad()
@@ -380,6 +369,9 @@ class _Number:
         """Take the slope of the loss from the model."""
         slope = self.parameter.grad
         assert slope is not None
-        several = self.change.ndim == 1 and len(self.change) > 2
-        self.change.grad = self.unit * (slope - slope.mean() if several else slope)
+        self.change.grad = self.unit * self._centre(slope)
         self.parameter.grad = None
+
+    def _centre(self, values: Tensor) -> Tensor:
+        """Values of each pattern about their mean; others as they are."""
+        return values - values.mean() if values.ndim == 1 and len(values) > 2 else values

@@ -586,8 +586,7 @@ class Curvature:
             return model.detector.mask.new_zeros(0, *model.detector.mask.shape).to(model.scan.start)
         if (compiled := self._compiled_amplitudes(own)) is not None:
             return compiled
-        seen = torch.cat([model(part) for part in own.split(self.likelihood.best_piece_size)])
-        return seen.clamp(min=0).sqrt() * model.detector.mask
+        return model.expect_amplitudes(own, self.likelihood.best_piece_size)
 
     def _make_number_rule(self, parameter: nn.Parameter, trust: float, still: Tensor | None) -> Rule:
         """From differences of the patterns over small steps."""

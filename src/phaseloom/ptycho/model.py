@@ -127,6 +127,12 @@ class Ptychography(nn.Module):
         return self.detector(self.wave(index), index, self.object.occupancy)
 
     @torch.no_grad()
+    def expect_amplitudes(self, index: Int[Tensor, " n"], size: int) -> Float[Tensor, "n y x"]:
+        """Roots of the expected counts of patterns, ``size`` at a time; zero where pixels are masked."""
+        seen = torch.cat([self(piece) for piece in index.split(size)])
+        return seen.clamp(min=0).sqrt() * self.detector.mask
+
+    @torch.no_grad()
     def pattern(self, index: int) -> np.ndarray:
         """Expected counts ``(y, x)`` of one pattern, centred as in files."""
         if not 0 <= index < len(self.scan.start):

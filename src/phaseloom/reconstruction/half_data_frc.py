@@ -19,7 +19,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.spec import Call
 
-__all__ = ["Halves", "check_splittable", "halves", "reconstruct_halves"]
+__all__ = ["Halves", "check_splittable", "halves", "reconstruct_halves", "run_quietly"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +35,12 @@ class Halves:
     correlation: RingCorrelation
 
 
-def halves(
-    one: Job | Reconstruct, /, *, drive: Callable[[Job], Any] = lambda job: deque(job, maxlen=0)
-) -> Halves:
+def run_quietly(job: Job, /) -> None:
+    """Run a job to its end, in silence."""
+    deque(job, maxlen=0)
+
+
+def halves(one: Job | Reconstruct, /, *, drive: Callable[[Job], Any] = run_quietly) -> Halves:
     """Split the counts in two, reconstruct each half by the same settled recipe, and correlate.
 
     It costs two more runs of as many epochs. The shot noise of both is independent, with half of the
@@ -61,7 +64,7 @@ def halves(
 
 
 def reconstruct_halves(
-    one: Job | Reconstruct, /, *, drive: Callable[[Job], Any] = lambda job: deque(job, maxlen=0)
+    one: Job | Reconstruct, /, *, drive: Callable[[Job], Any] = run_quietly
 ) -> tuple[Result, Result]:
     """The results of `halves` without their correlation; arguments and errors as there."""
     job = one if isinstance(one, Job) else Job.begin(one)

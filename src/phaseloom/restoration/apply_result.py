@@ -18,11 +18,12 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
+from phaseloom.reconstruction.half_data_frc import run_quietly
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.result_builder import build_images
 from phaseloom.restoration.apply import STAMP, restore_image
 from phaseloom.restoration.half_data_network import restore_by_halves
-from phaseloom.restoration.half_phases import reconstruct_half_phases, run_quietly
+from phaseloom.restoration.half_phases import reconstruct_half_phases
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.result import Result, load

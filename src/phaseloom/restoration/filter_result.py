@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.half_data_frc import run_quietly
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.restoration.apply_result import RestoredPhase, compare_with_patterns
 from phaseloom.restoration.half_data_filter import SPREAD, FilterName, check_filter, filter_by_halves
-from phaseloom.restoration.half_phases import reconstruct_half_phases, run_quietly
+from phaseloom.restoration.half_phases import reconstruct_half_phases
 from phaseloom.result import load
 
 __all__ = ["FILTER_STAMP", "filter_phase"]

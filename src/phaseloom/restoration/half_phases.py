@@ -1,6 +1,5 @@
 """Phases of a run from each half of its counts, on the pixels of the run."""
 
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,15 @@ import numpy as np
 
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import find_shift, remove_ramp, shift_image
-from phaseloom.reconstruction.half_data_frc import reconstruct_halves
+from phaseloom.reconstruction.half_data_frc import reconstruct_halves, run_quietly
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.restoration.half_data_filter import MIN_SIDE
 from phaseloom.result import Result
 
-__all__ = ["reconstruct_half_phases", "run_quietly"]
+__all__ = ["reconstruct_half_phases"]
 
 MAX_SHIFT = 8
 """Pixels by which the reconstruction of a half may be shifted, at most: its probe is refined by itself."""
-
-
-def run_quietly(job: Job, /) -> None:
-    """Run a job to its end, in silence."""
-    deque(job, maxlen=0)
 
 
 def reconstruct_half_phases(
