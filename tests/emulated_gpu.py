@@ -4,13 +4,12 @@ Blocks are done one after the other, and the threads of a block in turns, from b
 """
 
 import ctypes
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from phaseloom.physics.gpu.source import plan_kernels
+from phaseloom.physics.gpu.source import list_kernels, plan_kernels
 from phaseloom.ptycho.newton.gpu_kernels import Arguments, Shape
 
 COMPILER = shutil.which("g++")
@@ -107,11 +106,9 @@ class EmulatedKernels:
         plan = plan_kernels(shape)
         assert plan is not None
         source = plan.write_source()
-        heads = re.findall(
-            r'extern "C" __global__ void (?:\w+_BOUNDS )?(\w+)\(Arguments a(, int \w+)?\)', source
-        )
-        self.names = [name for name, _ in heads]
-        calls = [f"{name}(*a{', number' if more else ''})" for name, more in heads]
+        heads = list_kernels(source)
+        self.names = list(heads)
+        calls = [f"{name}(*a{', number' if more else ''})" for name, more in heads.items()]
         cases = " ".join(f"case {k}: {call}; break;" for k, call in enumerate(calls))
         file = folder / f"kernels-{shape[0]}-{shape[1]}.cpp"
         file.write_text(HEAD + source.replace("#pragma unroll", "") + TAIL.replace("CASES", cases))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -85,7 +86,7 @@ def step_on_each(
     batches of an objective that says ``recordable`` are recorded and replayed.
     """
     sums: dict[str, float] = {}
-    replay: GraphReplay | None = None
+    replay = _make_replay(objective, batches, optimizer)
     before: float | None = None
     total = sum(_count_patterns(batch) for batch in batches)
     place = 0
@@ -95,7 +96,6 @@ def step_on_each(
         if outcomes is None:
             some = some[:BATCHES_BETWEEN_READS]
             later = batches[place + len(some) :][:1]
-            replay = replay or _make_replay(objective, batches, optimizer)
             outcomes = _step_one_by_one(objective, some, optimizer, number, clip, later, replay)
         found = zip(map(_count_patterns, some), outcomes, strict=True)
         first = _add_terms(list(found), sums, total, first=number == 1 and not place)
@@ -436,18 +436,13 @@ def _make_replay(
 ) -> GraphReplay | None:
     """What replays the batches of an epoch on a GPU; ``None`` where that is not possible, or does not pay."""
     parameters = [one for one in _list_parameters(optimizer) if isinstance(one, nn.Parameter)]
-    sizes = [len(batch) for batch in batches if not isinstance(batch, tuple)]
-    if (
-        not sizes
-        or not parameters
-        or team().world_size > 1
-        or not cuda_graph.supports_graphs(parameters[0].device)
-    ):
+    if not parameters or not cuda_graph.supports_graphs(parameters[0].device):
         return None
-    size = max(set(sizes), key=sizes.count)
-    if sizes.count(size) < MIN_BATCHES_TO_RECORD or not getattr(objective, "recordable", False):
+    if team().world_size > 1 or not getattr(objective, "recordable", False):
         return None
-    return GraphReplay(objective, parameters, size=size)
+    sizes = Counter(len(batch) for batch in batches if not isinstance(batch, tuple))
+    size, count = max(sizes.items(), key=lambda one: one[1], default=(0, 0))
+    return GraphReplay(objective, parameters, size=size) if count >= MIN_BATCHES_TO_RECORD else None
 
 
 def _replay_gradients(

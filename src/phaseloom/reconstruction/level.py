@@ -29,7 +29,6 @@ from phaseloom.ptycho.curvature import (
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography, change_whole, hold_windows, is_in_tiles
 from phaseloom.ptycho.newton.compiled import CompiledSteps
-from phaseloom.ptycho.newton.on_gpu import GpuSteps
 from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
@@ -514,8 +513,12 @@ def _newton_preparation(
     if not isinstance(optimizer, GaussNewton):
         return []
     curvature = Curvature(model, likelihood, pull=optimizer.pull, position_prior=optimizer.position_prior)
-    kind = CompiledSteps if model.scan.start.device.type == "cpu" else GpuSteps
-    optimizer.step_together = kind(model, likelihood, optimizer)
+    if model.scan.start.device.type == "cpu":
+        optimizer.step_together = CompiledSteps(model, likelihood, optimizer)
+    else:
+        from phaseloom.ptycho.newton.on_gpu import GpuSteps  # reads the source of its kernels
+
+        optimizer.step_together = GpuSteps(model, likelihood, optimizer)
     if model.supports_fast_path():
         for parameter in model.object.parameters():
             parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]

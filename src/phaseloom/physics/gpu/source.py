@@ -1,12 +1,13 @@
 """The source of all kernels for windows of a shape, as the compiler of a GPU takes it."""
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
 from phaseloom.physics.gpu.transforms import LinePlan, plan_line, write_transform
 
-__all__ = ["WindowKernels", "plan_kernels"]
+__all__ = ["WindowKernels", "list_kernels", "plan_kernels", "read_kernels"]
 
 COLUMNS_AT_ONCE = 16
 """Columns of a block at most: a row of them is the 128 bytes that a GPU reads at once."""
@@ -17,7 +18,7 @@ THREADS_OF_ROWS = 128
 THREADS_OF_WARP = 32
 """Threads that need no barrier among each other."""
 
-MAX_THREADS = 1024
+MAX_THREADS_OF_BLOCK = 1024
 """Threads of a block at most."""
 
 MAX_SHARED_BYTES = 48 * 1024
@@ -100,8 +101,23 @@ class WindowKernels:
         }
         defined = "\n".join(f"#define {name} {value}" for name, value in sizes.items())
         transforms = write_transform("y", self.columns), write_transform("x", self.rows)
-        kernels = files("phaseloom.physics.gpu").joinpath("kernels.cu").read_text(encoding="utf-8")
-        return "\n".join([defined, COMMON, *transforms, kernels])
+        return "\n".join([defined, COMMON, *transforms, read_kernels()])
+
+
+def read_kernels() -> str:
+    """The source that all shapes share."""
+    return files("phaseloom.physics.gpu").joinpath("kernels.cu").read_text(encoding="utf-8")
+
+
+def list_kernels(source: str, /) -> dict[str, bool]:
+    """Kernels of a source by name, and whether they take a number beside the arguments.
+
+    Example:
+        >>> list_kernels('extern "C" __global__ void fly_on(Arguments a, int gap) {}')
+        {'fly_on': True}
+    """
+    head = r'extern "C" __global__ void (?:\w+_BOUNDS )?(\w+)\(Arguments a(, int \w+)?\)'
+    return {name: bool(more) for name, more in re.findall(head, source)}
 
 
 @lru_cache(maxsize=16)
@@ -118,10 +134,9 @@ def plan_kernels(shape: tuple[int, int], /) -> WindowKernels | None:
     if columns is None or rows is None:
         return None
     height, width = shape
-    abreast = _find_divisor(
-        width,
-        min(COLUMNS_AT_ONCE, MAX_THREADS // columns.threads, (MAX_SHARED_BYTES - 8192) // (8 * height)),
-    )
+    in_memory = (MAX_SHARED_BYTES - 8192) // (8 * height)
+    in_block = MAX_THREADS_OF_BLOCK // columns.threads
+    abreast = _find_divisor(width, min(COLUMNS_AT_ONCE, in_block, in_memory))
     room = 8 * (width + width // 16 + 1)
     lines = _find_divisor(height, min(max(1, THREADS_OF_ROWS // rows.threads), MAX_SHARED_BYTES // room))
     return WindowKernels(rows, columns, lines, abreast)

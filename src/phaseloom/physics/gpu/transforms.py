@@ -21,7 +21,7 @@ of 128 took a sixth less time than 16, in spite of one more stage."""
 MAX_NUMBERS = 28
 """Complex numbers that registers have room for."""
 
-MAX_THREADS = 64
+MAX_THREADS_OF_LINE = 64
 """Threads of a line: sixteen lines of so many are a block."""
 
 
@@ -59,7 +59,7 @@ def plan_line(length: int, /) -> LinePlan | None:
     for radices in _list_factorings(length):
         numbers = math.lcm(*radices)
         threads = length // numbers
-        if numbers > MAX_NUMBERS or length % numbers or not 1 <= threads <= MAX_THREADS:
+        if numbers > MAX_NUMBERS or length % numbers or not 1 <= threads <= MAX_THREADS_OF_LINE:
             continue
         cost = (len(radices) + (numbers > FEW_NUMBERS), numbers, sum(radices))
         if best is None or cost < best[0]:

@@ -14,7 +14,7 @@ from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.scans import Positions
 
 __all__ = ["PupilArrays", "find_wave_layout", "flatten_numbers", "gather_fields", "gather_flights"]
-__all__ += ["gather_pupil", "get_leaf"]
+__all__ += ["gather_pupil", "get_leaf", "is_plain_experiment"]
 
 
 class PupilArrays(NamedTuple):
@@ -29,14 +29,11 @@ class PupilArrays(NamedTuple):
     root: np.ndarray
 
 
-def find_wave_layout(model: Ptychography, /) -> engine.WaveLayout | None:
-    """How waves lie in planes, if kernels can take this experiment: one process, the far field, no tilt."""
-    dtype = model.scan.start.dtype
-    window = model.object.window[0], model.object.window[1]
-    plain = (
+def is_plain_experiment(model: Ptychography, /) -> bool:
+    """Whether kernels of any kind know object, scan and detector: one process, the far field, no tilt."""
+    return (
         team().world_size == 1
         and model.scan.canvas.tiling is None
-        and model.scan.start.device.type == "cpu"
         and model.illumination_sum is None
         and model.supports_fast_path()
         and model.detector.counts_plainly()
@@ -44,11 +41,18 @@ def find_wave_layout(model: Ptychography, /) -> engine.WaveLayout | None:
         and type(model.object) is PixelObject
         and type(model.scan) is Positions
         and model.object.kind in ("complex", "phase")
+        and get_leaf(model.object).is_contiguous()
+        and get_leaf(model.object).real.dtype == model.scan.start.dtype
     )
-    if not plain:
+
+
+def find_wave_layout(model: Ptychography, /) -> engine.WaveLayout | None:
+    """How waves lie in planes, if kernels of a processor can take this experiment."""
+    dtype = model.scan.start.dtype
+    window = model.object.window[0], model.object.window[1]
+    if model.scan.start.device.type != "cpu" or not is_plain_experiment(model):
         return None
-    leaf = get_leaf(model.object)
-    if not leaf.is_contiguous() or leaf.real.dtype != dtype or not _is_known_probe(model.probe, dtype):
+    if not _is_known_probe(model.probe, dtype):
         return None
     return engine.lay_out_waves(window, dtype) if engine.can_compile(window, dtype) else None
 

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from phaseloom.physics.gpu.source import plan_kernels
+from phaseloom.physics.gpu.source import list_kernels, plan_kernels, read_kernels
 
 __all__ = ["Arguments", "KernelLauncher", "load_kernels"]
 
@@ -27,8 +26,7 @@ Shape = tuple[int, int, int]
 
 def _read_fields() -> list[tuple[str, Any]]:
     """Fields of the structure that all kernels take, as the source declares them."""
-    source = files("phaseloom.physics.gpu").joinpath("kernels.cu").read_text(encoding="utf-8")
-    body = source.split("struct Arguments {", 1)[1].split("};", 1)[0]
+    body = read_kernels().split("struct Arguments {", 1)[1].split("};", 1)[0]
     kinds = {"float": ctypes.c_float, "int": ctypes.c_int}
     fields: list[tuple[str, Any]] = []
     for line in body.splitlines():
@@ -74,9 +72,9 @@ class _CudaKernels:
         binary = _find_binary(source, f"sm_{major}{minor}")
         torch.cuda.current_stream().synchronize()  # makes PyTorch's context the current one
         self._module = _check(driver.cuModuleLoadData(binary))
-        names = re.findall(r'extern "C" __global__ void (?:\w+_BOUNDS )?(\w+)\(', source)
         self._functions = {
-            name: _check(driver.cuModuleGetFunction(self._module, name.encode())) for name in names
+            name: _check(driver.cuModuleGetFunction(self._module, name.encode()))
+            for name in list_kernels(source)
         }
 
     def launch(self, name: str, grid: Shape, threads: int, arguments: Arguments, *numbers: int) -> None:

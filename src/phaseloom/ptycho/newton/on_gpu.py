@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.physics.gpu.source import plan_kernels
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.newton.arrays import get_leaf
+from phaseloom.ptycho.newton.arrays import get_leaf, is_plain_experiment
 from phaseloom.ptycho.newton.gpu_kernels import Arguments, KernelLauncher, load_kernels
 from phaseloom.ptycho.newton.steps import (
     MAX_NUMBER_STEP,
@@ -26,8 +25,6 @@ from phaseloom.ptycho.newton.steps import (
 )
 from phaseloom.ptycho.newton.together import BatchRun, StepsTogether
 from phaseloom.ptycho.noise import find_compiled_form
-from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.scans import Positions
 
 __all__ = ["GpuSteps"]
 
@@ -37,6 +34,12 @@ STORED_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
 KNOBS = 7
 """Numbers that batches differ by, of those that kernels of a processor know."""
 
+FOUND = 5
+"""Numbers that are found of a batch: its loss, and sums of gradients."""
+
+BATCHES_OF_ROOM = 64
+"""Batches for which there is room at least, so that epochs of as many use the same graph."""
+
 MAX_MEMORY_SHARE = 0.5
 """Of a GPU's free memory that waves of a batch may take."""
 
@@ -45,7 +48,6 @@ THREADS = 256
 
 BLOCKS_FOR_PROCESSOR = 4
 """Blocks that keep a multiprocessor busy."""
-
 
 BLOCKS_THAT_ADD = 8
 """Blocks for a multiprocessor where each adds to the same number, one after the other."""
@@ -68,19 +70,10 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         model = self.model
         plain = (
             self._has_plain_objective()
-            and team().world_size == 1
-            and model.scan.canvas.tiling is None
-            and model.illumination_sum is None
-            and model.supports_fast_path()
-            and model.detector.counts_plainly()
-            and len(model.propagator.tilt) == 1
-            and type(model.object) is PixelObject
-            and type(model.scan) is Positions
+            and is_plain_experiment(model)
             and type(model.probe) is Probe
             and model.probe.is_plain()
-            and model.object.kind in ("complex", "phase")
             and hasattr(get_leaf(model.object), "touched")
-            and get_leaf(model.object).is_contiguous()
             and model.scan.start.dtype == model.probe.relative.real.dtype == torch.float32
         )
         window = (model.object.window[0], model.object.window[1])
@@ -114,7 +107,7 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         arguments = Arguments(stored=STORED_TYPES.index(stored.name), patterns=most)
         arguments.counts = patterns.patterns.data_ptr()
         self._give_batches(arguments, run, rows, rows if patterns.place is None else patterns.place[rows])
-        self._give_images(arguments, run, most)
+        self._give_images(arguments, run)
         self._give_detector(arguments)
         self._give_positions(arguments, run)
         arguments.moves_object = "object" in run.parts
@@ -123,7 +116,7 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         for _ in run.sizes:
             update()
         self._take_probe(run)
-        return self._held["found"][: len(run.sizes)].clone()
+        return self._held["found"].view(-1, FOUND)[: len(run.sizes)].clone()
 
     def _fits(self, most: int, window: tuple[int, int]) -> bool:
         """Whether waves of a batch fit into the memory of the GPU."""
@@ -164,13 +157,11 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         count = len(run.sizes)
         knobs = torch.from_numpy(self._make_knobs(run.parts, run.sizes)[:, :KNOBS]).float()
         first = torch.from_numpy(np.concatenate([[0], np.cumsum(run.sizes)])).int()
-        self._make_room("found 5", 5 * max(count, 64), torch.float64, zero=True)
-        self._held["found"] = self._held["found 5"].view(-1, 5)
-        arguments.found = self._held["found 5"].data_ptr()
-        rooms = {"index": index, "rows": rows, "first": first, "knobs": knobs.flatten()}
-        least = {"index": len(self.model.scan.start), "rows": len(self.model.scan.start)}
-        for name, value in rooms.items():
-            room = max(len(value), least.get(name, 64 * KNOBS))
+        many, some = len(self.model.scan.start), max(count, BATCHES_OF_ROOM)
+        arguments.found = self._make_room("found", FOUND * some, torch.float64, zero=True)
+        rooms = {"index": (index, many), "rows": (rows, many)}
+        rooms |= {"first": (first, some + 1), "knobs": (knobs.flatten(), KNOBS * some)}
+        for name, (value, room) in rooms.items():
             setattr(arguments, name, self._make_room(name, room, value.dtype))
             self._held[name][: len(value)].copy_(value)
         arguments.batch = self._make_room("batch", 1, torch.int32, zero=True)
@@ -178,7 +169,7 @@ class GpuSteps(StepsTogether[KernelLauncher]):
             "box", torch.tensor([1 << 30, 0] * 2, dtype=torch.int32, device=rows.device)
         )
 
-    def _give_images(self, arguments: Arguments, run: BatchRun, most: int) -> None:
+    def _give_images(self, arguments: Arguments, run: BatchRun) -> None:
         """Object and modes, their velocities and curvatures, and room for the waves."""
         model = self.model
         probe = model.probe
@@ -187,7 +178,7 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         pixels = math.prod(model.object.window)
         self._give_object(arguments, run)
         arguments.modes = modes
-        waves = most * modes * pixels
+        waves = arguments.patterns * modes * pixels
         arguments.wave = self._make_room("wave", waves, torch.complex64)
         arguments.incident = self._make_room("incident", arguments.slices * waves, torch.complex64)
         unit = float(probe.scale) * pixels**-1.5
@@ -256,11 +247,11 @@ class GpuSteps(StepsTogether[KernelLauncher]):
         if (part := run.parts.get("affine")) is not None:
             arguments.affine_speed = self.optimizer.get_velocity(part.parameter).data_ptr()
             arguments.affine_inverse = self._hold("affine_inverse", part.rule.inverse)
-        count = len(scan.start)
+        most = arguments.patterns
         height, width = self.model.object.window
         for name, numbers in {"ramps_y": height, "ramps_x": width, "rests": 1}.items():
-            setattr(arguments, name, self._make_room(name, count * numbers, torch.complex64))
-        arguments.corners = self._make_room("corners", 2 * count, torch.int32)
+            setattr(arguments, name, self._make_room(name, most * numbers, torch.complex64))
+        arguments.corners = self._make_room("corners", 2 * most, torch.int32)
 
     def _record(self, kernels: KernelLauncher, arguments: Arguments) -> Callable[[], None]:
         """One update, ready to be made again and again."""
