@@ -26,6 +26,8 @@ OF_SEARCH = re.compile(
 )
 OF_ICONS = re.compile(r"\s*<script[^>]*fontawesome\.js[^>]*></script>")
 CODE_WORD = re.compile(r'<span class="pre">([^<]*)</span>')
+PLAIN_WORD = re.compile(r'<span class="[pw]">([^<]*)</span>')
+"""Punctuation and spaces, which both styles of Pygments leave in the colour of the text."""
 LOADED = re.compile(r'<(?:script|link)\b[^>]*\b(?:src|href)="([^"#?]+\.(?:css|js))[^"]*"')
 
 INDEX = "searchindex.js"
@@ -113,7 +115,8 @@ def _list_pages(site: Path) -> list[Path]:
 
 def _cut_page(text: str, *, is_search: bool) -> str:
     text = OF_ICONS.sub("", text if is_search else OF_SEARCH.sub("", text))
-    return CODE_WORD.sub(r"\1", text).replace(' class="docutils literal notranslate"', ' class="literal"')
+    text = PLAIN_WORD.sub(r"\1", CODE_WORD.sub(r"\1", text))
+    return text.replace(' class="docutils literal notranslate"', ' class="literal"')
 
 
 def _compress_index(text: str) -> str:

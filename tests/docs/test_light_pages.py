@@ -107,6 +107,16 @@ def test_no_sign_is_a_letter_of_a_font_that_is_not_there(site):
 def test_words_of_code_are_kept(site):
     text = (site / "out" / "other.html").read_text()
     assert '<code class="literal">a b</code>' in re.sub(r"</?span[^>]*>", "", text)
+    assert '<span class="n">x</span> <span class="o">=</span> <span class="mi">1</span>' in text
+
+
+@pytest.mark.medium
+def test_what_stands_without_a_class_has_the_colour_of_the_text(site):
+    sheet = (site / "out" / "_static" / "pygments.css").read_text()
+    for theme in ("light", "dark"):
+        rule = rf'html\[data-theme="{theme}"\] \.highlight ?(\S*) {{[^}}]*\bcolor: ([^; }}]+)'
+        colors = dict(re.findall(rule, sheet))
+        assert colors[".c"] != colors[""] == colors[".p"] == colors[".w"]
 
 
 @pytest.mark.medium

@@ -408,7 +408,7 @@ def test_a_search_that_cannot_come_to_anything_ends(tree, tmp_path, workers):
     ended = list[found.TrialRecord]()
     with pytest.raises(BadInput, match="did you mean 'amplitude error'"):
         ended += Searching(wrong)
-    assert len(found.list_trials(wrong, "trials")) <= 2 * workers
+    assert len(found.list_trials(wrong, "trials")) <= workers
     if workers == 1:
         lost = begun({**tree, "rates": {"thickness": 0.1}}, over, tmp_path / "b", trials=9)
         with pytest.raises(BadInput, match=r"search: 3 trials failed, because: rates\.thickness"):

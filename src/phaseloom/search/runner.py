@@ -96,7 +96,10 @@ def _run_part(plan: Plan, part: str, until: float | None) -> Iterator[TrialRecor
                     known.add(one.number)
                     yield one
                     ended.append(one)
-                    _stop_if_hopeless(ended)
+                    if why := _find_why_hopeless(ended):
+                        raise BadInput(
+                            "search", f"{len(ended)} trial{'s' * (len(ended) > 1)}", f"failed, because: {why}"
+                        )
 
 
 def _run_everywhere(plan: Plan, part: str, until: float | None) -> Generator[None]:
@@ -108,19 +111,17 @@ def _run_everywhere(plan: Plan, part: str, until: float | None) -> Generator[Non
     yield
 
 
-def _stop_if_hopeless(ended: Sequence[TrialRecord]) -> None:
-    """Stop where every trial will fail as all before did.
+def _find_why_hopeless(ended: Sequence[TrialRecord]) -> str:
+    """Why every trial will fail as all before did; empty where one need not.
 
-    Raises:
-        BadInput: an objective that is none of these runs; or three trials that failed for one reason, before
-            any was done.
+    An objective that is none of these runs; or three trials that failed for one reason, before any was done.
     """
     reasons = [re.sub(r"[\d.]+", "", one.reason) for one in ended if one.state == "failed"]
-    wrong = next((one.reason for one in ended if one.wrong_objective), None)
-    alike = len(reasons) >= MAX_EQUAL_FAILURES and len({*reasons}) == 1 and len(reasons) == len(ended)
-    if alike or (wrong and len(reasons) == len(ended)):
-        fix = f"failed, because: {wrong or ended[-1].reason}"
-        raise BadInput("search", f"{len(ended)} trial{'s' * (len(ended) > 1)}", fix)
+    if not reasons or len(reasons) < len(ended):
+        return ""
+    if len(reasons) >= MAX_EQUAL_FAILURES and len({*reasons}) == 1:
+        return ended[-1].reason
+    return next((one.reason for one in ended if one.wrong_objective), "")
 
 
 def _run_in_processes(plan: Plan, part: str, until: float | None) -> Generator[None]:
@@ -167,7 +168,7 @@ def _run_here(
     assert plan.search.pruner is not None
     study.pruner = plan.search.pruner(plan.epochs) if part == "trials" else pruners.none()
     ask_lock = engine.AskLock(plan.folder)
-    yield from engine.run_trials(
+    for number in engine.run_trials(
         study,
         _Objective(plan, part, study, ask_lock),
         ask_lock,
@@ -175,7 +176,10 @@ def _run_here(
         wait=wait,
         until=until,
         may_start=lambda: not _has_lost_parent() and not (halt and halt.is_set()),
-    )
+    ):
+        yield number
+        if _find_why_hopeless(report.list_trials(plan, part)):
+            return
 
 
 class _Objective:
