@@ -32,6 +32,7 @@ from phaseloom.restoration.pairs import underwater
 from phaseloom.restoration.pairs.folders import ImagePairs
 from phaseloom.restoration.pairs.images import read_image
 from phaseloom.restoration.train import Restore
+from phaseloom.result import load
 from phaseloom.simulation import simulate
 
 TINY = '{"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}'
@@ -453,6 +454,24 @@ class TestPhases:
         words = ["-m", nets / "phase.safetensors", "--out", tmp_path / "out", "--halves"]
         ended = phaseloom("restore", "apply", run, *words)
         assert "needs two results" in ended.err
+
+    def test_two_halves_must_be_of_one_scan_and_of_different_counts(self, phaseloom, nets, run, tmp_path):
+        words = ["-m", nets / "phase.safetensors", "--out", tmp_path / "out", "--halves"]
+        same, other = tmp_path / "same.h5", tmp_path / "other.h5"
+        same.write_bytes((run / "result.h5").read_bytes())
+        ended = phaseloom("restore", "apply", run, same, *words)
+        assert ended.code == 2
+        assert f"same.h5 is of the same counts as {run}" in ended.err
+        whole = load(run / "result.h5")
+        replace(whole, pixel=(0.7, 0.7), provenance=None).save(other)
+        ended = phaseloom("restore", "apply", run, other, *words)
+        assert ended.code == 2
+        assert "other.h5 has 25 patterns and pixels of 0.7 A" in ended.err
+
+    def test_more_runs_are_announced_once_nothing_is_refused(self, phaseloom, run, tmp_path):
+        ended = phaseloom("restore", "filter", run, "--out", tmp_path / "out", "--method", "wener")
+        assert ended.code == 2
+        assert "two more runs" not in ended.out + ended.err
 
     def test_a_phase_wants_a_network_of_phases(self, phaseloom, nets, run, tmp_path):
         ended = phaseloom("restore", "apply", run, "-m", nets / "sea.safetensors", "--out", tmp_path / "out")

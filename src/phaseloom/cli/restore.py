@@ -1,8 +1,8 @@
 """Commands of restoration: data, training (also by the flags of Phaseformer's guide), use, evaluation."""
 
+import math
 import shlex
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -175,12 +175,13 @@ def apply(
     if halves and (files or len({path.resolve() for path in results}) != 2 or len(results) != 2):
         fix = "needs two results, one of each half of the counts"
         raise BadInput("--halves", f"{len(images)} files", fix)
+    if halves:
+        apply_result.check_halves(*results)
     chosen = apply_files.list_images(files) if files else []
     tiles = {"tile": tile, "overlap": overlap}
-    drive = partial(run_epochs, quiet=quiet)
     fresh(lock_output(out), "--out")
     if results:
-        _restore_phases(results, model, out, halves=halves, knobs={**tiles, "drive": drive})
+        _restore_phases(results, model, out, halves=halves, quiet=quiet, tiles=tiles)
     for done in apply_files.restore_files(chosen, model, out, **tiles) if chosen else ():
         finer = "" if done.high is None else f", finer: {done.high}"
         typer.echo(f"{done.source} -> {done.low}{finer} (changed by {100 * done.change:.1f} % of its spread)")
@@ -205,17 +206,27 @@ def filter_runs(
 
     fresh(lock_output(out), "--out")
     for number, path in enumerate(runs):
-        if not quiet:
-            typer.echo(f"{path}: two more runs, on half of the counts each")
         found = filter_result.filter_phase(
-            path, method=method, spread=spread, drive=partial(run_epochs, quiet=quiet)
+            path, method=method, spread=spread, drive=_announce_halves(path, quiet=quiet)
         )
         _write_phase(found, path, out / _phase_name(number, path), method, "filtered")
     typer.echo(f"{filter_result.FILTER_STAMP}: nothing was added that is not in the reconstruction")
 
 
+def _announce_halves(path: Path, *, quiet: bool) -> Callable[[Any], Any]:
+    """Runs halves of the counts; says so before the first, which is after all that may be refused."""
+    notes = [] if quiet else [f"{path}: two more runs, on half of the counts each"]
+
+    def drive(half: Any) -> None:
+        while notes:
+            typer.echo(notes.pop())
+        run_epochs(half, quiet=quiet)
+
+    return drive
+
+
 def _restore_phases(
-    results: list[Path], model: str, out: Path, *, halves: bool, knobs: dict[str, Any]
+    results: list[Path], model: str, out: Path, *, halves: bool, quiet: bool, tiles: dict[str, Any]
 ) -> None:
     from phaseloom.plot.style import show_length
     from phaseloom.restoration import apply_result
@@ -224,7 +235,8 @@ def _restore_phases(
     net, task, card = load_network(model)
     restored = []
     for number, path in enumerate(results):
-        one = apply_result.restore_phase(net, task, path, by_halves="input" in card, **knobs)
+        drive = _announce_halves(path, quiet=quiet)
+        one = apply_result.restore_phase(net, task, path, by_halves="input" in card, drive=drive, **tiles)
         _write_phase(one, path, out / _phase_name(number, path), model, "restored")
         restored.append(one)
     if halves:
@@ -232,6 +244,8 @@ def _restore_phases(
         before, after = (f"correlated down to {show_length(curve.resolution())}" for curve in curves)
         typer.echo(f"halves: {before} as reconstructed; restored {after}, which is")
         typer.echo("  not a resolution: the errors of one network agree between the halves")
+        if not math.isfinite(curves[0].resolution()):
+            typer.echo("  they have nothing in common as reconstructed: are they of one place?")
 
 
 def _phase_name(number: int, path: Path) -> str:

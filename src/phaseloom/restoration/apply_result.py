@@ -161,6 +161,26 @@ def restore_phase(
     return RestoredPhase(measured, restored, finer, result.pixel, misfits, notes)
 
 
+def check_halves(first: Path, second: Path, /) -> None:
+    """Refuse two results that cannot be of two halves of the counts.
+
+    Args:
+        first: ``result.h5``, or the folder of a run.
+        second: the other.
+
+    Raises:
+        BadInput: results of the same counts, or of scans with different positions.
+    """
+    one, two = (load(path / "result.h5" if path.is_dir() else path) for path in (first, second))
+    if one.provenance and two.provenance and one.provenance.data == two.provenance.data:
+        fix = f"is of the same counts as {first}, so that their noise is one: give a result of each half"
+        raise BadInput("--halves", str(second), fix)
+    if one.positions_start.shape != two.positions_start.shape or not np.allclose(one.pixel, two.pixel, 0.05):
+        fix = f"has {len(two.positions)} patterns and pixels of {two.pixel[0]:.3g} A, {first} has"
+        fix += f" {len(one.positions)} and {one.pixel[0]:.3g} A: give results of two halves of one scan"
+        raise BadInput("--halves", str(second), fix)
+
+
 def correlate_halves(
     first: RestoredPhase, second: RestoredPhase, /
 ) -> tuple[RingCorrelation, RingCorrelation]:
