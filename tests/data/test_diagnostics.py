@@ -238,6 +238,17 @@ def test_a_long_flight_needs_a_larger_window() -> None:
     assert find(replace(GOOD, geometry=close), "propagation").level == "good"
 
 
+def test_a_file_with_the_axes_of_the_detector_first_is_told_apart() -> None:
+    patterns = np.resize(GOOD.counts, (48, 48, 48, 48))
+    for order, level in ((0, 1, 2, 3), "good"), ((2, 3, 0, 1), "bad"):
+        counts = patterns.transpose(order).reshape(-1, 48, 48)
+        positions = np.indices((48, 48)).reshape(2, -1).T * 2.0
+        scan = replace(GOOD, counts=counts, positions=positions, grid=(48, 48))
+        assert find(scan, "counts").level == level
+        assert ("permute: [2, 3, 0, 1]" in find(scan, "counts").advice) == (level == "bad")
+        assert {find(scan, name).level for name in ("detector", "background")} == {"good"}
+
+
 def test_many_patterns_are_read_in_part() -> None:
     class Counted:
         shape, dtype, asked = (2000, 4, 4), np.dtype(np.float32), 0

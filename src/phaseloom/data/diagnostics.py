@@ -60,6 +60,9 @@ MAX_PART_OF_WINDOW = 0.9
 true probe, the phase of a thin object had an error of 0.13 at 0.3 of the window, 0.15 at 0.5, 0.18 at 0.7,
 0.22 at 0.9, 0.26 at 1.0 and 0.34 at 1.15."""
 
+MIN_CHANGE_OF_EXCHANGED, MAX_SPREAD_OF_EXCHANGED = 1.0, 0.2
+"""Relative spread of counts of patterns, and of pixels of their mean, where a file has the detector first."""
+
 NEIGHBOURS_ASKED = 8
 """Of a place, among which the nearest other one is looked for first."""
 
@@ -316,6 +319,19 @@ class _ScanSurvey:
         return float(self.totals.std() / self.totals.mean())
 
     @cached_property
+    def are_axes_exchanged(self) -> bool:
+        """Whether counts are told by the place in the scan, and not by that on the detector.
+
+        In four numpy scans the mean pattern varies by 2.0 of its mean, counts of patterns by 0.02.
+        """
+        if self.scan.grid is None or not self.mean.sum() > 0:
+            return False
+        pixels = self.mean[self.good]
+        return bool(
+            self.changes > MIN_CHANGE_OF_EXCHANGED and pixels.std() < MAX_SPREAD_OF_EXCHANGED * pixels.mean()
+        )
+
+    @cached_property
     def bad_pixels(self) -> BadPixels:
         """Hot and dead pixels, by the rule of every run."""
         finite = replace(self.scan, mask=self.scan.mask & self.finite)
@@ -428,7 +444,7 @@ class _ScanSurvey:
     @cached_property
     def constant_level(self) -> ConstantLevel | None:
         """Counts beyond the known background that all pixels of a far field have alike."""
-        if self.geometry.near or self.highest <= 0:
+        if self.geometry.near or self.highest <= 0 or self.are_axes_exchanged:
             return None
         known = 0.0 if self.scan.background is None else self.scan.background
         return find_constant_level((self.mean - known) * self.good, self.good, patterns=self.read)
@@ -723,6 +739,10 @@ class FindingAdvice(StrEnum):
     REMARKS = "The file was read all the same: check that the patterns used are those meant."
     NO_COUNTS = "Every good pixel is zero: check the data set and the mask."
     BLANK = "Patterns without counts (a closed shutter, lost frames) are left out of reconstructions."
+    EXCHANGED_AXES = (
+        "Counts change much from pattern to pattern, and the mean pattern is flat: are the first two axes of "
+        "the file those of the detector? Read it with permute: [2, 3, 0, 1]."
+    )
     NOT_WHOLE_NUMBERS = (
         "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
     )
@@ -801,6 +821,7 @@ class FindingRule:
 RULES = (
     FindingRule("file", "warn", FindingAdvice.REMARKS, lambda s: True),
     FindingRule("counts", "bad", FindingAdvice.NO_COUNTS, lambda s: s.highest <= 0),
+    FindingRule("counts", "bad", FindingAdvice.EXCHANGED_AXES, lambda s: s.are_axes_exchanged),
     FindingRule("counts", "warn", FindingAdvice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
     FindingRule("counts", "warn", FindingAdvice.LARGE_QUANTUM, lambda s: s.quantum > 1),
     FindingRule("blank", "note", FindingAdvice.BLANK, lambda s: True),
@@ -828,7 +849,12 @@ RULES = (
         FindingAdvice.OFF_CENTRE,
         lambda s: max(map(abs, s.off_centre or [0])) >= max(1.5, 0.03 * min(s.geometry.shape)),
     ),
-    FindingRule("detector", "warn", FindingAdvice.FULL_DETECTOR, lambda s: not (s.edge_ratio or 0.0) < 0.3),
+    FindingRule(
+        "detector",
+        "warn",
+        FindingAdvice.FULL_DETECTOR,
+        lambda s: not s.are_axes_exchanged and not (s.edge_ratio or 0.0) < 0.3,
+    ),
     FindingRule("window", "note", FindingAdvice.BEAM_TO_CHECK, lambda s: s.is_diameter_open),
     FindingRule(
         "window", "bad", FindingAdvice.WIDE_BEAM, lambda s: not (s.window_part or 0.0) < MAX_PART_OF_WINDOW
