@@ -407,7 +407,7 @@ def test_models_are_found_by_name_or_path(tmp_path, monkeypatch):
         find_network(tmp_path / "scan.npy")
     with pytest.raises(BadInput, match="is neither a file nor"):
         find_network(tmp_path / "nothing.safetensors")
-    monkeypatch.setattr(weight_files, "list_shipped", lambda: {"linear": tmp_path / "linear.safetensors"})
+    monkeypatch.setattr(weight_files, "list_shipped", lambda *_: {"linear": tmp_path / "linear.safetensors"})
     assert find_network("linear") == tmp_path / "linear.safetensors"
     with pytest.raises(BadInput, match="did you mean 'linear'"):
         find_network("liner")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network, list_shipped
 from phaseloom.metrics.phase import measure_agreement
@@ -31,6 +32,9 @@ def samples():
 
 def test_they_are_there_and_small():
     assert set(list_shipped()) == {"linear", "low_dose", "tiny", "underwater"}
+    for system, names in ("retrieval", "linear, tiny"), ("restoration", "low_dose, underwater"):
+        with pytest.raises(BadInput, match=f"a model of the package: choose one of {names}$"):
+            find_network("nothing", system)
     assert sum(list_shipped()[name].stat().st_size for name in ("linear", "tiny")) < 2 * 2**20
     for name in ("low_dose", "underwater"):
         assert list_shipped()[name].stat().st_size < 10**6

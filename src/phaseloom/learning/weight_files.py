@@ -239,14 +239,18 @@ def load_card(path: Path | str, /) -> dict[str, Any]:
     return _read_file(Path(path), weights=False)[0]["card"]
 
 
-def list_shipped() -> dict[str, Path]:
-    """Networks that come with the package, by name."""
+def list_shipped(system: str = "*", /) -> dict[str, Path]:
+    """Networks that come with the package, by name; of all systems, or of one (``"retrieval"``)."""
     package = Path(__file__).parent.parent
-    return {path.stem: path for path in sorted(package.glob("*/weights/*.safetensors"))}
+    return {path.stem: path for path in sorted(package.glob(f"{system}/weights/*.safetensors"))}
 
 
-def find_network(model: str | Path, /) -> Path:
+def find_network(model: str | Path, /, system: str = "*") -> Path:
     """The file of a network: one that comes with the package, by name, or one of one's own.
+
+    Args:
+        model: name or path.
+        system: whose networks an unknown name is compared with, as of `list_shipped`.
 
     Raises:
         BadInput: neither.
@@ -262,7 +266,8 @@ def find_network(model: str | Path, /) -> Path:
     path = Path(model)
     ours = "give a .safetensors file that phaseloom has written"
     if not path.exists():
-        way = nearest(str(model), known) if known else ours
+        offered = list_shipped(system)
+        way = nearest(str(model), offered) if offered else ours
         raise BadInput("model", str(model), f"is neither a file nor a model of the package: {way}")
     if path.is_dir() and not (path / NETWORK_FILE).is_file():
         raise BadInput(

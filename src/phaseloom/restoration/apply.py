@@ -125,7 +125,7 @@ def load_restorer(path: Path | str, /) -> tuple[Restorer, ImageKind, dict[str, A
     if Path(path).suffix in (".pth", ".pt", ".ckpt"):
         fix = "was saved by another program, and holds no layers of this one: train anew"
         raise BadInput("--model", str(path), fix)
-    file = weight_files.find_network(path)
+    file = weight_files.find_network(path, "restoration")
     net = weight_files.load_network(file)
     card = weight_files.load_card(file)
     if not isinstance(net, Restorer):

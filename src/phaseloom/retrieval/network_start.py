@@ -47,7 +47,7 @@ def predict_object(
     """
     if longest_period is not None and not longest_period > 0:
         raise BadInput("object: predicted.longest_period", longest_period, "must be above zero")
-    path = find_network(model)
+    path = find_network(model, "retrieval")
     card = {"name": path.stem, **pretrained.load_card(path)}
     prediction = predict(pretrained.load_network(path), card, scan, optics, dose=dose).align()
     phase = torch.from_numpy(prediction.phase)

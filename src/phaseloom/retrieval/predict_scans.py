@@ -114,7 +114,7 @@ def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | Non
     Raises:
         BadInput: no such model, or data that it was not trained for.
     """
-    path = find_network(model)
+    path = find_network(model, "retrieval")
     net = pretrained.load_network(path)
     card = pretrained.load_card(path)
     card = {**card, "name": card.get("name") or path.stem}

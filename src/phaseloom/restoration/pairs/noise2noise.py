@@ -382,7 +382,7 @@ def _run(job: Job) -> Job:
 
 def _prepare_prediction(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> _Imaging:
     """A network; images cover the field between the first probe and the last."""
-    path = weight_files.find_network(recipe.model)
+    path = weight_files.find_network(recipe.model, "retrieval")
     net = weight_files.load_network(path)
     card = weight_files.load_card(path)
     full, _ = mask_bad_pixels(source.scan(scan))
