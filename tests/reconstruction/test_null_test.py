@@ -221,6 +221,13 @@ def test_positions_of_a_stated_rate_move_and_those_of_a_seen_object_too(scan, ri
     assert right.ended is None or right.ended.metrics["explained"] == share
 
 
+def test_batches_of_a_large_run_do_not_spoil_the_test(right, of_any_length):
+    """The batches of a run on thousands of patterns would leave two updates in an epoch of the test."""
+    batch = replace(right.recipe.batch, values={**right.recipe.batch.values, "size": 169})
+    large = right.recipe.model_copy(update={"batch": batch})
+    assert shuffle_places(large, right.scan, right.model, 12).left < 0.15  # 0.30 with two
+
+
 def test_lines_that_move_in_the_run_stay_in_the_test(right, of_any_length):
     moving = right.recipe.model_copy(update={"rates": {**right.recipe.rates, "lines": 0.5}})
     assert shuffle_places(moving, right.scan, right.model, 12).left < 0.5

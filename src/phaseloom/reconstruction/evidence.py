@@ -25,7 +25,7 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.outcome import Doubt, Verdict
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.reconstruction.level import Level, fit_level, split_patterns
+from phaseloom.reconstruction.level import Level, fit_level, limit_batch_size, split_patterns
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.starts.first_image import compute_stated_defocus
 from phaseloom.units import LENGTH
@@ -343,7 +343,8 @@ def _fit_shortly(recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> Patt
     """What a short fit explains of patterns held out; positions stay, as moving makes up for wrong places."""
     still = dict.fromkeys(model.scan.parts(), 0.0)
     changes = {"epochs": EPOCHS_OF_NULL, "patience": None, "changes": (), "rates": {**recipe.rates, **still}}
-    short = recipe.model_copy(update=changes)
+    batch = limit_batch_size(recipe.batch, len(scan))  # that of the run leaves few updates of few patterns
+    short = recipe.model_copy(update={**changes, "batch": batch})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         fitted = short.build_model(scan).to(device.choose_device(recipe.device))

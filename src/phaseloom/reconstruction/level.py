@@ -39,7 +39,14 @@ from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
 
 __all__ = ["MIN_PATTERNS_ON_PLACE", "Level", "build_levels", "count_patterns_on_place", "fit_level"]
-__all__ += ["fit_patterns", "last_epochs", "make_batches", "set_batch_size", "split_patterns"]
+__all__ += [
+    "fit_patterns",
+    "last_epochs",
+    "limit_batch_size",
+    "make_batches",
+    "set_batch_size",
+    "split_patterns",
+]
 
 COARSE_EPOCHS = 0.6
 """Share of the epochs that is done on coarser grids, where there are any."""
@@ -64,6 +71,9 @@ MIN_ERRORS_OF_EXPLAINED = 3.0
 
 RATES_AFTER_COARSER = 0.5
 """Share of the rates with which a finer level begins after a coarser one."""
+
+MIN_UPDATES_OF_EPOCH = 12
+"""Of Newton steps; fewer where batches would have less than `MIN_BATCH` patterns."""
 
 MIN_BATCH = 8
 """Patterns of a batch at least, by default."""
@@ -458,8 +468,18 @@ def set_batch_size(recipe: Reconstruct, level: Level) -> Call:
     is_thin_far_field = model.propagator.onward is None and not len(model.propagator.gaps)
     most = MIN_BATCH_OF_ONE_SLICE if is_thin_far_field else MIN_BATCH
     least = min(max(recipe.epochs * count // UPDATES_WITH_LARGER_BATCHES, MIN_BATCH), most)
-    size = min(max(round(0.6 * count_crossings(model)), least), max(MIN_BATCH, count // 12))
-    return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
+    size = max(round(0.6 * count_crossings(model)), least)
+    return limit_batch_size(replace(call, values={**call.values, "size": min(size, 512)}), count)
+
+
+def limit_batch_size(call: Call, count: int, /) -> Call:
+    """Batches no larger than leave a dozen updates in an epoch, of a run on ``count`` patterns."""
+    size = call.values.get("size")
+    if size is None:
+        return call
+    return replace(
+        call, values={**call.values, "size": min(size, max(MIN_BATCH, count // MIN_UPDATES_OF_EPOCH))}
+    )
 
 
 def _build_likelihood(
