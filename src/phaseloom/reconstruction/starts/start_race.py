@@ -20,7 +20,7 @@ from torch import Tensor
 
 from phaseloom.fitting.distributed import team
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.reconstruction.level import Level, fit_patterns
+from phaseloom.reconstruction.level import Level, fit_patterns, limit_batch_size
 from phaseloom.reconstruction.recipe import Reconstruct
 
 __all__ = ["AS_GIVEN", "FLAT", "SMOOTH", "RaceResult", "choose", "describe_choice", "describe_race"]
@@ -114,7 +114,9 @@ def race(
     held = np.random.default_rng((recipe.seed, 11)).permutation(len(block)) < SHARE_HELD_OUT * len(block)
     judges = block[held] if is_held_out else block
     training = block[~held] if is_held_out else block
-    short = recipe.model_copy(update={"holdout": 0.0, "patience": None, "changes": (), "epochs": epochs})
+    changes = {"holdout": 0.0, "patience": None, "changes": (), "epochs": epochs}
+    batch = limit_batch_size(recipe.batch, len(training))
+    short = recipe.model_copy(update={**changes, "batch": batch})
     losses = {name: run_trial(level, short, state, training, judges) for name, state in candidates.items()}
     return RaceResult(losses, epochs, len(training), is_held_out)
 
