@@ -4,7 +4,8 @@
 
 Reads the scans of `benchmarks.foreign_scans`, predicts each as ``phaseloom predict`` does, with what the user
 knows, and compares the phase with the truth: ``correlation`` and ``nmse`` after a constant is removed,
-``flat`` after a plane is, 8 pixels at the edges left out. A prediction is accepted where there is no warning.
+``flat`` after a plane is, 8 pixels at the edges left out. ``fitted`` is fitted to the probe of each scan
+(`phaseloom.retrieval.fitted_networks`). A prediction is accepted where there is no warning.
 """
 
 import argparse
@@ -20,9 +21,9 @@ from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files
-from phaseloom.learning.weight_files import find_network
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.probes.guesses import BeamOptics
+from phaseloom.retrieval.fitted_networks import choose_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
 from phaseloom.retrieval.predict_scans import check_prediction, measure_repeatability
 from phaseloom.retrieval.prediction import predict
@@ -67,11 +68,17 @@ def compare(found, truth):
     }
 
 
-def judge(net, card, path):
+def judge(model, path):
     """Scores of a network on a scan, and whether it is accepted."""
     scan, about, truth = load_scan(path)
     optics = BeamOptics(semiangle=about["semiangle"], aberrations={"defocus": about["defocus"]})
+    began = time.process_time()
+    network = choose_network(model, scan, optics)
+    net = weight_files.load_network(network)
+    card = {"name": model, **weight_files.load_card(network)}
+    fit_s = time.process_time() - began
     row = {key: about[key] for key in ("seed", "material", "wrong", "electrons", "angle")}
+    row |= {name: about[name] for name in ("kilovolts", "semiangle", "defocus", "step")} | {"fit_s": fit_s}
     row |= {"pixels": scan.geometry.shape[0], "faults": sorted(about["faults"])}
     began = time.process_time()
     try:
@@ -127,9 +134,7 @@ def main():
     found = {"machine": machine(), "set": given.set}
     paths = sorted(given.folder.glob(f"{given.set}-*.npz"), key=lambda path: int(path.stem.split("-")[-1]))
     for model in given.models:
-        path = find_network(model)
-        net, card = weight_files.load_network(path), weight_files.load_card(path)
-        rows = [judge(net, {"name": model, **card}, one) for one in paths[: given.first]]
+        rows = [judge(model, one) for one in paths[: given.first]]
         found[model] = {**summarise(rows), "rows": rows}
         print(model, json.dumps(summarise(rows)), flush=True)
     if given.out:

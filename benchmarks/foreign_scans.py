@@ -9,7 +9,8 @@ pixels that reach to 1.35 to 3.2 semiangles; 1e4, 1e5, 1e6 or 1e8 electrons. Cry
 little tilted, layers, particles on carbon, amorphous films with a hole, 4 to 16 A thick. Of faults, a source
 size, descan, an offset centre, bad pixels, a background, a drifting beam, each in some scans, and positions
 off by up to 0.12 A. The detector is turned or mirrored in some, known to the user. In two of seven something
-is wrong that the user does not know of (`benchmarks.testbed.foreign.WRONG`).
+is wrong that the user does not know of (`benchmarks.testbed.foreign.WRONG`); with ``--any-probe`` nothing is,
+and energy, semiangle, defocus and step are drawn.
 
 A file holds ``counts (slow, fast, ky, kx)``, ``about`` (JSON: what the user knows and what is wrong) and
 ``truth (y, x)``: the projected phase on five pixels to a step, to 0.83 cycles per angstrom, from one step
@@ -24,13 +25,16 @@ from pathlib import Path
 import numpy as np
 from scipy import fft
 
+from benchmarks.testbed.draw import electron_wavelength
 from benchmarks.testbed.foreign import SEMIANGLE, SETS, ForeignCase, draw_foreign, simulate_foreign
 from benchmarks.testbed.scan import Scan
 from benchmarks.testbed.scoring import sample
 
 __all__ = ["describe_foreign", "write_foreign"]
 
-BAND = 0.83  # cycles per angstrom that the truth keeps: that of training images
+BAND = (
+    1.73  # semiangles over wavelength, in cycles per angstrom, that the truth keeps: as images of trainings
+)
 PIXELS_PER_STEP = 5
 
 
@@ -43,7 +47,7 @@ def describe_foreign(drawn: ForeignCase) -> dict:
         "thickness": drawn.thickness,
         "wrong": drawn.wrong,
         "kilovolts": case.kilovolts,
-        "semiangle": SEMIANGLE,
+        "semiangle": case.semiangle if drawn.wrong != "semiangle" else SEMIANGLE,
         "defocus": case.stated_defocus,
         "step": case.step,
         "angle": case.angle,
@@ -59,7 +63,8 @@ def sample_truth(drawn: ForeignCase, scan: Scan) -> np.ndarray:
     truth, case = scan.truth, drawn.case
     phase, pixel = truth["phase"], float(truth["pixel"])
     frequencies = [fft.fftfreq(n, pixel) for n in phase.shape]
-    keep = np.hypot(frequencies[0][:, None], frequencies[1]) <= BAND
+    band = BAND * case.semiangle / electron_wavelength(case.kilovolts)
+    keep = np.hypot(frequencies[0][:, None], frequencies[1]) <= band
     smooth = fft.ifft2(fft.fft2(phase) * keep).real
     line = (np.arange(PIXELS_PER_STEP * (case.scan - 1) + 11) - PIXELS_PER_STEP) / PIXELS_PER_STEP
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
@@ -71,13 +76,19 @@ def sample_truth(drawn: ForeignCase, scan: Scan) -> np.ndarray:
 
 
 def write_foreign(
-    folder: Path, name: str, seed: int, *, size: int = 22, electrons: float | None = None
+    folder: Path,
+    name: str,
+    seed: int,
+    *,
+    size: int = 22,
+    electrons: float | None = None,
+    any_probe: bool = False,
 ) -> Path:
     """Simulate and write a scan, of so many electrons in a pattern in place of those that were drawn."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{seed}.npz"
     if not path.exists():
-        drawn = draw_foreign(name, seed, scan=size)
+        drawn = draw_foreign(name, seed, scan=size, any_probe=any_probe)
         if electrons is not None:
             drawn = replace(drawn, case=replace(drawn.case, electrons=electrons))
         scan = simulate_foreign(drawn)
@@ -96,13 +107,19 @@ def main() -> None:
     parser.add_argument("--frozen", help="commit that the scans of `judge` are to judge")
     parser.add_argument("--electrons", type=float, help="in a pattern; default: drawn")
     parser.add_argument("--nothing-wrong", action="store_true", help="leave out seeds with wrong optics")
+    parser.add_argument("--any-probe", action="store_true", help="draw energy, semiangle, defocus and step")
     given = parser.parse_args()
     if given.set == "judge" and not given.frozen:
         parser.error("scans of `judge` are made once the code is frozen: give --frozen COMMIT")
     for seed in range(*given.seeds):
         if given.nothing_wrong and draw_foreign(given.set, seed).wrong:
             continue
-        print(write_foreign(given.folder, given.set, seed, electrons=given.electrons), flush=True)
+        print(
+            write_foreign(
+                given.folder, given.set, seed, electrons=given.electrons, any_probe=given.any_probe
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

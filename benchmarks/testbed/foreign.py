@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import spatial
 
-from benchmarks.testbed.draw import Case, Faults
+from benchmarks.testbed.draw import Case, Faults, electron_wavelength
 from benchmarks.testbed.scan import Scan, choose_grid, simulate_scan
 from benchmarks.testbed.specimens import CENTRINGS, Specimen, interaction_parameter, project_potential
 
@@ -105,8 +105,28 @@ class ForeignCase:
     told: tuple[tuple[bool, bool, bool], float]
 
 
-def draw_foreign(name: str, seed: int, *, scan: int = 22) -> ForeignCase:
-    """The case of a seed of one of the `SETS`; two of seven have something `WRONG`."""
+def draw_foreign(name: str, seed: int, *, scan: int = 22, any_probe: bool = False) -> ForeignCase:
+    """The case of a seed of one of the `SETS`; two of seven have something `WRONG`.
+
+    With ``any_probe`` nothing is, and energy, semiangle, defocus and step are drawn: 60 to 300 keV, 8 to
+    30 mrad, and of the dimensionless numbers of networks 0.4 to 1.6 for defocus and 0.6 to 1.1 for step.
+    """
+    drawn = _draw_for_networks(name, seed, scan)
+    if not any_probe:
+        return drawn
+    rng = np.random.default_rng([seed, 35])
+    kilovolts = float(rng.choice([60.0, 80.0, 120.0, 200.0, 300.0]))
+    semiangle = round(rng.uniform(0.008, 0.030), 5)
+    length = electron_wavelength(kilovolts)
+    defocus, step = rng.uniform(0.4, 1.6) * length / semiangle**2, rng.uniform(0.6, 1.1) * length / semiangle
+    optics = {"kilovolts": kilovolts, "semiangle": semiangle, "stated_defocus": round(defocus, 1)}
+    optics |= {"step": round(step, 3), "angle": round(drawn.case.angle * semiangle / SEMIANGLE, 9)}
+    case = replace(drawn.case, **optics, defocus=defocus * rng.uniform(0.97, 1.03))
+    faults = replace(drawn.case.faults, jitter=drawn.case.faults.jitter * step / STEP)
+    return replace(drawn, case=replace(case, faults=faults), wrong="")
+
+
+def _draw_for_networks(name: str, seed: int, scan: int) -> ForeignCase:
     rng = np.random.default_rng([seed, 31])
     material = SETS[name][seed % len(SETS[name])]
     pixels, reach = int(rng.integers(24, 57)), rng.uniform(1.35, 3.2)

@@ -27,6 +27,7 @@ __all__ = [
     "append_text",
     "find_process_space",
     "fresh",
+    "get_cache_folder",
     "is_process_alive",
     "make_folder",
     "name_failures",
@@ -295,6 +296,11 @@ def make_folder(path: str | os.PathLike[str], /) -> Path:
     with name_failures(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def get_cache_folder(name: str, /) -> Path:
+    """A folder of what can be made again, below ``~/.cache`` or ``XDG_CACHE_HOME``; it may be missing."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "phaseloom", name)
 
 
 def fresh(folder: str | os.PathLike[str], place: str, /) -> Path:

@@ -31,7 +31,12 @@ def scan(
     settings: Set = None,
     *,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="a network of the package by name, or its file")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="a network of the package by name, its file, or 'fitted': fitted to the probe of the scan",
+        ),
     ] = "tiny",
     dose: Annotated[
         float | None,
@@ -47,7 +52,7 @@ def scan(
     if (target / "prediction.h5").exists():
         raise BadInput("--out", str(out), "holds a prediction already: name a new folder")
     typer.echo(f"reading {recipe.require_file()}")
-    outcome = predict.predict_scan(recipe, model=model, dose=dose)
+    outcome = predict.predict_scan(recipe, model=model, dose=dose, said=typer.echo)
     rows, columns = outcome.prediction.phase.shape
     typer.echo(f"phase: {rows} x {columns} pixels of {outcome.prediction.pixel[0]:.4g} A, by {model}")
     echo_lines(outcome.prediction.notes, "  - ")
@@ -64,7 +69,12 @@ def scans(
     *,
     out: Annotated[Path, typer.Option(help="folder for the results, with a subfolder for each scan")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="a network of the package by name, or its file")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="a network of the package by name, its file, or 'fitted': fitted to the probe of the scan",
+        ),
     ] = "tiny",
     dose: Annotated[float | None, typer.Option(help="electrons per pattern")] = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: every processor")] = None,

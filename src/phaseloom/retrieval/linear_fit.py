@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.learning.evaluation import save_with_card
 from phaseloom.learning.weight_files import NETWORK_FILE
-from phaseloom.ptycho.probes.guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import BeamOptics, read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import make_network_card
 from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
@@ -24,8 +25,8 @@ from phaseloom.runs.folder import save_recipe
 from phaseloom.spec import Call
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
-__all__ = ["NOISY_SCANS_PER_DOSE", "SCANS_FOR_ONE_PROBE", "fit_linear_network", "get_microscope"]
-__all__ += ["solve_linear"]
+__all__ = ["NOISY_SCANS_PER_DOSE", "SCANS_FOR_ONE_PROBE", "describe_microscope", "fit_linear_network"]
+__all__ += ["get_microscope", "solve_linear"]
 
 # Scans that each dose with counting noise is fitted to; noise varies more than they do.
 SCANS_FOR_ONE_PROBE = {"scans": 100, "unseen": 8}  # for a probe at hand: simulated in about a minute
@@ -66,17 +67,21 @@ def _sample_patterns(scene: TrainingScan) -> Tensor:
 
 
 def get_microscope(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str, Any]:
+    """As `describe_microscope`, of the scan and the probe of a recipe."""
+    return describe_microscope(recipe.scan(), read_beam_optics(recipe.probe), usual)
+
+
+def describe_microscope(scan: Scan4D, optics: BeamOptics, usual: Call | None = None, /) -> dict[str, Any]:
     """The microscope of a training for the energy, the step and the probe of a scan.
 
     Args:
-        recipe: of its reconstruction, whose probe has a defocus; the semiangle is measured if not given.
+        scan: the data.
+        optics: of the beam, with a defocus; the semiangle is measured if not given.
         usual: microscope with the rest (number of probes, detector).
 
     Raises:
         BadInput: an unknown defocus, or positions that are not a raster.
     """
-    scan = recipe.scan()
-    optics = read_beam_optics(recipe.probe)
     others = {name: value for name, value in optics.aberrations.items() if name != "defocus"}
     if "defocus" not in optics.aberrations:
         fix = (

@@ -7,10 +7,10 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.objects import Kind, PixelObject, remove_slow_variations
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.ptycho.scans import Canvas
+from phaseloom.retrieval.fitted_networks import choose_network
 from phaseloom.retrieval.prediction import predict
 from phaseloom.units import Length
 
@@ -36,7 +36,8 @@ def predict_object(
         canvas: see `phaseloom.ptycho.scans.canvas`.
         scan: the patterns.
         optics: of the beam, as far as it is known.
-        model: a network that comes with the package, by name, or the file of one.
+        model: a network that comes with the package, by name, the file of one, or ``fitted``
+            (`phaseloom.retrieval.fitted_networks.fit_network`).
         dose: electrons of the beam in a pattern; default: from the patterns.
         kind: see `phaseloom.ptycho.objects.pixels`.
         longest_period: angstrom; slower variations of the phase, which patterns hardly determine, are left
@@ -47,7 +48,7 @@ def predict_object(
     """
     if longest_period is not None and not longest_period > 0:
         raise BadInput("object: predicted.longest_period", longest_period, "must be above zero")
-    path = find_network(model, "retrieval")
+    path = choose_network(model, scan, optics)
     card = {"name": path.stem, **pretrained.load_card(path)}
     prediction = predict(pretrained.load_network(path), card, scan, optics, dose=dose).align()
     phase = torch.from_numpy(prediction.phase)

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,7 +21,6 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_buffer, whole_hdf5, write_text
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find_network, hash_network
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
@@ -31,6 +30,7 @@ from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.evaluate import RIM_PIXELS
+from phaseloom.retrieval.fitted_networks import FITTED, choose_network, identify_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
 from phaseloom.retrieval.prediction import Prediction, predict
 from phaseloom.retrieval.preprocessing import mask_bad_pixels
@@ -103,23 +103,32 @@ class ScanPrediction:
     noise: Mapping[str, Sequence[float]] | None = None
 
 
-def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | None = None) -> ScanPrediction:
+def predict_scan(
+    recipe: Reconstruct,
+    /,
+    *,
+    model: str | Path,
+    dose: float | None = None,
+    said: Callable[[str], None] = log.info,
+) -> ScanPrediction:
     """Predict the phase of the data of a recipe, of which file, preparation and probe are used.
 
     Args:
         recipe: as for a reconstruction.
-        model: a network's file, or the name of one that comes with the package.
+        model: a network's file, the name of one that comes with the package, or ``"fitted"`` for one that is
+            fitted to the probe of the scan (`phaseloom.retrieval.fitted_networks.fit_network`).
         dose: electrons of the beam in a pattern; default: from the patterns.
+        said: called with a line before a network is fitted.
 
     Raises:
         BadInput: no such model, or data that it was not trained for.
     """
-    path = find_network(model, "retrieval")
-    net = pretrained.load_network(path)
-    card = pretrained.load_card(path)
-    card = {**card, "name": card.get("name") or path.stem}
     scan = recipe.scan()
     optics = read_beam_optics(recipe.probe)
+    path = choose_network(model, scan, optics, said=said)
+    net = pretrained.load_network(path)
+    card = pretrained.load_card(path)
+    card = {**card, "name": card.get("name") or (model if model == FITTED else path.stem)}
     prediction = predict(net, card, scan, optics, dose=dose)
     halves = predict_halves(net, card, scan, optics, dose=dose)
     again = None if halves is None else correlate_halves(*halves)
@@ -402,14 +411,14 @@ def find_missing(
     Args:
         recipes: of the scans.
         folder: see `predict_missing`, as the rest.
-        model: a network's file, or the name of one of the package.
+        model: as of `predict_scan`.
         dose: electrons in a pattern.
 
     Raises:
         BadInput: two scans of one name, whose predictions would share a folder; a folder that holds the
             prediction of another scan, of data that have changed since, or by another model or settings.
     """
-    return _find_missing(recipes, folder, {"model": hash_network(model), "dose": dose})
+    return _find_missing(recipes, folder, {"model": identify_network(model), "dose": dose})
 
 
 def _find_missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, Any]) -> list[Reconstruct]:
@@ -474,7 +483,7 @@ def predict_missing(
     Args:
         recipes: of the scans.
         folder: a folder for each scan in it, by the name of its file.
-        model: a network's file, or the name of one of the package.
+        model: as of `predict_scan`.
         dose: electrons in a pattern; default: from the patterns.
         workers: processes; none takes every processor.
         scheduler: address of a Dask scheduler, whose workers see files and folder by the same names.
@@ -482,7 +491,7 @@ def predict_missing(
     Raises:
         BadInput: as of `find_missing`, or a scheduler that does not answer.
     """
-    by = {"model": hash_network(model), "dose": dose}
+    by = {"model": identify_network(model), "dose": dose}
     left = _find_missing(recipes, folder, by)
     work = partial(_predict_one, folder=folder.resolve(), model=model, by=by)
     trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]

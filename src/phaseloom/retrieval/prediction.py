@@ -44,9 +44,7 @@ MAX_STRIDE = 12  # times finer than the model's, beyond which a scan's unit is d
 MAX_TOLD_DOSE = 3e5
 NOISELESS_DOSE = 1e7  # electrons that stand for no counting noise
 LOW_NOISE_DOSE = 3e5  # electrons in a pattern from which on noise hardly shows
-OTHER_MODEL_ADVICE = (
-    "take another model, or fit one to this probe in about a minute: phaseloom train linear --for FILE"
-)
+OTHER_MODEL_ADVICE = "take another model, or --model fitted, which fits one to this probe in about a minute"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
+from phaseloom.files import get_cache_folder
 from phaseloom.physics.gpu.source import list_kernels, plan_kernels, read_kernels
 
 __all__ = ["Arguments", "KernelLauncher", "load_kernels"]
@@ -121,8 +121,7 @@ def _find_binary(source: str, architecture: str) -> bytes:
     nvrtc = import_module("cuda.bindings.nvrtc")
     version = _check(nvrtc.nvrtcVersion(), whole=True)
     name = hashlib.sha256(f"{version} {architecture}\n{source}".encode()).hexdigest()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(base, "phaseloom", "kernels", f"{name}.cubin")
+    path = get_cache_folder("kernels") / f"{name}.cubin"
     with suppress(OSError):
         return path.read_bytes()
     binary = _compile(source, architecture)
