@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from phaseloom.direct import explained
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.explained import compute_explained_share, measure_explained_share
 from phaseloom.direct.transfer import LinearOptics, compute_columns
@@ -70,3 +71,34 @@ def test_both_ways_explain_the_same(spectrum, amplitude):
 def test_an_object_with_depth_is_refused(spectrum):
     with pytest.raises(ValueError, match="one plane"):
         measure_explained_share(spectrum, replace(OPTICS, depths=(0.0, 10.0)))
+
+
+@pytest.mark.parametrize("amplitude", [False, True])
+@pytest.mark.parametrize("edge", [0.0, 0.05])
+@pytest.mark.parametrize("blur", [{}, {"focal_spread": 20.0}, {"source_size": 0.15}])
+def test_the_compiled_share_and_its_slopes_are_those_of_pytorch(spectrum, monkeypatch, amplitude, edge, blur):
+    pytest.importorskip("numba", reason="the compiled share needs numba")
+    seen = replace(spectrum, edge=edge)
+    bare = replace(OPTICS, focal_spread=0.0, source_size=0.0)
+    names = ("C10", "C12a", "C21b", "rotation", "step", *(("semiangle",) if edge else ()), *blur)
+
+    def measure() -> tuple[torch.Tensor, torch.Tensor]:
+        values = {**bare.aberrations, "rotation": 0.3, "step": 1.03, "semiangle": 0.012, **blur}
+        numbers = {n: torch.tensor(values[n], dtype=torch.float64, requires_grad=True) for n in names}
+        bent = {n: numbers[n] for n in bare.aberrations}
+        others = {n: one for n, one in numbers.items() if n not in bent}
+        share = measure_explained_share(seen, replace(bare, aberrations=bent, **others), amplitude=amplitude)
+        return share.detach(), torch.stack(torch.autograd.grad(share, list(numbers.values())))
+
+    share, slope = measure()
+    monkeypatch.setenv("PHASELOOM_NUMBA", "0")
+    wanted, slope_wanted = measure()
+    assert slope_wanted.abs().min() > 0
+    torch.testing.assert_close(share, wanted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slope, slope_wanted, rtol=1e-9, atol=1e-13)
+
+
+def test_the_kernel_is_used_where_there_is_one(spectrum, monkeypatch):
+    pytest.importorskip("numba", reason="the compiled share needs numba")
+    monkeypatch.setattr(explained, "compute_bands", lambda *_, **__: pytest.fail("used PyTorch"))
+    measure_explained_share(spectrum, OPTICS)

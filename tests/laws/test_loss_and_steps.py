@@ -13,6 +13,7 @@ from phaseloom.physics import fused_kernels
 from phaseloom.physics.adjoint import far_waves, misfit
 from phaseloom.physics.windowed_transmission import cut_windows
 from phaseloom.ptycho import detectors, noise, objects, probes, scans
+from phaseloom.ptycho import likelihood as likelihood_module
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
@@ -96,6 +97,22 @@ class TestLoss:
         each = (np.sqrt(counts.mean(0) + 0.01) - np.sqrt(counts + 0.01)) ** 2
         known = (each * scan.mask).sum() / (len(counts) * likelihood.floor)
         assert likelihood.mean_pattern_loss == pytest.approx(known, rel=1e-5)
+
+    def test_what_shot_noise_leaves_is_worked_out_once_for_the_same_patterns_and_anew_for_others(
+        self, monkeypatch
+    ):
+        scan = measure()
+        other = replace(scan, counts=np.asarray(scan.counts) + 1)
+        apart = replace(scan, mask=scan.mask & (np.arange(scan.mask.size).reshape(scan.mask.shape) > 0))
+        monkeypatch.setattr(likelihood_module, "_KNOWN_FLOORS", {})
+        asked = []
+        measure_noise = noise.shot_noise
+        monkeypatch.setattr(noise, "shot_noise", lambda *given: asked.append(1) or measure_noise(*given))
+        floors = [Likelihood(build(one), one).floor for one in (scan, scan, other, apart)]
+        floors.append(Likelihood(build(scan), scan, noise.poisson).floor)
+        assert len(asked) == 4
+        assert floors[0] == floors[1]
+        assert len(set(floors)) == 4
 
 
 class TestSteps:

@@ -9,6 +9,7 @@ import pytest
 from phaseloom.data import prepare
 from phaseloom.errors import BadInput
 from phaseloom.fitting.outcome import Verdict
+from phaseloom.reconstruction import result_builder
 from phaseloom.reconstruction.evidence import (
     Comparison,
     compare_with_direct_image,
@@ -16,6 +17,7 @@ from phaseloom.reconstruction.evidence import (
     doubt_positions,
     find_doubts,
 )
+from phaseloom.reconstruction.half_data_frc import reconstruct_halves
 from phaseloom.reconstruction.protocol import Job, run_in_memory
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
@@ -124,9 +126,18 @@ def test_the_verdict_of_a_transposed_run_says_so_and_that_of_a_right_one_stands(
     assert right.progress.history[-1]["verdict"] == good.verdict_code
 
 
-def test_short_runs_of_a_calibration_make_no_direct_image(scan, monkeypatch):
+def test_short_runs_of_a_calibration_make_no_direct_image_and_no_verdict(scan, monkeypatch):
     monkeypatch.setattr(Job, "_direct_image", property(lambda job: pytest.fail("made a direct image")))
-    run_in_memory(recipe(epochs=8), scan.select(np.arange(40)))
+    monkeypatch.setattr(result_builder, "judge_run", lambda *_: pytest.fail("judged a run"))
+    job = run_in_memory(recipe(epochs=8), scan.select(np.arange(40)))
+    assert len(job.progress.history) == 8
+
+
+def test_halves_make_no_direct_image(scan, monkeypatch):
+    """Two runs of which only the images are read."""
+    job = Job.begin(recipe(epochs=8), scan=scan)
+    monkeypatch.setattr(Job, "_direct_image", property(lambda job: pytest.fail("made a direct image")))
+    assert all(len(one.history) == 8 for one in reconstruct_halves(job))
 
 
 def test_an_open_twin_names_settings_that_can_be_stated_together():

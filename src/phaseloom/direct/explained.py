@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.solve import build_normal_equations
 from phaseloom.direct.transfer import LinearOptics, compute_bands
+from phaseloom.physics.engine.misfit import list_compile_errors
+from phaseloom.physics.fused_kernels import has_numba
+from phaseloom.physics.optics import split_aberration_change
 
 __all__ = ["compute_explained_share", "fit_device", "measure_explained_share"]
 
@@ -65,12 +69,60 @@ def measure_explained_share(
     """
     if len(optics.depths) > 1:
         raise ValueError("optics.depths: one plane")
-    bands = compute_bands(optics, spectrum.place, spectrum.frequency, edge=spectrum.edge)
     root = spectrum.counts.sqrt()
     changes = torch.view_as_real(spectrum.values * root).movedim(-1, 1).contiguous()
+    found = _measure_by_kernel(spectrum, optics, root, changes, amplitude)
+    if found is not None:
+        return found / changes.square().sum()
+    bands = compute_bands(optics, spectrum.place, spectrum.frequency, edge=spectrum.edge)
     sizes = bands.before * root, bands.after * root
     power: Tensor = _ExplainedPower.apply(*sizes, bands.first[0], bands.second[0], changes, amplitude)
     return power / changes.square().sum()
+
+
+def _measure_by_kernel(
+    spectrum: Spectrum, optics: LinearOptics, root: Tensor, changes: Tensor, amplitude: bool
+) -> Tensor | None:
+    """The power that an object explains, by a compiled kernel; ``None`` where there is none for it."""
+    k = optics.orient_pixels(spectrum.place)
+    is_known = k.dtype == torch.float64 and k.device.type == "cpu" and not k.requires_grad
+    if not is_known or not has_numba():
+        return None
+    q = optics.turn_frequencies(spectrum.frequency)
+    there = {**optics.aberrations, "C10": optics.aberrations.get("C10", 0.0) + optics.depths[0]}
+    before, powers = split_aberration_change(k, -q, optics.wavelength, there)
+    after, _ = split_aberration_change(k, q, optics.wavelength, there)
+    lens = [optics.semiangle / optics.wavelength, optics.focal_spread, optics.source_size]
+    numbers = torch.stack([torch.as_tensor(one, dtype=torch.float64) for one in lens])
+    fixed = {"k": k.T, "powers": powers.T, "root": root, "changes": changes}
+    arrays = {name: np.ascontiguousarray(one.detach().numpy()) for name, one in fixed.items()}
+    knobs = spectrum.edge, optics.wavelength, amplitude
+    try:
+        return _CompiledPower.apply(torch.stack([-before, after]), q, numbers, arrays, knobs)
+    except list_compile_errors():
+        return None
+
+
+class _CompiledPower(torch.autograd.Function):
+    """`_ExplainedPower` with all that comes before it, of `phaseloom.physics.engine.side_bands`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        from phaseloom.physics.engine.side_bands import explain_changes
+
+        turns, q, numbers, arrays, (edge, wavelength, amplitude) = inputs
+        slopes = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in (turns, q, numbers)]
+        limit, focal_spread, source_size = numbers.tolist()
+        lens = np.array([limit, edge, focal_spread, source_size, wavelength])
+        given = arrays["k"], lens, arrays["root"], arrays["changes"], RIDGE, amplitude
+        turn, frequency = (one.detach().contiguous().numpy() for one in (turns, q))
+        power = explain_changes(turn, arrays["powers"], frequency, *given, *(one.numpy() for one in slopes))
+        ctx.save_for_backward(*slopes)
+        return turns.new_tensor(power)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        return *(slopes[0] * one for one in ctx.saved_tensors), None, None
 
 
 class _ExplainedPower(torch.autograd.Function):

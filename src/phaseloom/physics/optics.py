@@ -32,7 +32,7 @@ __all__ = [
     "electron_wavelength",
     "interaction",
 ]
-__all__ += ["photon_wavelength", "probe_wave", "to_cartesian", "to_polar"]
+__all__ += ["photon_wavelength", "probe_wave", "split_aberration_change", "to_cartesian", "to_polar"]
 
 _ORDERS = [(1, 0), (1, 2), (2, 1), (2, 3), (3, 0), (3, 2), (3, 4), (4, 1), (4, 3), (4, 5)]
 _ORDERS += [(5, 0), (5, 2), (5, 4), (5, 6)]
@@ -191,15 +191,30 @@ def aberration_change(
         >>> bool(torch.allclose(aberration_change(k, q, 0.02, named), after - before))
         True
     """
+    of_q, of_k = split_aberration_change(k, q, wavelength, cartesian)
+    return of_q @ of_k.T
+
+
+def split_aberration_change(
+    k: Float[Tensor, "place 2"],
+    q: Float[Tensor, "move 2"],
+    /,
+    wavelength: float,
+    cartesian: Mapping[str, float | Tensor],
+) -> tuple[Float[Tensor, "move monomial"], Float[Tensor, "place monomial"]]:
+    """The two matrices whose product, the second one transposed, is `aberration_change`; arguments as there.
+
+    Only the first one depends on the coefficients.
+    """
     names = tuple(name for name in cartesian if _find_orders(name))
     if not names:
-        return k.new_zeros(len(q), len(k))
+        return k.new_zeros(len(q), 0), k.new_zeros(len(k), 0)
     table = _tabulate_powers(names, k.dtype)
     values = torch.stack([torch.as_tensor(cartesian[name], dtype=k.dtype) for name in names])
     monomials = (2 * math.pi / wavelength) * values @ table.monomials
     shared = monomials[table.index] * table.binomials  # (power of q, power of k)
     of_k, of_q = (_raise_to_powers(wavelength * one, table.powers) for one in (k, q))
-    return (of_q @ shared.to(k.device)) @ of_k.T
+    return of_q @ shared.to(k.device), of_k
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,8 @@ def _write_png(figure: Figure, buffer: IO[bytes], dpi: float) -> None:
         figure.set_dpi(dpi)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+        pixels = np.asarray(canvas.buffer_rgba())
+        picture = Image.fromarray(pixels[..., :3] if (pixels[..., 3] == 255).all() else pixels)
     finally:
         figure.set_dpi(before)
         figure.set_canvas(own)

@@ -601,15 +601,15 @@ class Curvature:
         places: list[Any] = columns if each else list(free)
         if not places:
             return NoStep()
-        slopes = []
-        for place in places:
+        change = still.new_empty(len(places), still.numel())
+        for place, row in zip(places, change, strict=True):
             kept = values[place].clone()
             values[place] = kept + DIFFERENCE_STEP
-            slopes.append((self._expect_amplitudes() - still).flatten() / DIFFERENCE_STEP)
+            torch.sub(self._expect_amplitudes().flatten(), still.flatten(), out=row)
             values[place] = kept
-        slope = torch.stack(slopes)
         some = min(many, PATTERNS_FOR_DIFFERENCES)
-        bend = self.scale * self.likelihood.sum_over_tiles(slope @ slope.T) / some
+        products = self.likelihood.sum_over_tiles(change @ change.T)
+        bend = self.scale / (some * DIFFERENCE_STEP**2) * products
         if fixed is not None:
             bend = torch.zeros(2 * fixed.shape, dtype=bend.dtype, device=bend.device).index_put_(
                 torch.meshgrid(torch.tensor(places), torch.tensor(places), indexing="ij"), bend

@@ -89,6 +89,7 @@ def _reconstruct_half(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any
     thin = Call(prepare.__name__, "thin", {"which": which, "seed": job.recipe.seed})
     recipe = job.recorded.model_copy(update={"prepare": (*job.recorded.prepare, thin), "outputs": ()})
     half = Job(recipe, thin(job.finest.scan), None, None)
+    half.wants_evidence = False  # nobody reads its verdict
     drive(half)
     if half.progress.stop.is_interrupted:
         raise KeyboardInterrupt

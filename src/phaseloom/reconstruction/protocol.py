@@ -6,7 +6,7 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from functools import cached_property
@@ -278,9 +278,23 @@ class Job:
                 self.progress.stop = Stop.after_interruption(self.progress.epoch)
                 self.growth.conclude(self)  # the run can be resumed on the patterns that came
 
+    def run_epochs(self) -> None:
+        """Run all epochs and no more: without verdict and result, of which a short run needs none."""
+        with self._lock:
+            deque(self._run_epochs(self._open()), maxlen=0)
+
     def _run(self) -> Iterator[Epoch]:
         self.ended = None
         steering = self._open()
+        has_moved = yield from self._run_epochs(steering)
+        if self.growth is not None:
+            self.growth.conclude(self)
+        self._record_end(steering)
+        self._save_new_result(moved=has_moved)
+        steering.answer_late()
+
+    def _run_epochs(self, steering: Steering) -> Generator[Epoch, None, bool]:
+        """All epochs, without verdict and result; whether there were any, or settings changed."""
         has_moved = steering.steer()
         while not self.progress.stop.is_requested:
             if self._awaits_patterns():
@@ -298,11 +312,7 @@ class Job:
             if not self._enter_finer_level():
                 break
             has_moved = True
-        if self.growth is not None:
-            self.growth.conclude(self)
-        self._record_end(steering)
-        self._save_new_result(moved=has_moved)
-        steering.answer_late()
+        return has_moved
 
     def _awaits_patterns(self) -> bool:
         """Take in patterns that have come; whether there is nothing to learn from now."""
@@ -860,10 +870,10 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
 
 
 def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
-    """A whole run that writes nothing: what a calibration tries its candidates by."""
+    """All epochs of a run that writes nothing: what a calibration tries its candidates by."""
     job = Job.begin(recipe.model_copy(update={"tiles": False}), scan=scan)  # of a part of the scan
-    job.wants_evidence = False  # nobody reads its verdict
-    deque(job, maxlen=0)
+    job.wants_evidence = False  # also for a result that somebody asks for
+    job.run_epochs()
     return job
 
 

@@ -20,6 +20,7 @@ class CompiledAmplitudes:
     def __init__(self, model: Ptychography):
         self.model = model
         self._transmission: TensorCache[Tensor] = TensorCache()
+        self._pupil: TensorCache[arrays.PupilArrays] = TensorCache()
 
     @torch.no_grad()
     def __call__(self, index: Int[Tensor, " b"], /) -> Float[Tensor, "b y x"] | None:
@@ -46,8 +47,12 @@ class CompiledAmplitudes:
         glass = self._transmission.get(lambda: model.object.transmission().detach(), leaf)
         if isinstance(model.probe, AberratedProbe):
             modes = np.empty((1, 0), found.numpy().dtype)
+            lens = model.probe.edge, model.probe.start, model.probe.unit, model.probe.share
+            pupil = self._pupil.get(lambda: arrays.gather_pupil(layout, model.probe), *lens)
+            pupil = arrays.renew_pupil(pupil, model.probe)
         else:
             modes = engine.view_real(model.probe.modes().detach())
+            pupil = arrays.gather_pupil(layout, model.probe)
         engine.load_amplitudes().expect_amplitudes(
             layout.axes,
             layout.sizes,
@@ -59,7 +64,7 @@ class CompiledAmplitudes:
             arrays.gather_flights(layout, model),
             (weights.numpy(), arrays.gather_fields(layout, model)),
             modes,
-            tuple(arrays.gather_pupil(layout, model.probe)),
+            tuple(pupil),
             (corner.numpy(), rest.numpy()),
             found.view(len(found), -1).numpy(),
         )

@@ -14,7 +14,7 @@ from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.scans import Positions
 
 __all__ = ["PupilArrays", "find_wave_layout", "flatten_numbers", "gather_fields", "gather_flights"]
-__all__ += ["gather_pupil", "get_leaf", "is_plain_experiment"]
+__all__ += ["gather_pupil", "get_leaf", "is_plain_experiment", "renew_pupil"]
 
 
 class PupilArrays(NamedTuple):
@@ -85,6 +85,12 @@ def gather_fields(layout: engine.WaveLayout, model: Ptychography, /) -> tuple[np
 def gather_flights(layout: engine.WaveLayout, model: Ptychography, /) -> tuple[np.ndarray, np.ndarray]:
     """Kernels of the flights from slice to slice."""
     return layout.arrange_flights(model.propagator.gap_kernels(torch.zeros(1, dtype=torch.long)))
+
+
+def renew_pupil(pupil: PupilArrays, probe: AberratedProbe, /) -> PupilArrays:
+    """The same aperture with the changes of coefficients, and the root of the power, that hold now."""
+    bend, root = (one.detach().contiguous().numpy() for one in (probe.bend, probe.roots))
+    return pupil._replace(bend=bend, root=root)
 
 
 def gather_pupil(layout: engine.WaveLayout, probe: Any, /) -> PupilArrays:
