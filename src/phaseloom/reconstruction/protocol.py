@@ -604,7 +604,10 @@ class Job:
     def _use_holograms(self) -> Reconstruct:
         """Begin with the direct image of holograms, with an object of one material fitted from there."""
         level, recipe = self.finest, self.recorded
-        if (image := make_hologram_image(level.scan)) is None:
+        said = recipe.found["holograms"]
+        stated = 0.0 if level.model.object.kind == "phase" else said.get("profile_ratio")
+        known = USUAL_RATIO if stated is None else stated
+        if (image := make_hologram_image(level.scan, known)) is None:
             return recipe
         start_from_holograms(level.model, level.scan, image)
         if is_one_material_due(level.model):
@@ -613,8 +616,6 @@ class Job:
             first = Level.of(short, level.scan, level.model)
             patterns = self.training, self.holdout
             deque(fit_level(first, short, patterns, EPOCHS_BEFORE_MATERIAL), maxlen=0)
-            said = recipe.found["holograms"]
-            stated = 0.0 if level.model.object.kind == "phase" else said.get("profile_ratio")
             knobs = {"patterns": self.training, "ratio": stated}  # those held out have to stay unseen
             found = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
             image = make_hologram_image(level.scan, found.ratio) or image
