@@ -734,7 +734,13 @@ class Job:
         log.warning(text, named)
 
     def _record_end(self, steering: Steering) -> None:
-        """Record with the last epoch why the run ended and how far it may be trusted."""
+        """Record with the last epoch why the run ended, how far it may be trusted and what it fitted."""
+        fitted = result_builder.list_fitted_numbers(self.model)
+        if fitted and fitted != self.recorded.found.get("fitted"):
+            self.recorded = self.recorded.model_copy(
+                update={"found": self.recorded.found | {"fitted": fitted}}
+            )
+            self.save_recipe()
         self.progress.record_stop(verdict=result_builder.judge_whole_run(self).value)
         if self.directory is not None:
             save_events(self.progress.history, self.directory, answers=steering.answers)
