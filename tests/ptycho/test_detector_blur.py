@@ -136,7 +136,9 @@ def test_a_blur_that_is_fitted_is_written_into_the_parameter_file(tmp_path: Path
 
 
 @pytest.mark.parametrize(("probe", "is_told"), [(0.4, True), (0.0, False)])
-def test_a_blur_beside_a_free_illumination_is_said_not_to_be_told_from_it(probe: float, is_told: bool) -> None:
+def test_a_blur_beside_a_free_illumination_is_said_not_to_be_told_from_it(
+    probe: float, is_told: bool
+) -> None:
     rates = {"object": 0.5, "probe": probe, "positions": 0, "affine": 0, "blur": 0.3}
     tree = {"start": "none", "probe": {"stored": {"modes": 1}}, "epochs": 2, "rates": rates, "holdout": 0}
     job = pl.Job.begin(pl.Reconstruct.of(tree), scan=blurred_scan((0.8, 0.8)))
