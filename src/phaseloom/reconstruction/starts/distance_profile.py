@@ -261,7 +261,8 @@ def choose_ratio(losses: Mapping[float, Float[np.ndarray, " pattern"]], contrast
     if low - 2 * middle + high <= 0:
         return best
     step = math.log(ratios[-1] / ratios[0]) / 2
-    return float(np.clip(ratios[1] * math.exp(step * float(_find_vertex(values[:, None])[0])), *ratios[::2]))
+    vertex = ratios[1] * math.exp(step * float(_find_vertex(values[:, None])[0]))
+    return min(max(vertex, ratios[0]), ratios[-1])
 
 
 class _Trials:
