@@ -248,7 +248,7 @@ def choose_ratio(losses: Mapping[float, Float[np.ndarray, " pattern"]], contrast
         >>> fits = {0.01: 1.06, 0.03: 1.0, 0.1: 0.99}
         >>> losses = {ratio: np.linspace(0.99, 1.01, 30) * loss for ratio, loss in fits.items()}
         >>> round(choose_ratio(losses, 2.0), 3), choose_ratio(losses, 20.0)
-        (0.066, 0.01)
+        (0.067, 0.01)
     """
     ratios = sorted(losses)
     values = np.array([losses[one].mean() for one in ratios])
