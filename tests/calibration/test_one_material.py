@@ -1,16 +1,22 @@
 """Objects of one material, fitted to holograms of an independent numpy simulation."""
 
 import dataclasses
+from collections import deque
 
 import numpy as np
 import pytest
+import torch
+from scipy import ndimage, optimize
 
 import phaseloom as pl
 from benchmarks.near_field_acceptance import read_known, run_case
 from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_case, simulate_case
-from phaseloom.calibration.hologram_start import widen_window
+from phaseloom.calibration.hologram_start import make_hologram_image, start_from_holograms, widen_window
 from phaseloom.calibration.one_material import fit_one_material
 from phaseloom.data.scan import Scan4D
+from phaseloom.physics.propagate import angular_spectrum, fly
+from phaseloom.reconstruction.level import Level, fit_level
+from phaseloom.reconstruction.protocol import Job
 
 SMALL = {"side": 64, "places": 7, "step": 5.0, "counts": 1500.0, "fresnel": 0.1, "specimen": "cells"}
 SMALL |= {"source": 0.0, "blur": 0.3, "position_error": 0.2, "fills": False, "phase": 0.8}
@@ -76,3 +82,46 @@ def test_a_beam_that_fills_the_detector_gets_a_wider_window() -> None:
         assert (min(wide.window.shape) >= 64 + 16) is fills
         again = dataclasses.replace(data, modelled=wide.window)
         assert widen_window(recipe, again)[2] == []
+
+
+def slow_phase_error(job: Job, truth: dict) -> float:
+    """Rms error of the phase of the illumination on the detector, smooth over 4 pixels, radian."""
+    geometry = job.scan.window
+    flight = torch.tensor(geometry.flight, dtype=torch.float64)
+    kernel = angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight)
+    wave = fly(job.model.probe.modes()[0].detach().to(kernel.dtype), kernel).numpy()
+    edge = (len(wave) - len(truth["wave"])) // 2
+    wave = wave[edge : len(wave) - edge, edge : len(wave) - edge]
+    product = wave * truth["wave"].conj()
+    smooth = ndimage.gaussian_filter(product.real, 4) + 1j * ndimage.gaussian_filter(product.imag, 4)
+    y, x = (np.indices(wave.shape) - wave.shape[0] / 2) / wave.shape[0]
+
+    def flatten(slopes: np.ndarray) -> np.ndarray:
+        turned = smooth * np.exp(1j * (slopes[0] * y + slopes[1] * x))
+        return turned * np.exp(-1j * np.angle(turned.sum()))
+
+    def measure(slopes: np.ndarray) -> float:
+        return -abs(flatten(slopes).sum())
+
+    begin = min(np.indices((9, 9)).reshape(2, -1).T * 3.0 - 12, key=measure)
+    found = optimize.minimize(measure, begin, method="Nelder-Mead")
+    lit = abs(truth["wave"]) > 0.4 * np.percentile(abs(truth["wave"]), 90)
+    return float(np.angle(flatten(found.x))[lit].std())
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("fills", [True, False])
+def test_the_slow_phase_of_the_illumination_moves_with_the_object(fills: bool) -> None:
+    case, scan = simulated(absorption=0.0, fills=fills, diffuser=1.2, specimen="random")
+    settings = {"start": "none", "epochs": 2} | (
+        {"prepare": [{"enlarge": {"to": [84, 84]}}]} if fills else {}
+    )
+    job = pl.Job.begin(pl.Reconstruct.of(settings), scan=read_known(case, scan))
+    image = make_hologram_image(job.scan, 0.01)
+    assert image is not None
+    start_from_holograms(job.model, job.scan, image)
+    short = job.recipe.model_copy(update={"epochs": 16, "patience": None})
+    deque(fit_level(Level.of(short, job.scan, job.model), short, (job.training, job.holdout), 16), maxlen=0)
+    before = slow_phase_error(job, scan.truth)
+    fit_one_material(job.model, job.finest.likelihood, job.scan.window, ratio=0.01)
+    assert slow_phase_error(job, scan.truth) < 0.9 * before

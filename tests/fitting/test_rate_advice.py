@@ -351,6 +351,16 @@ def test_a_gap_to_the_patterns_held_out_is_a_doubt():
     assert kind(annealed(approach(1.17), 20, held=np.full(20, 1.3))) == "converged"
 
 
+def test_a_gap_that_noise_which_is_described_does_not_explain_is_a_doubt():
+    # fitted numbers lower the loss learned by their share of the data and raise the one held out by as much
+    said = judge_fit(annealed(approach(0.949), 40, held=np.full(40, 1.158)))
+    assert said.startswith("doubtful: what is left is 0.9")
+    assert "1.16 in patterns held out" in said
+    assert "1.05 from noise alone" in said
+    assert kind(annealed(approach(0.9), 40, held=np.full(40, 1.11))) == "converged"
+    assert kind(annealed(approach(0.95), 40, held=np.full(40, 1.08))) == "converged"
+
+
 def test_a_wide_gap_far_above_the_noise_is_a_wrong_start():
     assert kind(annealed(approach(11.0, start=300.0), 20, held=np.full(20, 18.0))) == "wrong start"
 

@@ -1,5 +1,7 @@
 """The point spread of a detector, stated and fitted: SciPy's Gaussian, slopes, own numpy holograms."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +119,31 @@ def test_a_blur_is_found_from_zero(blur: tuple[float, float]) -> None:
     _, without = fit_blur(scan, 0.0)
     assert np.allclose(found, blur, atol=0.1)
     assert loss < 0.9 * without
+
+
+def test_a_blur_that_is_fitted_is_written_into_the_parameter_file(tmp_path: Path) -> None:
+    rates = {"object": 0.5, "probe": 0, "positions": 0, "affine": 0, "blur": 0.3}
+    tree = {"start": "none", "probe": {"stored": {"modes": 1}}, "epochs": 2, "rates": rates, "holdout": 0}
+    job = pl.Job.begin(pl.Reconstruct.of(tree), tmp_path / "run", scan=blurred_scan((0.8, 0.8)))
+    for _ in job:
+        pass
+    written = pl.Reconstruct.from_path(tmp_path / "run" / "run.yaml")
+    assert written.found["fitted"]["blur (pixels)"] == pytest.approx(job.model.detector.blur(), rel=1e-3)
+    assert job.result().recipe == written.to_text()
+    assert pl.Job.load(tmp_path / "run", scan=blurred_scan((0.8, 0.8))).progress.epoch == 2
+    again = pl.Job.begin(pl.Reconstruct.of({**tree, "found": written.found}), scan=blurred_scan((0.8, 0.8)))
+    assert "fitted" not in again.recorded.found
+
+
+@pytest.mark.parametrize(("probe", "is_told"), [(0.4, True), (0.0, False)])
+def test_a_blur_beside_a_free_illumination_is_said_not_to_be_told_from_it(
+    probe: float, is_told: bool
+) -> None:
+    rates = {"object": 0.5, "probe": probe, "positions": 0, "affine": 0, "blur": 0.3}
+    tree = {"start": "none", "probe": {"stored": {"modes": 1}}, "epochs": 2, "rates": rates, "holdout": 0}
+    job = pl.Job.begin(pl.Reconstruct.of(tree), scan=blurred_scan((0.8, 0.8)))
+    for _ in job:
+        pass
+    advice = [one for one in job.advice() if one.code == "blur_with_free_probe"]
+    assert len(advice) == is_told
+    assert all("rates: {probe: 0}" in one for one in advice)

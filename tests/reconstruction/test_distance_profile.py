@@ -13,6 +13,7 @@ from phaseloom.calibration.near_field import estimate_near_field, set_near_field
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.reconstruction.starts.distance_profile import (
+    choose_ratio,
     combine_ranges,
     find_distance,
     profile_distance,
@@ -105,3 +106,23 @@ def test_a_weak_object_at_few_counts_does_not() -> None:
     assert found is not None
     assert not found.is_clear
     assert not estimate_near_field(scan).is_shown
+
+
+def losses_of(fits: dict[float, float], scatter: float = 0.0) -> dict[float, np.ndarray]:
+    """Losses of 30 patterns by ratio, with errors that the patterns do not share."""
+    rng = np.random.default_rng(8)
+    return {ratio: loss + scatter * rng.normal(size=30) for ratio, loss in fits.items()}
+
+
+def test_absorption_is_taken_only_for_a_clear_share_of_the_contrast() -> None:
+    falling = {0.01: 1.03, 0.03: 1.01, 0.1: 1.0}
+    assert choose_ratio(losses_of(falling), 1.0) > 0.03
+    assert choose_ratio(losses_of(falling), 5.0) == 0.01  # of strong contrast a small share
+    assert choose_ratio(losses_of(falling, scatter=0.2), 1.0) == 0.01  # within the errors
+
+
+def test_the_ratio_stays_within_those_that_were_tried() -> None:
+    for fits in ({0.01: 2.0, 0.03: 1.1, 0.1: 1.0}, {0.01: 2.0, 0.03: 1.9, 0.1: 1.0}):
+        assert 0.03 < choose_ratio(losses_of(fits), 1.0) <= 0.1
+    assert choose_ratio(losses_of({0.01: 1.0, 0.03: 1.2, 0.1: 1.5}), 1.0) == 0.01
+    assert choose_ratio(losses_of({0.01: 1.3, 0.03: 1.0, 0.1: 1.3}), 1.0) == pytest.approx(0.03, rel=0.1)

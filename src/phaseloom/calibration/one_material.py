@@ -21,7 +21,7 @@ from torch import Tensor
 from phaseloom.data.scan import Geometry
 from phaseloom.physics.fourier import frequencies, shift
 from phaseloom.physics.patches import gather
-from phaseloom.physics.propagate import fly
+from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
@@ -53,6 +53,9 @@ ITERATIONS_WITHOUT_RATIO = 0.6
 RATIO_STEP = 4.0
 ITERATIONS_OF_RATIO = 15
 """Factor by which ratios differ that are compared in the end, and iterations with each."""
+
+PERIOD_OF_WAVEFRONT = 8.0
+"""Pixels: faster variations of the illumination's phase on the detector are left to its pixels."""
 
 PATTERNS_AT_ONCE = 16
 
@@ -200,6 +203,7 @@ class _MaterialFit:
         self.logit = real.new_zeros(()).requires_grad_(ratio is None)
         self.unit = 1 / torch.sqrt(2 * (real + 0.02 * real.max()))
         self.probe_unit = 1 / math.sqrt(2 * count)
+        self._scale_wavefront()
         self.move_unit = 1 / math.sqrt(POSITION_CONTRAST * float(self.start.abs().square().sum()))
         lit = real > MIN_SHARE_OF_LIGHT * real.max()
         share = 5 / math.sqrt(2 * float((real * self.phase.square())[lit].sum()) + 1e-30)
@@ -263,8 +267,42 @@ class _MaterialFit:
         return self.rest + torch.fft.ifft2(filtered).real
 
     def modes(self) -> Tensor:
-        """The illumination."""
-        return self.start + self.probe_unit * self.probe
+        """The illumination, with its slow phase on the detector."""
+        modes = self.start + self.probe_unit * self.probe
+        if not self.wavefront_unit:
+            return modes
+        slow = torch.fft.ifft2(self.wavefront_filter * torch.fft.fft2(self.wavefront)).real
+        turn = torch.polar(torch.ones_like(slow), self.wavefront_unit * slow)
+        return fly(fly(modes, self.onward) * turn, self.onward.conj())
+
+    @torch.no_grad()
+    def _scale_wavefront(self) -> None:
+        """Scale the slow phase of the illumination on the detector, which its pixels hardly move.
+
+        It shows by how it displaces the hologram, by its slope: what is fitted is the slope, smooth over
+        some pixels, in a unit such that the loss bends by about one along it.
+        """
+        model, geometry = self.model, self.geometry
+        self.wavefront = self.light.new_zeros(geometry.shape).requires_grad_(True)
+        flight = torch.tensor(geometry.flight, dtype=torch.float64)
+        self.onward = angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight)
+        self.onward = self.onward.to(self.start)
+        y, x = frequencies(geometry.shape, (1.0, 1.0), like=self.light.double())
+        square = y.square() + x.square()
+        kept = torch.exp(-square * PERIOD_OF_WAVEFRONT**2)
+        self.wavefront_filter = (kept / torch.sqrt(square + max(geometry.shape) ** -2)).to(self.light)
+        self.wavefront_filter[0, 0] = 0
+        generator = torch.Generator().manual_seed(0)
+        step = torch.randn(geometry.shape, generator=generator, dtype=torch.float64).to(self.light)
+        self.wavefront_unit = 1e-3
+        before = model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE)
+        self.wavefront += step
+        model.probe.set_modes(self.modes())
+        self.wavefront.zero_()
+        change = (model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE) - before) / self.wavefront_unit
+        model.probe.set_modes(self.start)
+        bend = 2 * float(change.square().sum()) / float(step.square().sum())
+        self.wavefront_unit = 1 / math.sqrt(bend + 1e-30)
 
     def moves(self) -> Tensor:
         """Of the positions, pixels."""
@@ -273,7 +311,7 @@ class _MaterialFit:
     def run(self, iterations: int) -> tuple[float, ...]:
         """Fit, first with the ratio as it is; the losses."""
         losses: list[float] = []
-        images = [self.hologram, self.probe, self.offsets]
+        images = [self.hologram, self.probe, self.offsets, self.wavefront]
         images += [one.change for one in self.numbers]
         alone = iterations if self.stated is not None else round(ITERATIONS_WITHOUT_RATIO * iterations)
         self._minimise(images, alone, losses)

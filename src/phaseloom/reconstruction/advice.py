@@ -36,6 +36,7 @@ class ModelAdvice(StrEnum):
     PHASE_WRAPS = "phase_wraps"
     OBJECT_AT_END_OF_DEPTH = "object_at_end_of_depth"
     BEYOND_NEWTON_STEP = "beyond_newton_step"
+    BLUR_WITH_FREE_PROBE = "blur_with_free_probe"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def advise(
         *positions,
         *_check_depth(model),
         *_check_wraps(model),
+        *_check_blur(model, progress),
         *long,
         *rates,
     ]
@@ -143,6 +145,20 @@ def _check_positions(model: Ptychography, progress: Progress) -> list[Advice]:
         f"{lost} positions have moved off the object's canvas: check step and rotation of the scan{later}"
     )
     return [Advice(ModelAdvice.POSITIONS_OFF_CANVAS, sentence)]
+
+
+def _check_blur(model: Ptychography, progress: Progress) -> list[Advice]:
+    """A free object and a free illumination of holograms take up most of what a point spread does."""
+    rates = {group["name"]: group["base"] for group in progress.optimizer.param_groups}
+    if not (model.detector.near and rates.get("blur") and rates.get("probe")):
+        return []
+    found = " and ".join(f"{one:.2f}" for one in model.detector.blur())
+    sentence = (
+        f"the blur ({found} pixels) is not told from a free illumination, and the image may be worse for it: "
+        "fit it with an illumination that is known and held (probe: stored, rates: {probe: 0}), state it "
+        "(detector: counting: blur), or leave it out"
+    )
+    return [Advice(ModelAdvice.BLUR_WITH_FREE_PROBE, sentence)]
 
 
 def _check_wraps(model: Ptychography) -> list[Advice]:

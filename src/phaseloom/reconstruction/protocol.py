@@ -614,7 +614,10 @@ class Job:
     def _use_holograms(self) -> Reconstruct:
         """Begin with the direct image of holograms, with an object of one material fitted from there."""
         level, recipe = self.finest, self.recorded
-        if (image := make_hologram_image(level.scan)) is None:
+        said = recipe.found["holograms"]
+        stated = 0.0 if level.model.object.kind == "phase" else said.get("profile_ratio")
+        known = USUAL_RATIO if stated is None else stated
+        if (image := make_hologram_image(level.scan, known)) is None:
             return recipe
         start_from_holograms(level.model, level.scan, image)
         if is_one_material_due(level.model):
@@ -623,8 +626,6 @@ class Job:
             first = Level.of(short, level.scan, level.model)
             patterns = self.training, self.holdout
             deque(fit_level(first, short, patterns, EPOCHS_BEFORE_MATERIAL), maxlen=0)
-            said = recipe.found["holograms"]
-            stated = 0.0 if level.model.object.kind == "phase" else said.get("profile_ratio")
             knobs = {"patterns": self.training, "ratio": stated}  # those held out have to stay unseen
             found = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
             image = make_hologram_image(level.scan, found.ratio) or image
@@ -743,7 +744,13 @@ class Job:
         log.warning(text, named)
 
     def _record_end(self, steering: Steering) -> None:
-        """Record with the last epoch why the run ended and how far it may be trusted."""
+        """Record with the last epoch why the run ended, how far it may be trusted and what it fitted."""
+        fitted = result_builder.list_fitted_numbers(self.model)
+        if fitted and fitted != self.recorded.found.get("fitted"):
+            self.recorded = self.recorded.model_copy(
+                update={"found": self.recorded.found | {"fitted": fitted}}
+            )
+            self.save_recipe()
         self.progress.record_stop(verdict=result_builder.judge_whole_run(self).value)
         if self.directory is not None:
             save_events(self.progress.history, self.directory, answers=steering.answers)

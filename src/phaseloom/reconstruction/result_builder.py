@@ -51,6 +51,7 @@ __all__ = [
     "is_due",
     "judge_run",
     "judge_whole_run",
+    "list_fitted_numbers",
     "summarise_state",
     "summary_lines",
     "write_outputs",
@@ -404,6 +405,17 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     return evidence.Evidence(direct, twin, null, is_twin_open, step)
 
 
+def list_fitted_numbers(model: Ptychography, /) -> dict[str, list[float]]:
+    """Numbers of a run that its parameter file gives a start for only, as they are now.
+
+    Args:
+        model: of the run.
+    """
+    if not model.detector.parts()["blur"]:
+        return {}
+    return {"blur (pixels)": [float(f"{one:.4g}") for one in model.detector.blur()]}
+
+
 @torch.no_grad()
 def summarise_state(model: Ptychography, /) -> dict[str, Any]:
     """What is followed besides losses: thickness, tilt, defocus, heights, optics, powers of the modes."""
@@ -417,8 +429,7 @@ def summarise_state(model: Ptychography, /) -> dict[str, Any]:
         found["aberrations"] = model.probe.aberrations()
         if model.probe.blur is not None:
             found["source size (A)"], found["focal spread (A)"] = model.probe.coherence()
-    if model.detector.parts()["blur"]:
-        found["blur (pixels)"] = list(model.detector.blur())
+    found |= list_fitted_numbers(model)
     if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
         moved = model.heights.current_heights() - model.heights.start
         found["heights moved (A)"] = float(moved.square().mean().sqrt())

@@ -73,7 +73,7 @@ FREE_SETTINGS = frozenset(
 def list_fixed_settings(recipe: Reconstruct, /) -> dict[str, Any]:
     """The settings that a snapshot depends on, as a JSON tree."""
     tree = {key: value for key, value in recipe.to_full_tree().items() if key not in FREE_SETTINGS}
-    tree["found"] = {key: value for key, value in tree["found"].items() if key != "branch"}
+    tree["found"] = {key: value for key, value in tree["found"].items() if key not in ("branch", "fitted")}
     return json.loads(json.dumps(tree, default=str))
 
 
