@@ -11,7 +11,7 @@ import yaml
 from phaseloom.calibration import estimators
 from phaseloom.calibration.calibrate import is_calibration_due
 from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, TWINS
-from phaseloom.calibration.state import CalibrationState, Estimate, EstimatorResult, select_middle
+from phaseloom.calibration.state import CalibrationState, Estimate, EstimatorResult, ShortRun, select_middle
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
@@ -305,6 +305,18 @@ def test_a_calibrated_run_keeps_its_step_unless_a_rate_is_stated(true):
     assert replace(state, setting=asked).recipe(true).rate_of("scale") == 0.3
 
 
+@pytest.mark.parametrize(("losses", "count"), [((0.97, 0.99), 1), ((0.97, 0.965), 1), ((1.2, 1.1), 2)])
+def test_a_second_slice_that_explains_no_more_is_not_taken(true, monkeypatch, losses, count):
+    """Of losses below shot noise the second slice was taken though it explained less."""
+
+    def run(few, state, slices, gap, epochs):
+        held = losses[slices - 1]
+        return ShortRun(replace(state, slices=slices, gap=gap), held, held, None)
+
+    monkeypatch.setattr(estimators, "_run_with_slices", run)
+    assert estimators.estimate_slices(true, knowing(defocus=DEFOCUS)).state.slices == count
+
+
 def test_a_single_slice_that_is_stated_is_not_questioned(true):
     setting = Reconstruct.of(
         {"object": {"pixels": {"slices": 1}}, "probe": {"focused": {"semiangle": "35 mrad"}}}
@@ -315,15 +327,19 @@ def test_a_single_slice_that_is_stated_is_not_questioned(true):
     assert [row["slices"] for row in step.tried] == [1]
 
 
-@pytest.mark.parametrize(("margin", "kept"), [(1.0, True), (1.02, False)])
-def test_a_step_is_taken_only_if_it_explains_more_than_the_one_given(true, monkeypatch, margin, kept):
-    """Of few electrons, fits that explained no more moved right steps by 5 %."""
-    state = replace(knowing(defocus=DEFOCUS), certain=True, rotation=0.0, step=1.0)
-    moved = SimpleNamespace(state=replace(state, step=1.04, defocus=DEFOCUS), loss=1.0)
+@pytest.mark.parametrize(("shown", "kept"), [(None, True), (1.0, True), (1.038, False)])
+def test_a_step_is_taken_only_where_fits_that_hold_it_say_the_same(true, monkeypatch, shown, kept):
+    """Fits that move it moved right ones by 5 %."""
+    profile = None if shown is None else (shown, 0.004)
+    state = replace(knowing(defocus=DEFOCUS), certain=True, rotation=0.0, step=1.0, step_by_profile=profile)
     errors = {"rotation": 0.001, "step": 0.004, "defocus": 1.0}
-    monkeypatch.setattr(estimators, "fit_geometry", lambda *_: (moved, errors, errors, False))
-    losses = {"nothing": 1.0, "step": margin, "rotation": 1.0, "defocus": 1.0}
-    monkeypatch.setattr(estimators, "loss_at_fixed_value", lambda few, state, name: losses[name])
+
+    def fit(few, start, epochs):
+        step = 1.0 if start.step_by_profile is None else 1.04
+        return SimpleNamespace(state=replace(start, step=step), loss=1.0), errors, errors, False
+
+    monkeypatch.setattr(estimators, "fit_geometry", fit)
+    monkeypatch.setattr(estimators, "loss_at_fixed_value", lambda few, state, name: 1.0)
     found = estimators.refine_geometry(true, state)
     assert found.state.step == (1.0 if kept else 1.04)
     (told,) = [one for one in found.estimates if one.name == "step"]

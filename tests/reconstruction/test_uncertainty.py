@@ -93,6 +93,38 @@ class TestFlags:
         thin = replace(files.scan, counts=rng.binomial(files.scan.counts.astype(int), 0.01))
         assert LowerBound.FEW_ELECTRONS in reasons(files, tree, thin)
 
+    def test_a_beam_of_several_modes(self, files, tree):
+        optics = {"semiangle": "30 mrad", "defocus": "60 A", "modes": 3}
+        even, odd = (
+            {"focused": optics | {"shares": shares}} for shares in ([0.7, 0.2, 0.1], [0.98, 0.01, 0.01])
+        )
+        still = {"rates": {"probe": 0.0}}
+        assert LowerBound.SOURCE in reasons(files, tree, probe=even, **still)
+        assert LowerBound.SOURCE not in reasons(files, tree, probe=odd, **still)
+
+    def test_a_source_and_a_blurred_object_are_the_same_for_weak_phases(self):
+        """What `LowerBound.SOURCE` rests on: patterns differ in second order only."""
+        rng = np.random.default_rng(1)
+        spectrum = np.fft.fft2(rng.normal(size=(32, 32)))
+        f = np.fft.fftfreq(32)
+        radius = np.hypot(f[:, None], f)
+        beam = np.fft.ifft2((radius < 0.15) * np.exp(40j * radius**2))
+        phase = np.fft.ifft2(spectrum * (radius < 0.25)).real
+        moves = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+        blurred = np.mean([np.roll(phase, move, (0, 1)) for move in moves], 0)
+
+        def expose(image):
+            return np.abs(np.fft.fft2(beam * np.exp(1j * image))) ** 2
+
+        off = []
+        for strength in (1e-3, 1e-2):
+            averaged = np.mean([expose(strength * np.roll(phase, move, (0, 1))) for move in moves], 0)
+            one = expose(strength * blurred)
+            changes = np.abs(one - expose(0 * phase)).max()
+            off.append(np.abs(averaged - one).max() / changes)
+        assert off[0] < 1e-2
+        assert off[1] == pytest.approx(10 * off[0], rel=0.2)  # the rest grows with the phase
+
     def test_a_detector_cut_to_less_than_the_grid_leaves_frequencies_open(self, files, tree):
         found = reasons(files, tree, prepare=[{"enlarge": {"to": [72, 72], "match": "crop"}}])
         assert LowerBound.UNMEASURED_FREQUENCIES in found

@@ -26,6 +26,7 @@ DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
     own.check_by_sweep,
     own.estimate_modes,
     own.resolve_twin,
+    own.estimate_step,
     own.refine_geometry,
     own.estimate_slices,
 )
@@ -118,6 +119,8 @@ def run_estimators(
     kept = {**complete.found, "calibrate": done.summary(), "undecided": undecided}
     if state.suggested_step is not None:
         kept["suggested_step"] = float(f"{state.suggested_step / state.step:.4g}")
+    if state.doubted_step is not None:
+        kept["doubted_step"] = float(f"{state.doubted_step:.4g}")
     return replace(done, recipe=complete.model_copy(update={"found": kept}))
 
 

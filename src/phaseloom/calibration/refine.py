@@ -42,10 +42,11 @@ def fit_geometry(
 
     Args:
         few: patterns, as they were read.
-        state: where it begins.
+        state: where it begins; its step is held if short fits have not shown it.
         epochs: of a run.
     """
-    late = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": epochs // 2 + 1}}
+    moving = GEOMETRY_RATES if state.step_by_profile is not None else {"rotation": GEOMETRY_RATES["rotation"]}
+    late = {**moving, "positions": {"rate": 1.0, "start": epochs // 2 + 1}}
     whole = run_short(few, state, epochs=epochs, rates=late)
     free = whole.loss > MIN_LOSS_FOR_FREE_PROBE
     if free:

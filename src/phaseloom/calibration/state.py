@@ -85,6 +85,9 @@ class CalibrationState:
         held_out: loss of patterns held out by short runs that began here, by their number of modes.
         twin: what the phase of a short run that began here says of the twin.
         suggested_step: factor that the linear model would rather have than what was stated; it was not taken.
+        step_by_profile: factor on all positions that short fits with a step held show, and its error;
+            ``None``: they do not show it.
+        doubted_step: factor on the present step with which these explain more, though too little to take it.
         soft: whether the edge of the disk is blurred over a pixel.
         certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
         run: how a short reconstruction is run.
@@ -105,6 +108,8 @@ class CalibrationState:
     held_out: Mapping[int, float] = field(default_factory=dict)
     twin: TwinEvidence | None = None
     suggested_step: float | None = None
+    step_by_profile: tuple[float, float] | None = None
+    doubted_step: float | None = None
     soft: bool = False
     certain: bool = True
     run: RunReconstruction | None = None

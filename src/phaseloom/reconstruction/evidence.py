@@ -39,6 +39,7 @@ __all__ = [
     "doubt_places",
     "doubt_positions",
     "doubt_step",
+    "doubt_step_by_fits",
     "doubt_twin",
     "find_doubts",
     "is_confirmed",
@@ -152,6 +153,7 @@ class Evidence:
         null: whether places matter.
         is_twin_open: whether neither a stated defocus nor a clear dark field decided between the twins.
         suggested_step: factor on the step of the run with which a weak object explains more.
+        doubted_step: the same with which short fits of a calibration explain more.
     """
 
     direct: Comparison | None = None
@@ -159,6 +161,7 @@ class Evidence:
     null: NullTest | None = None
     is_twin_open: bool = False
     suggested_step: float | None = None
+    doubted_step: float | None = None
 
     def find_doubts(self) -> tuple[Doubt, ...]:
         """What speaks against the run, the likeliest cause first."""
@@ -166,6 +169,7 @@ class Evidence:
         doubts += () if self.twin is None else doubt_twin(self.twin)
         doubts += doubt_open_twin(self.twin) if self.is_twin_open else ()
         doubts += () if self.suggested_step is None or doubts else doubt_step(self.suggested_step)
+        doubts += () if self.doubted_step is None or doubts else doubt_step_by_fits(self.doubted_step)
         if doubts or self.is_confirmed or self.null is None:
             return doubts
         return doubt_places(self.null)
@@ -173,7 +177,8 @@ class Evidence:
     @property
     def is_confirmed(self) -> bool:
         """Whether the start cannot have been wrong."""
-        return self.direct is not None and self.suggested_step is None and is_confirmed(self.direct)
+        has_step = self.suggested_step is None and self.doubted_step is None
+        return self.direct is not None and has_step and is_confirmed(self.direct)
 
 
 def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: DirectResult, /) -> Comparison:
@@ -296,6 +301,19 @@ def doubt_step(factor: float, /) -> tuple[Doubt, ...]:
     if abs(math.log(factor)) < MIN_STEP_TO_DOUBT:
         return ()
     return (Doubt(Verdict.DOUBTFUL, suggest_step(factor)),)
+
+
+def doubt_step_by_fits(factor: float, /) -> tuple[Doubt, ...]:
+    """That short fits explain more with another step, though not by enough for a calibration to take it.
+
+    Args:
+        factor: of that step over the one of the run.
+    """
+    text = (
+        f"short fits explain more with a step {100 * (factor - 1):+.1f} % as long: check the magnification, "
+        f"or reconstruct again with a step {factor:.4g} times the one stated (read: step)"
+    )
+    return (Doubt(Verdict.DOUBTFUL, text),)
 
 
 def doubt_places(found: NullTest, /) -> tuple[Doubt, ...]:

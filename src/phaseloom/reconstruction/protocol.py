@@ -868,7 +868,7 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    kept = ("calibrate", "undecided", "suggested_step", "mask", "holograms")
+    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "holograms")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
     found |= {"data": digest_of_scan(scan), "setup": hash_setup(scan)}

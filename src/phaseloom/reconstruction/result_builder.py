@@ -402,7 +402,8 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     if progress.epoch >= job.recipe.epochs or stop.is_settled or stop.is_requested:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
     is_twin_open = "twin" in job.recipe.found.get("undecided", ())
-    return evidence.Evidence(direct, twin, null, is_twin_open, step)
+    doubted = job.recipe.found.get("doubted_step")
+    return evidence.Evidence(direct, twin, null, is_twin_open, step, doubted)
 
 
 def list_fitted_numbers(model: Ptychography, /) -> dict[str, list[float]]:

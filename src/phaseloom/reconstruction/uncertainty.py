@@ -27,6 +27,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from phaseloom.errors import BadInput
 from phaseloom.fitting.outcome import Verdict
 from phaseloom.metrics.phase import remove_plane_wave
+from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.curvature import (
     PhaseInformation,
@@ -100,6 +101,9 @@ UPDATES_OF_DRAWS = 8
 On S the draws scatter by 0.0156 rad at 1e4 electrons and 0.0059 at 1e5, where the errors are 0.016 and
 0.0061; four epochs of small batches at whole rates gave 0.0162 and 0.0090."""
 
+MAX_POWER_OF_WEAK_MODES = 0.1
+"""Share of the beam besides its strongest mode from which its source blurs what a detector can resolve."""
+
 MIN_EPOCHS = 3
 """From which losses can show whether the fit still moves; sigma is the error of a fit that has settled."""
 
@@ -123,6 +127,8 @@ class LowerBound(StrEnum):
     """Dark pixels draw the phase towards zero."""
     FEW_ELECTRONS = "few_electrons"
     """Part of the contrast is lost."""
+    SOURCE = "source"
+    """A weak object cannot be told from one that the source has blurred: fine contrast is lost with it."""
     UNMEASURED_FREQUENCIES = "unmeasured_frequencies"
     """The patterns do not tell of some frequencies of the object: these keep their start."""
     NOT_CONVERGED = "not_converged"
@@ -254,6 +260,7 @@ def find_reasons(
         ),
     }
     found = {code: clause for code, (clause, applies) in clauses.items() if applies}
+    found[LowerBound.SOURCE] = _describe_source(job)
     found[LowerBound.CLOSE_SLICES] = _describe_close_slices(job)
     found[LowerBound.UNMEASURED_FREQUENCIES] = _describe_unmeasured(information)
     return {code: clause for code, clause in found.items() if clause}
@@ -365,6 +372,21 @@ def _count_cells(model: Ptychography) -> float:
     light = wave.abs().square().sum(0)
     spectrum = torch.fft.fft2(wave).abs().square().sum(0)
     return participation_area(light) * participation_area(spectrum) / light.numel()
+
+
+def _describe_source(job: RunState) -> str:
+    """A clause, if electrons of a partly coherent beam were fitted by modes of their own.
+
+    Of a weak object the changes of a pattern are linear in its phase, and a source averages them over places:
+    blurring the object does the same.
+    """
+    modes = job.model.probe.modes().detach()
+    if job.level.scan.geometry.beam != "electron" or job.level.scan.geometry.near or len(modes) < 2:
+        return ""
+    weak = 1 - float(powers(orthogonalise(modes)).max())
+    if weak < MAX_POWER_OF_WEAK_MODES:
+        return ""
+    return f"{weak:.0%} of the beam is in weaker modes, and a weak object keeps the blur of its source"
 
 
 def _describe_close_slices(job: RunState) -> str:
