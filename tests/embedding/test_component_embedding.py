@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -115,3 +116,24 @@ def test_bad_settings_are_refused_in_a_sentence():
         compute_component_embedding(make_scan(), "ica")
     with pytest.raises(BadInput, match="--latents: 0 must be 1 component"):
         compute_component_embedding(make_scan(), latents=0)
+
+
+def test_the_commands_embed_without_a_model_and_keep_known_labels(phaseloom, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    native.write(make_scan(400), "scan.h5")
+    done = phaseloom("embed", "scan.h5", "--latents", "4")
+    assert (done.code, "latents: 4 of 168 patterns" in done.out) == (0, True), done.err
+    known = np.full(168, -1)
+    known[[0, 1]], known[[10, 11]] = 1, 0  # the other way round than by size or order
+    np.save("known.npy", known)
+    words = ("--clusters", "2", "--seeds", "2", "--known", "known.npy", "--out", "groups")
+    done = phaseloom("latents", "embeddings.h5", *words)
+    assert done.code == 0, done.err
+    assert "coupling of neighbours" in done.out
+    with h5py.File("groups/clusters.h5") as file:
+        assert ((1 - np.asarray(file["field/labels"])) == KINDS).mean() > 0.95
+        assert np.asarray(file["field/probability"]).min() >= 0.5
+    both = phaseloom("embed", "scan.h5", "--method", "pca", "--model", "net", "--out", "more.h5")
+    assert (both.code, "two ways to embed" in both.err) == (2, True)
+    other = phaseloom("embed", "scan.h5", "--method", "umap", "--out", "more.h5")
+    assert (other.code, "write pca or nmf" in other.err) == (2, True)
