@@ -146,7 +146,8 @@ def _find_peak(mean: np.ndarray) -> tuple[slice, slice]:
     smooth = ndimage.gaussian_filter(mean, TEMPLATE_BLUR)
     if not smooth.max() > 0:
         raise BadInput("register", None, "finds no counts in the good pixels: check mask and data")
-    spots, _ = ndimage.label(smooth > PEAK_LEVEL * smooth.max())
+    spots = np.zeros(smooth.shape, np.int32)
+    ndimage.label(smooth > PEAK_LEVEL * smooth.max(), output=spots)
     spot = spots == spots[np.unravel_index(smooth.argmax(), smooth.shape)]
     rows, columns = np.nonzero(spot)
     return _widen(rows), _widen(columns)
