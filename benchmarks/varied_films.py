@@ -226,6 +226,7 @@ def judge_frames(found, film) -> dict:
 
 def train(scan, epochs):
     """Latents of a network trained on a scan."""
+    from phaseloom.embedding.embeddings import embed_patterns
     from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 
     model = {"recommended": {"latent_dim": 8}}
@@ -233,7 +234,7 @@ def train(scan, epochs):
     training = AutoencoderTraining.begin(Autoencode.of(recipe), scan=scan)
     for _ in training:
         pass
-    return training.objective.reconstruct(np.arange(len(scan)))[0].cpu().numpy()
+    return embed_patterns(training.net, {}, scan)[0]  # blank patterns too, which are not trained on
 
 
 def draw_known(truth, few):
