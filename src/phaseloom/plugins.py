@@ -33,6 +33,7 @@ ROOMS += tuple(f"ptycho.{room}" for room in ("noise", "penalties", "projections"
 FROM_SYSTEMS = {
     ("objects", "predicted"): "phaseloom.retrieval.network_start:predict_object",
     ("prepare", "denoise"): "phaseloom.embedding.embeddings:denoise",
+    ("prepare", "register"): "phaseloom.embedding.registration:register",
     ("formats", "simulated"): "phaseloom.simulation.samples:read_scan",
     ("result", "write"): "phaseloom.export.files:write",
     ("result", "describe"): "phaseloom.plot.cards:describe_result",

@@ -464,7 +464,7 @@ def test_every_transform_can_be_called_from_a_parameter_file() -> None:
     from phaseloom import spec
 
     room = "phaseloom.data.prepare"
-    assert spec.names(room) == [*sorted(prepare.__all__), "denoise"]
+    assert spec.names(room) == [*sorted(prepare.__all__), "denoise", "register"]
     assert spec.call(room, {"source_size": {"std": "0.4 A"}}, "prepare").values == {"std": 0.4}
     node = {"affine": {"scale": 1.1, "rotation": "3 deg"}}
     assert spec.call(room, node, "prepare")(example()).positions.shape == (6, 2)

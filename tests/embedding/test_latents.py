@@ -196,10 +196,10 @@ def test_means_of_clusters_weighted_by_their_sizes_are_the_mean_of_all(scan):
 
 def test_areas_are_found_by_latents_and_by_components(scan):
     found = embedding(scan)
-    kinds, tried = protocol.find_clusters(found.latents, None, truth=KINDS)
+    kinds, tried = protocol.find_clusters(found.latents, None, scan.positions, truth=KINDS)
     assert tried.suggested_count == 2
-    assert [kind.agreement.mean for kind in kinds] == [1, 1]
-    assert [kind.stability.mean for kind in kinds] == [1, 1]
+    assert [kind.agreement.mean for kind in kinds] == [1, 1, 1]
+    assert [kind.stability.mean for kind in kinds] == [1, 1, 1]
     for one in (
         protocol.compute_principal_components(scan, 3),
         protocol.compute_nonnegative_factors(scan, 3),
@@ -265,7 +265,7 @@ def test_all_figures_and_the_file_are_there_on_a_raster_and_off(scan, tmp_path, 
     rng = np.random.default_rng(4)
     data = scan if raster else replace(scan, positions=rng.uniform(0, 30, (117, 2)), grid=None)
     found, (net, card) = embedding(data), fitted(data)
-    kinds, _ = protocol.find_clusters(found.latents, 3)
+    kinds, _ = protocol.find_clusters(found.latents, 3, data.positions)
     patterns, varied = protocol.generate_traversals(net, card, found.latents)
     report = protocol.LatentReport(
         found,
@@ -282,24 +282,34 @@ def test_all_figures_and_the_file_are_there_on_a_raster_and_off(scan, tmp_path, 
         placed=np.arange(10, 117),
     )
     names = [path.name for path in protocol.write_report(report, tmp_path / "out")]
-    pictures = ["latents", "clusters", "means_mixture", "means_k-means", "components", "samples"]
+    pictures = [
+        "latents",
+        "clusters",
+        "means_field",
+        "means_mixture",
+        "means_k-means",
+        "components",
+        "samples",
+    ]
     assert names == ["clusters.h5", *(f"{name}.png" for name in [*pictures, "traversals", "umap"])]
     with h5py.File(tmp_path / "out" / "clusters.h5") as file:
-        np.testing.assert_array_equal(file["mixture/labels"][()], kinds[0].labels)
-        np.testing.assert_array_equal(file["k-means/patterns"][()], report.means[1].patterns)
+        np.testing.assert_array_equal(file["mixture/labels"][()], kinds[1].labels)
+        np.testing.assert_array_equal(file["k-means/patterns"][()], report.means[2].patterns)
         np.testing.assert_array_equal(file["positions"][()], data.positions)
         assert file["components/principal components/scores"].shape == (117, 3)
-        assert file["mixture"].attrs["stability"][0] == kinds[0].stability.mean
+        assert file["mixture"].attrs["stability"][0] == kinds[1].stability.mean
+        np.testing.assert_array_equal(file["field/probability"][()], kinds[0].spatial.probability)
+        assert file["field"].attrs["coupling"] == kinds[0].spatial.coupling
         assert ("grid" in file) == raster
 
 
 def test_a_map_of_clusters_says_how_stable_they_are(scan):
-    kinds, _ = protocol.find_clusters(np.random.default_rng(6).normal(size=(117, 2)), 2)
+    kinds, _ = protocol.find_clusters(np.random.default_rng(6).normal(size=(117, 2)), 2, scan.positions)
     report = protocol.LatentReport(replace(embedding(scan), grid=None), kinds)
     axes = protocol.plot_report(report)["clusters"].axes
     assert [
         f"stability {kind.stability}" in one.get_title() for kind, one in zip(kinds, axes, strict=True)
-    ] == [True, True]
+    ] == [True, True, True]
 
 
 def test_a_map_has_a_length_and_dots_have_places(scan):

@@ -8,7 +8,6 @@ import pytest
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.metrics.clusters import (
     adjusted_rand,
-    compare_cluster_counts,
     fit_kmeans,
     fit_mixture,
     standardise_columns,
@@ -90,18 +89,6 @@ def test_whitening_makes_a_weak_latent_count():
     assert np.isfinite(standardise_columns(np.ones((4, 2)))).all()
 
 
-def test_the_number_of_blobs_is_suggested():
-    rows, _ = blobs()
-    found = compare_cluster_counts(rows, range(2, 7))
-    assert found.suggested_count == 3
-    assert found.counts[found.silhouette.argmax()] == found.counts[found.bic.argmin()] == 3
-    assert found.stability[1] == 1
-    np.testing.assert_array_equal(
-        compare_cluster_counts(blob(40)).counts, [2, 3, 4]
-    )  # ten patterns in each at least
-    assert compare_cluster_counts(blob()).stability.max() < 0.9
-
-
 def test_of_many_rows_few_are_learned_from_and_all_get_a_label(monkeypatch):
     monkeypatch.setattr("phaseloom.metrics.clusters.MAX_FITTED_ROWS", 20)
     rows, labels = blobs()
@@ -117,7 +104,6 @@ def test_of_many_rows_few_are_learned_from_and_all_get_a_label(monkeypatch):
         (lambda: fit_mixture(blob(), 2, seeds=(4, 4)), "seeds: 1 must be 2 at least"),
         (lambda: fit_kmeans(blob() / 0.0, 2), "table of finite numbers"),
         (lambda: fit_kmeans(blob(), 2, truth=np.zeros(7)), "7 labels but there are 300 patterns"),
-        (lambda: compare_cluster_counts(np.ones(4)), "table of finite numbers"),
     ],
 )
 def test_bad_input_is_a_sentence(call, sentence):

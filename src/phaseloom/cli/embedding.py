@@ -25,26 +25,47 @@ def embed(
     file: DataFile,
     settings: Set = None,
     *,
-    model: Annotated[Path, typer.Option("--model", "-m", help="file or run folder of an autoencoder")],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="file or run folder of an autoencoder")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="pca|nmf", help="components of this scan, no network; nmf without --model"),
+    ] = None,
+    count: Annotated[int, typer.Option("--latents", min=1, help="components of --method")] = 8,
+    aligned: Annotated[
+        bool,
+        typer.Option("--aligned/--as-measured", help="align patterns and make them equally bright, or not"),
+    ] = True,
     out: Annotated[Path, typer.Option(help="file to write, .h5 or .npz")] = Path("embeddings.h5"),
 ) -> None:
-    """Encode every pattern of a scan by an autoencoder: latents, misfits, counts and positions in a file.
+    """Encode every pattern of a scan: latents, misfits, counts and positions in a file.
 
+    Without --model by components of this scan, without training; --latents and --aligned are for these.
     The scan is read and prepared as in its parameter file; settings of the training do not apply to it.
     """
+    from phaseloom.embedding import component_embedding
     from phaseloom.embedding import embeddings as protocol
     from phaseloom.runs.scan_recipe import ScanRecipe
 
     check_new(protocol.require_writable(out))
     recipe = ScanRecipe.from_path(file, parse_settings(settings or []))
+    if model is not None and method is not None:
+        raise BadInput("--method", method, "and --model are two ways to embed: give one of them")
     typer.echo(f"reading {recipe.require_file()}")
-    found = protocol.embed(recipe, model)
+    if model is not None:
+        found = protocol.embed(recipe, model)
+    else:
+        found = component_embedding.embed_by_components(
+            recipe, method=method or "nmf", latents=count, aligned=aligned
+        )
     count, latents = found.latents.shape
     typer.echo(f"latents: {latents} of {count} patterns")
     median = sorted(found.misfit)[count // 2]
     typer.echo(f"misfit:  median {median:.3g} (1: nothing but shot noise is left)")
     if median > MAX_MEDIAN_MISFIT:
-        typer.echo("WARN: the network was not trained on such patterns, or they are faulty: phaseloom look")
+        cause = "the network did not learn from such patterns" if model else "more latents would say more"
+        typer.echo(f"WARN: {cause}, or the patterns are faulty: phaseloom look")
     typer.echo(f"written: {found.write(out)}")
     echo_lines(_describe_unusual(found, recipe, out))
 
@@ -74,7 +95,7 @@ def _describe_unusual(found: Any, recipe: Any, out: Path) -> Iterator[str]:
 
 
 @app.command()
-def latents(
+def latents(  # noqa: PLR0913 - each an option of the command line
     embeddings: Annotated[Path, typer.Argument(help="file of phaseloom embed, .h5 or .npz")],
     settings: Set = None,
     *,
@@ -97,6 +118,10 @@ def latents(
     labels: Annotated[
         Path | None, typer.Option(help="true labels of the patterns, .npy, to compare with")
     ] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="labels of some patterns, .npy of 0, 1, ... and -1 where none is known; kept"),
+    ] = None,
     umap: Annotated[
         bool, typer.Option("--umap", help="also a map of the latents by UMAP (extra umap)")
     ] = False,
@@ -113,11 +138,12 @@ def latents(
     count = _read_count(clusters)
     found = ScanEmbedding.load(embeddings)
     truth = None if labels is None else _load_labels(labels)
+    given = None if known is None else _load_labels(known)
     rows = standardise_columns(found.latents) if whiten else found.latents
     if unusual := len(found.unusual()):
         fix = "see phaseloom embed on how to leave them out"
         typer.echo(f"{unusual} unusual patterns are among them: {fix}")
-    kinds, tried = protocol.find_clusters(rows, count, seeds=seeds, truth=truth)
+    kinds, tried = protocol.find_clusters(rows, count, found.positions, known=given, seeds=seeds, truth=truth)
     if tried is not None:
         echo_lines(_compare_counts(tried))
     echo_lines(kinds)
@@ -144,12 +170,11 @@ def _load_labels(path: Path) -> Any:
 
 def _compare_counts(tried: Any) -> Iterator[str]:
     """A table of the numbers of clusters, with the suggested one."""
-    yield "clusters  stability  silhouette          BIC"
-    table = zip(tried.counts, tried.stability, tried.silhouette, tried.bic, strict=True)
-    for count, stability, silhouette, bic in table:
+    yield "clusters          BIC"
+    for count, bic in zip(tried.counts, tried.bic, strict=True):
         mark = "  <- suggested" if count == tried.suggested_count else ""
-        yield f"{count:8d}  {stability:9.3f}  {silhouette:10.3f}  {bic:11.1f}{mark}"
-    yield "a suggestion: of the stablest numbers (within 0.05) that of largest silhouette; see the maps"
+        yield f"{count:8d}  {bic:11.1f}{mark}"
+    yield "a suggestion: the smallest number with 85 % of what more clusters gain; see the maps"
 
 
 def _examine(

@@ -1,5 +1,6 @@
 from . import losses as losses
 from . import networks as networks
+from .component_embedding import embed_by_components as embed_by_components
 from .embeddings import ScanEmbedding as ScanEmbedding
 from .embeddings import denoise as denoise
 from .embeddings import embed as embed
@@ -10,6 +11,7 @@ from .latents import LatentReport as LatentReport
 from .latents import find_clusters as find_clusters
 from .latents import generate_patterns as generate_patterns
 from .latents import write_report as write_report
+from .registration import register as register
 from .summary import show as show
 from .train import Autoencode as Autoencode
 from .train import AutoencoderTraining as AutoencoderTraining

@@ -20,6 +20,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
 from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation, select_few
+from phaseloom.embedding.registration import measure_registration
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_buffer, whole_hdf5
 from phaseloom.learning import weight_files as pretrained
@@ -36,6 +37,7 @@ NEIGHBOUR_COUNT = 24  # neighbours that a pattern is compared with
 SIMILAR_NEIGHBOURS = 5  # how many of them must be similar
 PATTERNS_PER_QUERY = 65536  # patterns whose neighbours are looked for together
 MIN_RELATIVE_SPREAD = 0.01  # share of the median that a robust spread is taken for at least
+MIN_SHIFT_SPREAD = 0.05  # pixels that a robust spread of displacements is taken for at least
 ARRAYS = ("latents", "misfit", "totals", "positions")
 
 
@@ -53,6 +55,8 @@ class ScanEmbedding:
         provenance: see `phaseloom.result.Provenance`.
         numbers: ``(n,)`` number of each pattern in the prepared scan, blank patterns counted; ``None``: none
             was left out. ``prepare: [{without: {numbers: ...}}]`` counts like this.
+        displaced: ``(n, 2)`` pixels of each pattern from the mean pattern
+            (`phaseloom.embedding.registration`), or ``None``: not measured.
     """
 
     latents: np.ndarray
@@ -62,6 +66,7 @@ class ScanEmbedding:
     grid: tuple[int, int] | None
     provenance: Provenance
     numbers: np.ndarray | None = None
+    displaced: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of patterns."""
@@ -81,9 +86,9 @@ class ScanEmbedding:
     def unusual(self, *, threshold: float = OUTLIER_THRESHOLD) -> np.ndarray:
         """Numbers of the patterns that stand out, ascending: bad frames.
 
-        A pattern stands out if its misfit is above, or its counts are above or below, those of all but four
-        of its 24 nearest neighbours by more than a threshold. Areas of another kind do not: there neighbours
-        are alike. Rows of bad frames do, but not whole areas of them; see the maps.
+        A pattern stands out if its misfit is above, or its counts or its displacement are other than, those
+        of all but four of its 24 nearest neighbours by more than a threshold. Areas of another kind do
+        not: there neighbours are alike. Rows of bad frames do, but not whole areas of them; see the maps.
 
         Args:
             threshold: in robust spreads, see `measure_outliers`; one is 1 % of the median at least.
@@ -94,7 +99,11 @@ class ScanEmbedding:
         if not threshold > 0:
             raise BadInput("unusual: threshold", threshold, "must be a number above zero, such as 8")
         misfit, counts = (measure_outliers(values, self.positions) for values in (self.misfit, self.totals))
-        return np.flatnonzero((misfit > threshold) | (np.abs(counts) > threshold))
+        apart = (misfit > threshold) | (np.abs(counts) > threshold)
+        if self.displaced is not None:
+            for shift in self.displaced.T:
+                apart |= np.abs(measure_outliers(shift, self.positions, floor=MIN_SHIFT_SPREAD)) > threshold
+        return np.flatnonzero(apart)
 
     def number(self, index: int, /) -> int:
         """Number of a pattern in the prepared scan, blank patterns counted, from its place in the arrays."""
@@ -122,6 +131,8 @@ class ScanEmbedding:
             arrays["grid"] = np.array(self.grid)
         if self.numbers is not None:
             arrays["numbers"] = self.numbers
+        if self.displaced is not None:
+            arrays["displaced"] = self.displaced
         if path.suffix == ".npz":
             with whole_buffer(path) as buffer:
                 np.savez(buffer, **arrays)
@@ -144,7 +155,8 @@ class ScanEmbedding:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
         grid = None if arrays["grid"] is None else (int(arrays["grid"][0]), int(arrays["grid"][1]))
         latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
-        found = cls(latents, misfit, totals, positions, grid, arrays["provenance"], arrays["numbers"])
+        rest = (arrays["provenance"], arrays["numbers"], arrays["displaced"])
+        found = cls(latents, misfit, totals, positions, grid, *rest)
         return found._require_consistent(path.name)
 
     def _require_consistent(self, name: str) -> Self:
@@ -167,7 +179,7 @@ def require_writable(path: Path, /) -> Path:
     return path
 
 
-def measure_outliers(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
+def measure_outliers(values: np.ndarray, positions: np.ndarray, /, *, floor: float = 0.0) -> np.ndarray:
     """How far each value is from those of its neighbours, in robust spreads; above them positive.
 
     Of the 24 nearest neighbours the fifth most similar counts: edges and corners of an area have at least so
@@ -178,6 +190,7 @@ def measure_outliers(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray
     Args:
         values: ``(n,)``.
         positions: ``(n, 2)``; where they are all the same, patterns are neighbours in time.
+        floor: the spread is this at least.
 
     Example:
         >>> places = np.stack(np.meshgrid(np.arange(6.0), np.arange(5.0)), -1).reshape(-1, 2)
@@ -196,7 +209,7 @@ def measure_outliers(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray
         np.concatenate(part) for part in zip(*_compare_neighbours(values, positions), strict=True)
     )
     noise = max(
-        1.4826 * float(np.median(np.abs(values - medians))), MIN_RELATIVE_SPREAD * abs(middle), 1e-300
+        1.4826 * float(np.median(np.abs(values - medians))), MIN_RELATIVE_SPREAD * abs(middle), floor, 1e-300
     )
     spread = np.maximum(noise, 1.4826 * around)
     return np.where(invalid, np.inf, np.sign(values - medians) * distances / spread)
@@ -259,7 +272,9 @@ def embed(recipe: ScanRecipe, model: Path | str, /) -> ScanEmbedding:
     scan = whole if lit.all() else whole.select(lit)
     numbers = None if lit.all() else np.flatnonzero(lit)
     made = Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name)
-    return ScanEmbedding(*embed_patterns(net, card, scan), scan.positions, scan.grid, made, numbers)
+    displaced = None if scan.geometry.near else measure_registration(scan).measured
+    facts = (scan.positions, scan.grid, made, numbers, displaced)
+    return ScanEmbedding(*embed_patterns(net, card, scan), *facts)
 
 
 def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str, Any]]:

@@ -16,13 +16,8 @@ from phaseloom.embedding.networks.autoencoder import PatternAutoencoder, pca
 from phaseloom.embedding.objective import AutoencoderObjective
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole_hdf5
-from phaseloom.metrics.clusters import (
-    ClusterCounts,
-    Clusters,
-    compare_cluster_counts,
-    fit_kmeans,
-    fit_mixture,
-)
+from phaseloom.metrics.clusters import Clusters, fit_kmeans, fit_mixture
+from phaseloom.metrics.spatial_mixture import SpatialCounts, compare_spatial_counts, fit_spatial_mixture
 from phaseloom.virtual.radial import RadialProfile, compute_radial_profile
 
 if TYPE_CHECKING:
@@ -200,26 +195,38 @@ def _read_roots(scan: Scan4D, index: np.ndarray) -> np.ndarray:
 
 
 def find_clusters(
-    rows: np.ndarray, count: int | None, /, *, seeds: int = 5, truth: np.ndarray | None = None
-) -> tuple[tuple[Clusters, ...], ClusterCounts | None]:
-    """Clusters by a Gaussian mixture and by k-means; the numbers that were tried if none is given.
+    rows: np.ndarray,
+    count: int | None,
+    positions: np.ndarray,
+    /,
+    *,
+    known: np.ndarray | None = None,
+    seeds: int = 5,
+    truth: np.ndarray | None = None,
+) -> tuple[tuple[Clusters, ...], SpatialCounts | None]:
+    """Clusters by a Gaussian mixture with neighbours, by one without, and by k-means.
+
+    Beside them stand the numbers of clusters that were tried if none is given.
 
     Args:
         rows: latents, whitened or not.
-        count: clusters; none: as suggested, see `phaseloom.metrics.clusters.ClusterCounts`.
+        count: clusters; none: as suggested, see `phaseloom.metrics.spatial_mixture.SpatialCounts`.
+        positions: ``(n, 2)`` of the patterns.
+        known: labels of some patterns, see `phaseloom.metrics.spatial_mixture.fit_spatial_mixture`; the two
+            other methods do not use them.
         seeds: how many.
         truth: true labels.
 
     Raises:
-        BadInput: see `phaseloom.metrics.clusters.fit_kmeans`.
+        BadInput: see `phaseloom.metrics.spatial_mixture.fit_spatial_mixture`.
     """
     numbers = tuple(range(seeds))
-    counts = compare_cluster_counts(rows, seeds=numbers) if count is None else None
+    counts = compare_spatial_counts(rows, positions, seeds=numbers, known=known) if count is None else None
     found = counts.suggested_count if counts else count
     assert found is not None
-    return tuple(
-        method(rows, found, seeds=numbers, truth=truth) for method in (fit_mixture, fit_kmeans)
-    ), counts
+    first = fit_spatial_mixture(rows, found, positions, seeds=numbers, truth=truth, known=known)
+    single = (method(rows, found, seeds=numbers, truth=truth) for method in (fit_mixture, fit_kmeans))
+    return (first, *single), counts
 
 
 def require_same_network(objective: AutoencoderObjective, embedding: ScanEmbedding, /) -> None:
@@ -410,7 +417,8 @@ def write_report(report: LatentReport, folder: Path, /) -> Iterator[Path]:
     """Leave figures and ``clusters.h5`` in a folder, one after the other.
 
     The file holds, for each method, ``labels``, ``sizes`` and mean ``patterns``, with the stability as
-    attributes; scores and images of the components; positions, grid and provenance.
+    attributes, and of the one with neighbours the ``probability`` of each label; scores and images of the
+    components; positions, grid and provenance.
     """
     from phaseloom.plot.style import save
 
@@ -429,6 +437,9 @@ def _write_tables(file: Any, report: LatentReport) -> None:
         group = file.create_group(kind.method.split()[-1])
         group["labels"] = kind.labels
         group["sizes"] = kind.sizes
+        if kind.spatial is not None:
+            group["probability"] = kind.spatial.probability
+            group.attrs["coupling"] = kind.spatial.coupling
         for name, value in {"stability": kind.stability, "agreement": kind.agreement}.items():
             if value is not None:
                 group.attrs[name] = (value.mean, value.spread)

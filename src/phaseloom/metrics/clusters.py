@@ -20,18 +20,15 @@ from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput, MissingExtra
 
-__all__ = ["ClusterCounts", "Clusters", "MeanOverSeeds", "adjusted_rand", "compare_cluster_counts"]
-__all__ += ["fit_kmeans", "fit_mixture", "standardise_columns"]
+__all__ = ["Clusters", "MeanOverSeeds", "SpatialFit", "adjusted_rand", "check_labels"]
+__all__ += ["check_rows", "compare_labellings", "fit_kmeans", "fit_mixture"]
+__all__ += ["label_by_centres", "label_by_mixture", "rank_labels", "standardise_columns"]
 
 MAX_FITTED_ROWS = 20000  # rows that a seed is fitted to
 FITTED_SHARE = 0.8  # the same as a share of all rows
-MAX_TRIED_ROWS = 5000  # rows that numbers of clusters are tried on
-MAX_SILHOUETTE_ROWS = 2000
 KMEANS_STARTS = 4  # beginnings of k-means for a seed, of which the best counts
 # Those of a mixture: clusters of k-means, best for round ones, and single rows far apart, for long ones.
 MIXTURE_STARTS = {"kmeans": 1, "k-means++": 2}
-# Of stability, that a number of clusters may lose against the best one and still be suggested.
-STABILITY_TOLERANCE = 0.05
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 
 # All rows, those to fit, number of clusters and seed, to labels of all rows and a score, larger is better.
@@ -72,6 +69,7 @@ class Clusters:
         sizes: ``(k,)`` rows of each cluster.
         stability: adjusted Rand index between all pairs of seeds: 1 where they all found the same.
         agreement: the same index between each seed and the true labels, if these were given.
+        spatial: what a prior over the scan adds, of clusters that have one.
     """
 
     method: str
@@ -79,37 +77,28 @@ class Clusters:
     sizes: np.ndarray
     stability: MeanOverSeeds
     agreement: MeanOverSeeds | None
+    spatial: "SpatialFit | None" = None
 
     def __str__(self) -> str:
         """As a line of a report."""
+        prior = "" if self.spatial is None else f", coupling of neighbours {self.spatial.coupling:.2f}"
         true = "" if self.agreement is None else f", agreement with labels {self.agreement}"
-        return f"{self.method}, {len(self.sizes)} clusters: stability {self.stability}{true}"
+        return f"{self.method}, {len(self.sizes)} clusters: stability {self.stability}{prior}{true}"
 
 
 @dataclass(frozen=True, eq=False)
-class ClusterCounts:
-    """Numbers of clusters side by side; all arrays ``(m,)``.
+class SpatialFit:
+    """A mixture with a prior over the scan, see `phaseloom.metrics.spatial_mixture`.
 
     Attributes:
-        counts: of clusters.
-        stability: of k-means, see `Clusters`.
-        silhouette: of its best seed, 1 where clusters are far apart, near 0 where they touch.
-        bic: Bayesian information criterion of a mixture; the least is the best balance of fit and knobs.
+        probability: ``(n,)`` of each row's label.
+        coupling: of neighbours, in nats for each that is alike, as chosen by the data.
+        bic: Bayesian information criterion of the whole fit; the least is the best number of clusters.
     """
 
-    counts: np.ndarray
-    stability: np.ndarray
-    silhouette: np.ndarray
-    bic: np.ndarray
-
-    @property
-    def suggested_count(self) -> int:
-        """Of the numbers whose stability is within 0.05 of the largest, that of largest silhouette.
-
-        A suggestion: it never says that there are no clusters at all, as low stabilities of all numbers do.
-        """
-        usable = self.stability >= float(self.stability.max()) - STABILITY_TOLERANCE
-        return int(self.counts[np.where(usable, np.nan_to_num(self.silhouette, nan=-1), -2).argmax()])
+    probability: np.ndarray
+    coupling: float
+    bic: float
 
 
 def standardise_columns(rows: ArrayLike, /) -> np.ndarray:
@@ -179,55 +168,44 @@ def fit_mixture(
     return _fit_clusters("Gaussian mixture", _fit_normals, rows, count, seeds=seeds, truth=truth)
 
 
-def compare_cluster_counts(
-    rows: ArrayLike, counts: Iterable[int] = range(2, 11), /, *, seeds: Sequence[int] = DEFAULT_SEEDS
-) -> ClusterCounts:
-    """Try numbers of clusters, on a draw of 5,000 rows at most.
-
-    Args:
-        rows: ``(n, d)`` numbers.
-        counts: of clusters; those above a tenth of the rows are left out, but for the smallest.
-        seeds: as of `fit_kmeans`; the first of them makes the draw and the mixture.
-
-    Raises:
-        BadInput: as of `fit_kmeans`.
-        MissingExtra: without scikit-learn.
-
-    Example:
-        >>> rows = np.concatenate([np.random.default_rng(0).normal(10 * at, 1, (50, 2)) for at in range(3)])
-        >>> compare_cluster_counts(rows).suggested_count
-        3
-    """
-    wanted = sorted(set(counts))
-    values = _sort_rows(_check_rows(rows, wanted[0], seeds))[0]
-    values = values[_draw_rows(len(values), MAX_TRIED_ROWS, seeds[0])]
-    wanted = [count for count in wanted if count <= max(len(values) // 10, wanted[0])]
-    kind = _choose_covariance(values, wanted[-1])
-    table = []
-    for count in wanted:
-        found = fit_kmeans(values, count, seeds=seeds)
-        fitted = _fit_best_mixture(values, count, kind, seeds[0])
-        table.append(
-            (found.stability.mean, _compute_silhouette(values, found.labels, seeds[0]), fitted.bic(values))
-        )
-    return ClusterCounts(np.array(wanted), *np.array(table).T)
-
-
 def _fit_clusters(
     method: str, fit: Fit, rows: ArrayLike, count: int, *, seeds: Sequence[int], truth: ArrayLike | None
 ) -> Clusters:
-    values, order = _sort_rows(_check_rows(rows, count, seeds))
-    known = None if truth is None else _check_labels(truth, len(values))[order]
-    least = int(np.ceil(FITTED_SHARE * len(values)))
-    draws = [_draw_rows(len(values), min(MAX_FITTED_ROWS, least), seed) for seed in seeds]
-    found = [fit(values, values[few], count, seed) for few, seed in zip(draws, seeds, strict=True)]
+    values, order = _sort_rows(check_rows(rows, count, seeds))
+    known = None if truth is None else check_labels(truth, len(values))[order]
+    found = [_fit_draw(fit, values, count, seed) for seed in seeds]
     labellings = [labels for labels, _ in found]
-    labels = _rank_labels(found[int(np.argmax([score for _, score in found]))][0], count)
+    labels = rank_labels(found[int(np.argmax([score for _, score in found]))][0], count)
     again = np.empty_like(labels)
     again[order] = labels
+    sizes = np.bincount(labels, minlength=count)
+    return Clusters(method, again, sizes, *compare_labellings(labellings, known))
+
+
+def label_by_centres(values: np.ndarray, count: int, seed: int, /) -> np.ndarray:
+    """Labels of rows by k-means of the draw of a seed; arguments as of `fit_kmeans`."""
+    return _fit_draw(_fit_centres, values, count, seed)[0]
+
+
+def label_by_mixture(values: np.ndarray, count: int, seed: int, /) -> np.ndarray:
+    """Labels of rows by a Gaussian mixture of the draw of a seed; arguments as of `fit_kmeans`."""
+    return _fit_draw(_fit_normals, values, count, seed)[0]
+
+
+def _fit_draw(fit: Fit, values: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, float]:
+    """Labels of all rows, and a score, of a fit to some of them."""
+    least = int(np.ceil(FITTED_SHARE * len(values)))
+    few = _draw_rows(len(values), min(MAX_FITTED_ROWS, least), seed)
+    return fit(values, values[few], count, seed)
+
+
+def compare_labellings(
+    labellings: Sequence[np.ndarray], truth: np.ndarray | None, /
+) -> tuple[MeanOverSeeds, MeanOverSeeds | None]:
+    """Stability of the labellings of several seeds, and agreement with true labels, if there are any."""
     stability = MeanOverSeeds.of(adjusted_rand(one, other) for one, other in combinations(labellings, 2))
-    true = None if known is None else MeanOverSeeds.of(adjusted_rand(known, one) for one in labellings)
-    return Clusters(method, again, np.bincount(labels, minlength=count), stability, true)
+    true = None if truth is None else MeanOverSeeds.of(adjusted_rand(truth, one) for one in labellings)
+    return stability, true
 
 
 def _fit_centres(values: np.ndarray, few: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, float]:
@@ -263,13 +241,6 @@ def _choose_covariance(few: np.ndarray, count: int) -> str:
     return "full" if len(few) >= 2 * numbers else "diag"
 
 
-def _compute_silhouette(values: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    few = _draw_rows(len(values), MAX_SILHOUETTE_ROWS, seed)
-    if not 1 < len(np.unique(labels[few])) < len(few):
-        return float("nan")
-    return float(_import_sklearn("metrics").silhouette_score(values[few], labels[few]))
-
-
 def _draw_rows(count: int, most: int, seed: int) -> np.ndarray:
     """Numbers of some of many rows, ascending."""
     if count <= most:
@@ -283,7 +254,7 @@ def _sort_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[order], order
 
 
-def _rank_labels(labels: np.ndarray, count: int) -> np.ndarray:
+def rank_labels(labels: np.ndarray, count: int, /) -> np.ndarray:
     """Labels named by the size of the clusters; of equal ones, that whose first row comes first."""
     first = np.full(count, len(labels))
     np.minimum.at(first, labels, np.arange(len(labels)))
@@ -293,7 +264,8 @@ def _rank_labels(labels: np.ndarray, count: int) -> np.ndarray:
     return names[labels]
 
 
-def _check_rows(rows: ArrayLike, count: int, seeds: Sequence[int]) -> np.ndarray:
+def check_rows(rows: ArrayLike, count: int, seeds: Sequence[int], /) -> np.ndarray:
+    """Rows as numbers; errors as of `fit_kmeans`."""
     values = np.asarray(rows, np.float64)
     if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
         raise BadInput("clusters: rows", f"shape {values.shape}", "must be a table of finite numbers")
@@ -306,7 +278,8 @@ def _check_rows(rows: ArrayLike, count: int, seeds: Sequence[int]) -> np.ndarray
     return values
 
 
-def _check_labels(truth: ArrayLike, count: int) -> np.ndarray:
+def check_labels(truth: ArrayLike, count: int, /) -> np.ndarray:
+    """True labels as numbers from 0; errors as of `fit_kmeans`."""
     labels = np.ravel(truth)
     if len(labels) != count:
         raise BadInput(

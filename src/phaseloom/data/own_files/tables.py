@@ -126,6 +126,7 @@ EMBEDDING = (
     Member("positions", "real", "pattern 2"),
     Member("grid", "integer", "2", positive=True, optional=True),
     Member("numbers", "integer", "pattern", optional=True),
+    Member("displaced", "real", "pattern 2", finite=False, optional=True),
 )
 
 SAMPLE_ABOUT = (

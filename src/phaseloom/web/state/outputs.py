@@ -17,7 +17,7 @@ from phaseloom.embedding.latents import compute_mean_patterns, require_same_scan
 from phaseloom.errors import BadInput
 from phaseloom.export.files import is_exportable, load
 from phaseloom.export.sources import to_signals
-from phaseloom.metrics.clusters import fit_mixture
+from phaseloom.metrics.spatial_mixture import fit_spatial_mixture
 from phaseloom.plot.style import average_blocks, limits
 from phaseloom.restoration.pairs.images import read_with_alpha
 from phaseloom.web.paths import OutsideRoot, resolve_inside, show_inside
@@ -153,8 +153,9 @@ class LatentView:
         self._means: tuple[np.ndarray, np.ndarray] | None = None  # labels, and the patterns of each
 
     def find_clusters(self, count: int, /) -> np.ndarray:
-        """Labels ``(n,)`` by a Gaussian mixture of the latents; 0 is the largest cluster."""
-        return fit_mixture(self.embedding.latents, count, seeds=(0, 1)).labels
+        """Labels ``(n,)`` by a mixture of the latents, with neighbours; 0 is the largest cluster."""
+        found = self.embedding
+        return fit_spatial_mixture(found.latents, count, found.positions, seeds=(0, 1)).labels
 
     def find_nearest(self, point: tuple[float, float], axes: tuple[int, int] | None = None, /) -> int:
         """The pattern nearest to a place (y, x) in angstrom, or to two latents."""
