@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from benchmarks.folded import Crystal, draw_crystal, simulate_crystal
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.checks import folding
 from phaseloom.direct.checks.folding import MIN_SHARE_BEYOND, Aliases, may_be_folded
 from phaseloom.direct.reconstruct import describe_folding, reconstruct_scan
 from phaseloom.direct.survey import survey_disk
@@ -162,3 +163,14 @@ def test_a_step_stated_wrong_is_found_where_the_raster_folds_a_lattice(seed, ste
     off = np.degrees(np.remainder(float(found.optics.rotation) - crystal.turn + np.pi, 2 * np.pi) - np.pi)
     assert abs(off) < 1
     assert any("the stated step is wrong" in line for line in found.lines()) == (factor != 1)
+
+
+@pytest.mark.medium
+def test_folded_details_that_are_a_small_part_do_not_tell_the_step(monkeypatch) -> None:
+    """Of weak particles, faults of the scan made steps explain more that were 5 and 11 % off."""
+    crystal = replace(draw_crystal(914), step=2.011, planes=3.005)
+    scan = prepare.scale(simulate_crystal(crystal)[0], factor=0.93)
+    monkeypatch.setattr(folding, "MIN_SHARE_BEYOND", 1.01)
+    found = reconstruct_scan(scan, aberrations={"defocus": crystal.defocus})
+    assert found.fit is not None
+    assert not found.fit.is_step_free
