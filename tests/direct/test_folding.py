@@ -168,8 +168,8 @@ def test_a_step_stated_wrong_is_found_where_the_raster_folds_a_lattice(seed, ste
 @pytest.mark.medium
 def test_folded_details_that_are_a_small_part_do_not_tell_the_step(monkeypatch) -> None:
     """Of weak particles, faults of the scan made steps explain more that were 5 and 11 % off."""
-    crystal = replace(draw_crystal(914), step=2.011, planes=3.005)
-    scan = prepare.scale(simulate_crystal(crystal)[0], factor=0.93)
+    crystal = replace(draw_crystal(904), step=1.735, planes=2.589)
+    scan = prepare.scale(simulate_crystal(crystal)[0], factor=1.08)
     monkeypatch.setattr(folding, "MIN_SHARE_BEYOND", 1.01)
     found = reconstruct_scan(scan, aberrations={"defocus": crystal.defocus})
     assert found.fit is not None
