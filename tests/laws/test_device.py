@@ -534,4 +534,4 @@ def test_a_fit_of_optics_is_where_its_spectrum_is():
                 data = replace(data, **{name: Lent(getattr(data, name)) for name in names})
             share = measure_explained_share(data, optics, amplitude=True).cpu()
             found.append(torch.autograd.grad(share, point)[0])
-    assert torch.equal(*found)
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-10)  # a compiled kernel where it is not lent

@@ -466,7 +466,7 @@ class TestPhases:
         replace(whole, pixel=(0.7, 0.7), provenance=None).save(other)
         ended = phaseloom("restore", "apply", run, other, *words)
         assert ended.code == 2
-        assert "other.h5 has 25 patterns and pixels of 0.7 A" in ended.err
+        assert "has 25 patterns and pixels of 0.7 A" in ended.err
 
     def test_more_runs_are_announced_once_nothing_is_refused(self, phaseloom, run, tmp_path):
         ended = phaseloom("restore", "filter", run, "--out", tmp_path / "out", "--method", "wener")
