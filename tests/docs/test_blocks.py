@@ -27,7 +27,7 @@ REASONS = {
     "continuous integration makes both": 1,
     "needs a cluster": 1,
     "needs another machine": 1,
-    "needs the network": 3,
+    "needs the network": 4,
     "serves until it is ended": 1,
     "takes hours": 1,
 }

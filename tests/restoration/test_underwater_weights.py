@@ -24,7 +24,7 @@ def better(found: Evaluation, decibels: float) -> None:
 
 @pytest.mark.medium
 def test_it_beats_what_needs_no_network():
-    better(judged(12, 40), 1.0)
+    better(judged(24, 80), 1.0)
 
 
 @pytest.mark.slow
@@ -38,5 +38,5 @@ def test_its_card_says_how_it_was_made():
     _, task, card = load_restorer("underwater")
     assert task.name == "photograph"
     assert card["scores"]["gain"]["psnr"] > 1.5
-    assert card["scores"]["pairs"] == 60
+    assert card["scores"]["pairs"] == 120
     assert "restore train" in card["commands"][1]
