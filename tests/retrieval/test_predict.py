@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from phaseloom.calibration.raster import fill_empty_places, find_raster
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -22,7 +23,6 @@ from phaseloom.retrieval.networks.stitching import overlap
 from phaseloom.retrieval.networks.tiny import tiny
 from phaseloom.retrieval.prediction import Prediction, predict
 from phaseloom.retrieval.preprocessing import PatternPreprocessor
-from phaseloom.retrieval.raster import fill_empty_places, find_raster
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment, compute_image_shape, encode_conditions
 from phaseloom.simulation.scan import Sample, simulate_scan

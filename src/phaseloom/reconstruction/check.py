@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from phaseloom.calibration.calibrate import is_calibration_due
+from phaseloom.calibration.raster import complete_raster
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.outcome import Stop, StopReason
@@ -99,7 +100,7 @@ def estimate_run(recipe: Reconstruct, /) -> RunEstimate:
     importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
     _memory.forget_highest()
     scan = recipe.scan()
-    calibrates = is_calibration_due(recipe, scan)
+    calibrates = is_calibration_due(recipe, complete_raster(scan))
     before = 0.0 if calibrates else _time_of_start(recipe, scan)
     settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settle(scan)[0]
     job = Job(settled, scan, None, None)

@@ -38,6 +38,7 @@ from phaseloom.calibration.hologram_start import (
 )
 from phaseloom.calibration.near_field import is_distance_shown
 from phaseloom.calibration.one_material import RatioEvidence, compare_ratios, fit_one_material
+from phaseloom.calibration.raster import complete_raster
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
 from phaseloom.data.growing.growing_scan import GrowingScan
@@ -805,15 +806,17 @@ def calibrate(
 def calibrate_scan(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D]:
     """The recipe and the scan as a calibration found them, where one is due (``preset``).
 
-    Of other runs, those without hot and dead pixels.
+    Places of blank patterns, which are left out of runs, hold the mean of their neighbours meanwhile. Of
+    other runs, those without hot and dead pixels.
     """
-    if not is_calibration_due(recipe, scan):
+    whole = complete_raster(scan)
+    if not is_calibration_due(recipe, whole):
         recipe, scan, masked = mask_bad_pixels(recipe, scan)
         for estimate in masked:
             log.info("mask: %s", estimate.line())
         found = {"mask": masked[0].line()} if masked else {}
         return recipe.model_copy(update={"found": recipe.found | found}), scan
-    found = calibrate(recipe, scan)
+    found = calibrate(recipe, whole)
     for line in found.lines():
         log.info("calibrate: %s", line)
     for step in found.recipe.prepare[len(recipe.prepare) :]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phaseloom.calibration.raster import find_raster
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
@@ -18,7 +19,6 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import make_network_card
 from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
 from phaseloom.retrieval.prediction import measure_semiangle
-from phaseloom.retrieval.raster import find_raster
 from phaseloom.retrieval.recipe import SampleSimulator, Train
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, SamplePool, TrainingScan, draw_counts
 from phaseloom.runs.folder import save_recipe

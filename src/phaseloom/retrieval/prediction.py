@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from phaseloom.calibration.raster import MIN_NOTED_DEVIATION, Raster, fill_empty_places, find_raster
 from phaseloom.data import calibrate
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -18,7 +19,6 @@ from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import ScanRecovery
 from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_bad_pixels
-from phaseloom.retrieval.raster import MIN_NOTED_DEVIATION, Raster, fill_empty_places, find_raster
 from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment, encode_conditions
 
 __all__ = ["Prediction", "measure_semiangle", "predict"]

@@ -1,4 +1,4 @@
-"""The raster of a scan, as networks need it: rows and columns, and a pattern at each place."""
+"""The raster of a scan, as networks and calibrations need it: rows and columns, a pattern at each place."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +9,8 @@ from phaseloom.data.counts import Counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["MAX_DEVIATION", "MIN_NOTED_DEVIATION", "Raster", "fill_empty_places", "find_raster"]
+__all__ = ["MAX_DEVIATION", "MIN_NOTED_DEVIATION", "Raster", "complete_raster", "fill_empty_places"]
+__all__ += ["find_raster"]
 
 MAX_DEVIATION = 0.25  # steps that a position may be off its raster
 MIN_NOTED_DEVIATION = 0.05  # the same, beyond which there is a note
@@ -99,6 +100,24 @@ def fill_empty_places(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster,
     verb = "is empty and is" if len(places) == 1 else "are empty and are"
     note = f"{len(places)} of {index.size} places of the raster {verb} filled with the mean of the neighbours"
     return whole, replace(lattice, index=index), [note]
+
+
+def complete_raster(scan: Scan4D, /) -> Scan4D:
+    """A scan that blank patterns were left out of, with the mean of the neighbours in their places.
+
+    Others come back as they are: those with a raster, those with too many empty places, and positions that
+    are no raster.
+    """
+    if scan.grid is not None:
+        return scan
+    try:
+        lattice = find_raster(scan)
+    except BadInput:
+        return scan
+    if (lattice.index >= 0).all():
+        return scan
+    whole, lattice, _ = fill_empty_places(scan, lattice)
+    return replace(whole.select(lattice.index.ravel()), grid=lattice.index.shape)
 
 
 @dataclass(frozen=True)
