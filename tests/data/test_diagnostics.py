@@ -119,6 +119,7 @@ def gaussian_probe(part: float) -> np.ndarray:
         (with_counts(flickering), "dose", "note"),
         (replace(GOOD, positions=GOOD.positions * 2.5), "overlap", "warn"),
         (replace(GOOD, positions=GOOD.positions * 10), "overlap", "bad"),
+        (replace(GOOD, positions=GOOD.positions * 1e-2), "overlap", "warn"),
         (replace(GOOD, positions=np.zeros((40, 2))), "positions", "bad"),
         (replace(GOOD, positions=np.repeat(GOOD.positions[:20], 2, 0)), "positions", "note"),
         (replace(GOOD, positions=np.indices((5, 8)).reshape(2, -1).T * 2.0), "raster", "note"),

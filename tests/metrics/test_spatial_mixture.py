@@ -93,6 +93,7 @@ def test_patterns_at_one_place_are_neighbours_in_time():
     ("known", "sentence"),
     [
         (np.zeros(3), "known labels: 3 labels but there are 440"),
+        (np.where(np.arange(440) < 9, 1, -1), "known labels: 1 leave out numbers: write 0 to 0"),
         (np.full(440, 0.5), "must be whole numbers from 0"),
         (np.full(440, -1), "name no pattern"),
         (np.full(440, 4), "clusters: 2 are fewer than the labels up to 4"),

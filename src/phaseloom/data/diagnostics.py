@@ -60,6 +60,9 @@ MAX_PART_OF_WINDOW = 0.9
 true probe, the phase of a thin object had an error of 0.13 at 0.3 of the window, 0.15 at 0.5, 0.18 at 0.7,
 0.22 at 0.9, 0.26 at 1.0 and 0.34 at 1.15."""
 
+MIN_STEP = 0.05
+"""Object pixels between neighbouring places, below which their unit is doubted."""
+
 MIN_CHANGE_OF_EXCHANGED, MAX_SPREAD_OF_EXCHANGED = 1.0, 0.2
 """Relative spread of counts of patterns, and of pixels of their mean, where a file has the detector first."""
 
@@ -756,6 +759,7 @@ class FindingAdvice(StrEnum):
     TINY_PIXEL = "The object pixel is below half the wavelength: check distance, pixel size and energy."
     UNKNOWN_BEAM = "The beam's size cannot be told from noisy patterns: compare the step with it yourself."
     NO_OVERLAP = "Neighbouring beams do not touch: check the unit of the positions, then the step."
+    TINY_STEP = "The step is a small part of an object pixel: check the unit of the positions."
     LITTLE_OVERLAP = (
         "Neighbouring beams overlap little: scan with smaller steps, or with a wider beam (more defocus)."
     )
@@ -833,6 +837,9 @@ RULES = (
         "bad",
         FindingAdvice.TINY_PIXEL,
         lambda s: min(s.geometry.pixel) < s.geometry.wavelength / 2,
+    ),
+    FindingRule(
+        "overlap", "warn", FindingAdvice.TINY_STEP, lambda s: 0 < s.step < MIN_STEP * min(s.geometry.pixel)
     ),
     FindingRule("overlap", "note", FindingAdvice.UNKNOWN_BEAM, lambda s: not s.diameter),
     FindingRule("overlap", "bad", FindingAdvice.NO_OVERLAP, lambda s: s.overlap == 0),

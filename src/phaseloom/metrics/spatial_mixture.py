@@ -365,4 +365,9 @@ def _check_known(known: ArrayLike, rows: int, count: int) -> np.ndarray:
         raise BadInput("known labels", None, "name no pattern: write 0, 1, ... for some, -1 for the others")
     if whole.max() >= count:
         raise BadInput("clusters", count, f"are fewer than the labels up to {int(whole.max())}: ask for more")
+    kinds = np.unique(whole[whole >= 0])
+    if kinds[-1] >= len(kinds):
+        shown = ", ".join(f"{kind:.0f}" for kind in kinds[:6])
+        fix = f"leave out numbers: write 0 to {len(kinds) - 1}, one for each kind"
+        raise BadInput("known labels", shown, fix)
     return whole.astype(np.int64)
