@@ -19,6 +19,15 @@ verbs = typer.Typer(
 )
 app.add_typer(verbs, name="predict")
 
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="a network of the package by name, its file, or 'fitted': fitted to the probe of the scan",
+    ),
+]
+
 
 @verbs.callback()
 def _room() -> None:
@@ -30,14 +39,7 @@ def scan(
     file: DataFile,
     settings: Set = None,
     *,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="a network of the package by name, its file, or 'fitted': fitted to the probe of the scan",
-        ),
-    ] = "tiny",
+    model: Model = "tiny",
     dose: Annotated[
         float | None,
         typer.Option(help="electrons per pattern; default: from the brightest patterns"),
@@ -68,14 +70,7 @@ def scans(
     settings: Set = None,
     *,
     out: Annotated[Path, typer.Option(help="folder for the results, with a subfolder for each scan")],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="a network of the package by name, its file, or 'fitted': fitted to the probe of the scan",
-        ),
-    ] = "tiny",
+    model: Model = "tiny",
     dose: Annotated[float | None, typer.Option(help="electrons per pattern")] = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: every processor")] = None,
     scheduler: Annotated[

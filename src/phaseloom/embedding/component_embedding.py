@@ -1,6 +1,6 @@
 """Embed the patterns of a scan by components, which are fitted to that scan in seconds: no training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -8,18 +8,17 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.embeddings import PATTERNS_AT_ONCE, ScanEmbedding
-from phaseloom.embedding.latents import (
-    compute_nonnegative_factors,
-)
-from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
+from phaseloom.embedding.embeddings import ScanEmbedding, read_lit_scan
+from phaseloom.embedding.latents import compute_nonnegative_factors
+from phaseloom.embedding.losses import compute_misfits
 from phaseloom.embedding.networks.autoencoder import pca
 from phaseloom.embedding.objective import AutoencoderObjective, select_few
 from phaseloom.embedding.registration import Registration, measure_registration
 from phaseloom.errors import BadInput
 from phaseloom.result import Provenance
-from phaseloom.runs.scan_recipe import ScanRecipe, find_lit_patterns
+from phaseloom.runs.scan_recipe import ScanRecipe
 
 __all__ = ["ComponentMethod", "compute_component_embedding", "embed_by_components"]
 
@@ -49,11 +48,9 @@ def embed_by_components(
         BadInput: another method, fewer than one component, or a scan that cannot be aligned.
         MissingExtra: ``nmf`` without scikit-learn.
     """
-    whole = recipe.scan_with_blanks()
-    lit = find_lit_patterns(whole, recipe.file.name)
-    scan = whole if lit.all() else whole.select(lit)
+    scan, numbers = read_lit_scan(recipe)
     found = compute_component_embedding(scan, method, latents=latents, aligned=aligned, name=recipe.file.name)
-    return found if lit.all() else replace(found, numbers=np.flatnonzero(lit))
+    return replace(found, numbers=numbers)
 
 
 def compute_component_embedding(
@@ -111,7 +108,7 @@ def _fit(scan: Scan4D, method: ComponentMethod | str, count: int) -> _Components
     few = select_few(np.arange(len(scan)), scan)
     objective = AutoencoderObjective(pca(latent_dim=count), scan, {}, few)
     objective.begin()
-    scores = np.concatenate([objective.reconstruct(index)[0].numpy() for index in _split(len(scan))])
+    scores = np.concatenate([objective.reconstruct(index)[0].numpy() for index in split_indices(scan.counts)])
 
     def decode(index: np.ndarray) -> np.ndarray:
         patterns = objective.net.decode(torch.from_numpy(scores[index]), scan.mask.shape)
@@ -142,19 +139,11 @@ def _compare(
     """Misfits and counts of patterns as measured, see `phaseloom.embedding.embeddings.ScanEmbedding`."""
     misfits, totals = np.empty(len(scan), np.float32), np.empty(len(scan))
     good = torch.from_numpy(scan.mask)
-    for index in _split(len(scan)):
+    for index in split_indices(scan.counts):
         counts = np.where(scan.mask, np.asarray(scan.counts[index], np.float32), 0)
         decoded = found.decode(index)
         expected = decoded if registration is None else registration.undo(decoded, index)
         rate = torch.from_numpy(np.maximum(expected, MIN_RATE).astype(np.float32))
-        deviance = (compute_deviances(rate, torch.from_numpy(counts)) * good).sum((1, 2))
-        noise = (compute_noise_deviance(rate) * good).sum((1, 2))
-        misfits[index] = deviance / noise.clamp_min(1e-12)
+        misfits[index] = compute_misfits(rate, torch.from_numpy(counts), good)
         totals[index] = counts.sum((1, 2), dtype=np.float64)
     return misfits, totals
-
-
-def _split(count: int) -> Iterator[np.ndarray]:
-    return (
-        np.arange(start, min(start + PATTERNS_AT_ONCE, count)) for start in range(0, count, PATTERNS_AT_ONCE)
-    )

@@ -17,7 +17,7 @@ from phaseloom.data.formats.files import open_hdf5, require_file
 from phaseloom.data.own_files.members import Member, read_members
 from phaseloom.data.own_files.tables import EMBEDDING
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
+from phaseloom.embedding.losses import compute_misfits
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
 from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation, select_few
 from phaseloom.embedding.registration import measure_registration
@@ -29,7 +29,7 @@ from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe, find_lit_patterns
 
 __all__ = ["OUTLIER_THRESHOLD", "PATTERNS_AT_ONCE", "ScanEmbedding", "denoise", "embed", "embed_patterns"]
-__all__ += ["load_autoencoder", "make_objective", "measure_outliers", "require_writable"]
+__all__ += ["load_autoencoder", "make_objective", "measure_outliers", "read_lit_scan", "require_writable"]
 
 # Robust spreads that a pattern is apart from its neighbours before it counts as unusual.
 OUTLIER_THRESHOLD = 8.0
@@ -267,14 +267,18 @@ def embed(recipe: ScanRecipe, model: Path | str, /) -> ScanEmbedding:
         BadInput: a network that is not an autoencoder, or patterns of another size than it learned from.
     """
     net, card = load_autoencoder(model)
-    whole = recipe.scan_with_blanks()
-    lit = find_lit_patterns(whole, recipe.file.name)
-    scan = whole if lit.all() else whole.select(lit)
-    numbers = None if lit.all() else np.flatnonzero(lit)
+    scan, numbers = read_lit_scan(recipe)
     made = Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name)
     displaced = None if scan.geometry.near else measure_registration(scan).measured
     facts = (scan.positions, scan.grid, made, numbers, displaced)
     return ScanEmbedding(*embed_patterns(net, card, scan), *facts)
+
+
+def read_lit_scan(recipe: ScanRecipe, /) -> tuple[Scan4D, np.ndarray | None]:
+    """The data of a recipe without blank patterns, and the numbers of the others, if any was left out."""
+    whole = recipe.scan_with_blanks()
+    lit = find_lit_patterns(whole, recipe.file.name)
+    return (whole, None) if lit.all() else (whole.select(lit), np.flatnonzero(lit))
 
 
 def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str, Any]]:
@@ -334,10 +338,8 @@ def embed_patterns(
         counts = torch.stack(sides).sum(0)
         good = objective.good.to(sides[0].device)
         found, decoded = objective.reconstruct_sides(sides)
-        terms = compute_deviances(decoded, counts) * good
         latents[index] = found.cpu()
-        noise = (compute_noise_deviance(decoded) * good).sum((1, 2, 3))
-        misfits[index] = (terms.sum((1, 2, 3)) / noise.clamp_min(1e-12)).cpu()
+        misfits[index] = compute_misfits(decoded, counts, good).cpu()
         totals[index] = (counts * good).sum((1, 2, 3), dtype=torch.float64).cpu()
     return latents, misfits, totals
 

@@ -175,6 +175,27 @@ class DivergenceLoss(nn.Module):
             return (1 / (variance.detach() + VARIANCE_EPSILON) + fall - fall.detach()).mean()
 
 
+def compute_misfits(
+    rate: Float[Tensor, "n *pixel"], counts: Float[Tensor, "n *pixel"], good: Tensor, /
+) -> Float[Tensor, " n"]:
+    """Deviance of each pattern over what shot noise alone leaves: 1 where nothing else is left.
+
+    Args:
+        rate: expected counts.
+        counts: measured.
+        good: mask of the pixels that count, as broadcasts with them.
+
+    Example:
+        >>> rate = torch.full((2, 40, 40), 3.0)
+        >>> counts = torch.poisson(rate, generator=torch.Generator().manual_seed(0))
+        >>> compute_misfits(rate, counts, torch.ones(40, 40)).round(decimals=1).tolist()
+        [1.0, 1.0]
+    """
+    pixels = tuple(range(1, rate.ndim))
+    noise = (compute_noise_deviance(rate) * good).sum(pixels)
+    return (compute_deviances(rate, counts) * good).sum(pixels) / noise.clamp_min(1e-12)
+
+
 def compute_seed_loss(
     x: Tensor,
     x_hat: Tensor,

@@ -110,7 +110,12 @@ class RestoredPhase:
 
 def is_run(path: Path, /) -> bool:
     """Whether a path is a reconstruction: its file, or the folder of its run."""
-    return (path / "result.h5").is_file() if path.is_dir() else path.suffix in (".h5", ".hdf5")
+    return _find_result(path).is_file() if path.is_dir() else path.suffix in (".h5", ".hdf5")
+
+
+def _find_result(path: Path) -> Path:
+    """The file of a result, or that in the folder of a run."""
+    return path / "result.h5" if path.is_dir() else path
 
 
 def restore_phase(
@@ -140,7 +145,7 @@ def restore_phase(
         BadInput: no result, a network of another task, or halves as of `reconstruct_half_phases`.
         KeyboardInterrupt: the run of a half was interrupted.
     """
-    file = path / "result.h5" if path.is_dir() else path
+    file = _find_result(path)
     if kind.name != "phase":
         fix = f"restores a {kind.name}, and this is a phase: train one with task: phase"
         raise BadInput("--model", None, fix)
@@ -171,7 +176,7 @@ def check_halves(first: Path, second: Path, /) -> None:
     Raises:
         BadInput: results of the same counts, or of scans with different positions.
     """
-    one, two = (load(path / "result.h5" if path.is_dir() else path) for path in (first, second))
+    one, two = (load(_find_result(path)) for path in (first, second))
     if one.provenance and two.provenance and one.provenance.data == two.provenance.data:
         fix = f"is of the same counts as {first}, so that their noise is one: give a result of each half"
         raise BadInput("--halves", str(second), fix)

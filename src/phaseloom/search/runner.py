@@ -178,7 +178,7 @@ def _run_here(
         may_start=lambda: not _has_lost_parent() and not (halt and halt.is_set()),
     ):
         yield number
-        if _find_why_hopeless(report.list_trials(plan, part)):
+        if not wait and _find_why_hopeless(report.list_trials(plan, part)):  # else the reader stops it
             return
 
 
