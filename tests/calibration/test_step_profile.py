@@ -150,9 +150,24 @@ def test_a_stated_step_that_the_model_can_hardly_judge_is_not_doubted(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("held_out", "modes"), [({1: 1.01, 3: 1.008}, 1), ({1: 1.1, 3: 1.01}, 3), ({3: 1.01}, 3), ({}, 3)]
+    ("held", "modes"),
+    [
+        ({1: 0.8856, 3: 0.8831, 6: 0.8809}, 1),
+        ({1: 1.3, 3: 1.1, 6: 1.098}, 3),
+        ({1: 1.3, 3: 1.1, 6: 1.04}, 6),
+        ({1: 1.01, 3: 0.99, 6: 0.988}, 3),
+    ],
 )
-def test_fits_have_no_more_modes_than_patterns_held_out_ask_for(monkeypatch, held_out, modes):
+def test_modes_must_explain_patterns_held_out_by_more_than_what_they_learn_from_noise(monkeypatch, held, modes):
+    """The first losses are those of a coherent source: losses below 1 have no excess to take a share of."""
+    monkeypatch.setattr(
+        estimators, "run_short", lambda few, state, **knobs: ShortRun(state, 1.0, held[knobs["modes"]], None)
+    )
+    assert estimators.estimate_modes(make_lattice_scan(1e3), start_state()).state.modes == modes
+
+
+@pytest.mark.parametrize(("found", "modes"), [(1, 1), (3, 3), (6, 3), (None, 1)])
+def test_fits_have_no_more_modes_than_a_source_needs(monkeypatch, found, modes):
     seen = []
 
     def run(few, state, **knobs):
@@ -160,7 +175,7 @@ def test_fits_have_no_more_modes_than_patterns_held_out_ask_for(monkeypatch, hel
         return ShortRun(state, 1.0, 1.0, None)
 
     monkeypatch.setattr(estimators, "run_short", run)
-    estimators.estimate_step(make_lattice_scan(1e3), start_state(modes=6, held_out=held_out))
+    estimators.estimate_step(make_lattice_scan(1e3), start_state(modes=found))
     assert set(seen) == {modes}
 
 

@@ -87,6 +87,10 @@ taken in place of one. 0.75 to 1 was found of coherent scans, 0.54 to 0.93 of ot
 MAX_EXCESS_WITH_SIX_MODES = 0.88
 """The same of six modes in place of three."""
 
+MIN_GAIN_OF_MODES = 0.005
+"""What more modes must lower the loss of patterns held out by besides, in units of shot noise: where that is
+below 1, a share of its excess says nothing, and modes of a coherent source learn noise."""
+
 MIN_FOCAL_SPREAD = 0.35
 """Focal spread, in depths of focus (wavelength / semiangle^2), from which a beam is partly coherent. Up to
 0.27 was found of coherent thin scans, 0.56 to 0.71 of those with a spread of 20 to 60 angstrom."""
@@ -112,9 +116,6 @@ MIN_MARGIN_OF_REFINED_VALUE = 0.99
 
 HOLDOUT_OF_PROFILE = 0.15
 """Share of the patterns that judge the fits of a profile."""
-
-MIN_GAIN_OF_MODES_IN_PROFILE = 0.005
-"""Loss of patterns held out, in units of shot noise, by which three modes must explain more than one."""
 
 MIN_DEPTH_OF_PROFILE = 0.001
 MIN_DEPTH_IN_EXCESS = 0.2
@@ -356,7 +357,8 @@ def estimate_modes(
             held = run_short(few, state, **knobs, modes=count).held
         tried.append({"modes": count, "held out": held})
         most = MAX_EXCESS_WITH_SIX_MODES if count > MODES_TO_TRY[1] else MAX_EXCESS_WITH_THREE_MODES
-        if len(tried) > 1 and held - 1 > most * max(tried[-2]["held out"] - 1, 0):
+        before = tried[-2]["held out"] if len(tried) > 1 else math.inf
+        if before - held < MIN_GAIN_OF_MODES or held - 1 > most * max(before - 1, 0):
             break
         best = count
     margin = min(row["held out"] for row in tried if row["modes"] != best) / next(
@@ -387,7 +389,7 @@ def estimate_step(
         return EstimatorResult(state)
     few = select_middle(scan, patterns)
     knobs: dict[str, Any] = {"epochs": epochs, "rates": {"rotation": GEOMETRY_RATES["rotation"]}}
-    knobs |= {"free": True, "holdout": HOLDOUT_OF_PROFILE, "modes": _count_modes_of_profile(state)}
+    knobs |= {"free": True, "holdout": HOLDOUT_OF_PROFILE, "modes": min(state.modes or 1, MODES_TO_TRY[1])}
     fitted: dict[float, ShortRun] = {}
 
     def fit(shift: float) -> tuple[float, float]:
@@ -422,16 +424,6 @@ def estimate_step(
     return EstimatorResult(
         replace(new, step=found, defocus=focus, suggested_step=None, held_out={}), (told,), rows
     )
-
-
-def _count_modes_of_profile(state: CalibrationState) -> int:
-    """One mode, unless three explain patterns held out better: what they learn from noise hides the step."""
-    most = min(state.modes or 1, MODES_TO_TRY[1])
-    known = {count: held for count, held in state.held_out.items() if count <= most}
-    if most not in known:
-        return most
-    highest = known[most] + MIN_GAIN_OF_MODES_IN_PROFILE
-    return min(count for count, held in known.items() if held < highest)
 
 
 def _is_clear(profile: StepProfile, share: float = MIN_DEPTH_IN_EXCESS) -> bool:
