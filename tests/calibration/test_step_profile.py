@@ -158,7 +158,7 @@ def test_a_stated_step_that_the_model_can_hardly_judge_is_not_doubted(monkeypatc
         ({1: 1.01, 3: 0.99, 6: 0.988}, 3),
     ],
 )
-def test_modes_must_explain_patterns_held_out_by_more_than_what_they_learn_from_noise(monkeypatch, held, modes):
+def test_modes_must_explain_more_than_what_they_learn_from_noise(monkeypatch, held, modes):
     """The first losses are those of a coherent source: losses below 1 have no excess to take a share of."""
     monkeypatch.setattr(
         estimators, "run_short", lambda few, state, **knobs: ShortRun(state, 1.0, held[knobs["modes"]], None)
