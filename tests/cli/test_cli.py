@@ -35,6 +35,7 @@ VERBS = [
     "embed",
     "virtual",
     "latents",
+    "strain",
     "restore",
     "search",
     "calibrate",

@@ -72,6 +72,21 @@ def sparse_raster(semiangle: float = 0.020, defocus: float = 90.0) -> Scan4D:
 
 
 @cache
+def make_disks() -> Scan4D:
+    """Nanobeam patterns of a crystal, 5 x 6 places, whose disks do not overlap."""
+    y, x = np.indices((56, 56))
+    rate = sum(
+        np.exp(-np.hypot(h, k)) / (1 + np.exp((np.hypot(y - 28 - 12 * h, x - 28 - 13 * k) - 3) / 0.3))
+        for h in range(-2, 3)
+        for k in range(-2, 3)
+    )
+    counts = np.random.default_rng(0).poisson(20 * rate, (30, 56, 56))
+    geometry = Geometry(wavelength=0.025, shape=(56, 56), angle=(5e-4, 5e-4), beam="electron")
+    places = np.indices((5, 6)).reshape(2, -1).T * 20.0
+    return Scan4D(counts=counts, positions=places, geometry=geometry, grid=(5, 6))
+
+
+@cache
 def photons() -> Scan4D:
     """A far-field scan of the simulated detector: 8 keV, 2 m."""
     made = detector.simulate((8, 9), window=32, step=3.0, photons=3e4, seed=2)
@@ -224,6 +239,7 @@ OTHERS: dict[str, dict[str, Callable[[Path], object]]] = {
     "docs/direct.md": {"scan.h5": lambda path: native.write(raster(), path)},
     "docs/calibration.md": {"run.yaml": _write_calibration},
     "docs/autoencoder.md": {"scan.h5": lambda path: native.write(raster(), path)},
+    "docs/strain.md": {"film.h5": lambda path: native.write(make_disks(), path)},
     "docs/learned.md": {"scan.h5": lambda path: native.write(sparse_raster(), path)},
     "docs/restoration.md": {
         f"scan{number}.h5": lambda path: native.write(sparse_raster(), path) for number in range(1, 5)

@@ -1,4 +1,4 @@
-"""Verbs of embeddings: encode each pattern into a few latents, and analyse these."""
+"""Verbs of embeddings: encode each pattern into a few latents, and analyse these; rotation and strain."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +8,11 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import DataFile, Set, lock_output, parse_settings
+from phaseloom.cli.images import read_numbers, require_new_file
 from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
-__all__ = ["embed", "latents"]
+__all__ = ["embed", "latents", "strain"]
 
 MAX_MEDIAN_MISFIT = 3.0
 """Median misfit above which a warning says that the network does not fit these patterns."""
@@ -206,3 +207,58 @@ def _examine(
         protocol.require_same_network(objective, found)
         figures["samples"] = protocol.select_samples(objective, found.misfit)
     return figures
+
+
+@app.command()
+def strain(
+    file: DataFile,
+    settings: Set = None,
+    *,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW,ROW,COLUMN,COLUMN",
+            help="from and to, of the unstrained reference; default: the median lattice of the scan",
+        ),
+    ] = None,
+    semiangle: Annotated[
+        str | None, typer.Option(help="of the beam, e.g. '2 mrad'; default: estimated from the disks")
+    ] = None,
+    centre: Annotated[
+        str | None, typer.Option(help="pixel ROW,COLUMN of the beam; default: the centre of symmetry")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="file to write, .h5, with a picture beside it")] = Path(
+        "strain.h5"
+    ),
+) -> None:
+    """Map rotation and strain of a crystal from its Bragg disks, with errors; no structure is needed."""
+    from phaseloom import plot
+    from phaseloom.embedding.strain import strain_map as protocol
+    from phaseloom.embedding.strain.strain_figure import plot_strain
+    from phaseloom.runs.scan_recipe import ScanRecipe
+    from phaseloom.units import ANGLE
+
+    picture = require_new_file(out)
+    wanted = None if region is None else _read_region(region)
+    middle = None if centre is None else read_numbers("--centre", centre, 2)
+    angle = None if semiangle is None else ANGLE.parse(semiangle, "--semiangle")
+    recipe = ScanRecipe.from_path(file, parse_settings(settings or []))
+    typer.echo(f"reading {recipe.require_file()}")
+    data = recipe.scan_with_blanks()
+    found = protocol.map_strain(
+        data,
+        region=wanted,
+        radius=None if angle is None else angle / (sum(data.geometry.angle) / 2),
+        centre=None if middle is None else (middle[0], middle[1]),
+        name=recipe.file.name,
+    )
+    echo_lines(found.notes, "  - ")
+    echo_lines(protocol.describe_strain(found))
+    typer.echo(f"written: {found.write(out)}")
+    plot.save(plot_strain(found), picture)
+    typer.echo(f"written: {picture}")
+
+
+def _read_region(text: str) -> tuple[int, int, int, int]:
+    top, bottom, left, right = (int(number) for number in read_numbers("--region", text, 4))
+    return top, bottom, left, right

@@ -14,7 +14,7 @@ from phaseloom.errors import BadInput
 if TYPE_CHECKING:
     from phaseloom.virtual.recipe import VirtualImages
 
-__all__ = ["direct", "virtual"]
+__all__ = ["direct", "read_numbers", "require_new_file", "virtual"]
 
 
 @app.command()
@@ -45,7 +45,7 @@ def direct(
     from phaseloom.direct import recipe as protocol
     from phaseloom.direct.figures import plot_direct_image
 
-    picture = _require_new_file(out)
+    picture = require_new_file(out)
     given: dict[str, Any] = {"semiangle": semiangle, "method": method}
     given["aberrations"] = None if defocus is None else {"defocus": defocus}
     changed = parse_settings(settings or []) | {name: v for name, v in given.items() if v is not None}
@@ -86,10 +86,10 @@ def virtual(
     from phaseloom.virtual import recipe as protocol
     from phaseloom.virtual.figures import plot_virtual_images
 
-    picture = _require_new_file(out)
+    picture = require_new_file(out)
     given: dict[str, Any] = {"semiangle": semiangle, "segments": segments}
-    given["centre"] = None if centre is None else _read_pair("--centre", centre)
-    given["annuli"] = [_read_pair("--annulus", text) for text in annulus] if annulus else None
+    given["centre"] = None if centre is None else read_numbers("--centre", centre, 2)
+    given["annuli"] = [read_numbers("--annulus", text, 2) for text in annulus] if annulus else None
     changed = parse_settings(settings or []) | {name: v for name, v in given.items() if v is not None}
     recipe = load_own_recipe(protocol.Virtual, file, changed)
     typer.echo(f"reading {recipe.require_file()}")
@@ -103,7 +103,7 @@ def virtual(
     typer.echo(f"written: {picture}")
 
 
-def _require_new_file(out: Path) -> Path:
+def require_new_file(out: Path) -> Path:
     """The picture that goes beside an HDF5 file, if neither exists yet."""
     if out.suffix not in (".h5", ".hdf5"):
         raise BadInput("--out", out.name, "is not an .h5 file: give it this ending")
@@ -112,13 +112,16 @@ def _require_new_file(out: Path) -> Path:
     return picture
 
 
-def _read_pair(place: str, text: str) -> list[float]:
-    """Two numbers with a comma between them."""
+def read_numbers(place: str, text: str, count: int) -> list[float]:
+    """Some numbers with commas between them."""
     try:
-        first, second = (float(number) for number in text.split(","))
+        found = [float(number) for number in text.split(",")]
     except ValueError:
-        raise BadInput(place, text, "is not two numbers with a comma between them, e.g. 1.5,2.5") from None
-    return [first, second]
+        found = []
+    if len(found) != count:
+        word, example = {2: ("two", "1.5,2.5"), 4: ("four", "0,10,0,20")}[count]
+        raise BadInput(place, text, f"is not {word} numbers with commas between them, e.g. {example}")
+    return found
 
 
 def _list_arrays(found: "VirtualImages") -> Iterator[str]:

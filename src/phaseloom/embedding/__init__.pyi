@@ -12,6 +12,8 @@ from .latents import find_clusters as find_clusters
 from .latents import generate_patterns as generate_patterns
 from .latents import write_report as write_report
 from .registration import register as register
+from .strain.strain_map import StrainMap as StrainMap
+from .strain.strain_map import map_strain as map_strain
 from .summary import show as show
 from .train import Autoencode as Autoencode
 from .train import AutoencoderTraining as AutoencoderTraining
