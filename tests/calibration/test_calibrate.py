@@ -269,7 +269,7 @@ def test_a_coherent_beam_gets_no_other_modes_and_a_stated_number_stays(true):
     step = estimators.estimate_modes(true, knowing(defocus=DEFOCUS))
     assert step.state.modes == 1
     assert not step.state.is_partly_coherent
-    assert [row["modes"] for row in step.tried] == [1, 3]
+    assert [row["modes"] for row in step.tried] == [1, 6]
     asked = Reconstruct.of({"probe": {"focused": {"semiangle": "35 mrad", "modes": 4}}})
     stated = estimators.estimate_modes(true, replace(knowing(defocus=DEFOCUS), setting=asked))
     assert (stated.state.modes, stated.tried) == (4, [])

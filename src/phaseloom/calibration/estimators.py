@@ -77,19 +77,27 @@ PIXELS_OF_DIRECT_IMAGE = 300
 MAX_RIVALS = 3
 """Further optics that short runs judge."""
 
-MODES_TO_TRY = (1, 3, 6)
-"""Modes of the beam: coherent, a source of some size, and one with a spread of focus as well."""
+MODES_OF_FOCAL_SPREAD = 3
+"""Of a beam whose focus is spread by more than `MIN_FOCAL_SPREAD`, before those of a source are tried."""
 
-MAX_EXCESS_WITH_THREE_MODES = 0.7
-"""Share of the excess of the loss over shot noise that three modes may leave of patterns held out, to be
-taken in place of one. 0.75 to 1 was found of coherent scans, 0.54 to 0.93 of others with spread of focus."""
+COHERENCE_SETTINGS = ("modes", "shares", "source_size", "focal_spread")
+"""Of a probe; where a user states one, nothing of the beam's coherence is looked for."""
 
-MAX_EXCESS_WITH_SIX_MODES = 0.88
-"""The same of six modes in place of three."""
+MODES_OF_SOURCE = 6
+"""Of a source of some size with the focal spread of the linear model."""
 
-MIN_GAIN_OF_MODES = 0.005
-"""What more modes must lower the loss of patterns held out by besides, in units of shot noise: where that is
-below 1, a share of its excess says nothing, and modes of a coherent source learn noise."""
+SOURCE_TO_TRY = 0.35
+"""Standard deviation of that source, in ``wavelength / (2 semiangle)``. Free modes follow from it; from twice
+or half of it they explained patterns held out nearly as well, from derivatives of one beam less."""
+
+MAX_EXCESS_OF_SOURCE = 0.7
+MIN_GAIN_OF_SOURCE = 0.005
+"""Share of the excess of the loss over shot noise that a source may leave of patterns held out, to be taken
+in place of one mode (0.75 to 1 was found of coherent scans), and what it must lower that loss by besides:
+below 1 a share of its excess says nothing, and modes of a coherent source learn noise."""
+
+MIN_GAIN_OF_SOURCE_WITH_SPREAD = 0.001
+"""The latter in place of the modes of a focal spread, which tell already that the beam is partly coherent."""
 
 MIN_FOCAL_SPREAD = 0.35
 """Focal spread, in depths of focus (wavelength / semiangle^2), from which a beam is partly coherent. Up to
@@ -116,6 +124,9 @@ MIN_MARGIN_OF_REFINED_VALUE = 0.99
 
 HOLDOUT_OF_PROFILE = 0.15
 """Share of the patterns that judge the fits of a profile."""
+
+MODES_OF_PROFILE = 3
+"""Of the fits of a profile, at most."""
 
 MIN_DEPTH_OF_PROFILE = 0.001
 MIN_DEPTH_IN_EXCESS = 0.2
@@ -275,7 +286,7 @@ def check_by_sweep(
     rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
     partial = state.focal_spread > MIN_FOCAL_SPREAD * state.depth_of_focus(scan)
     knobs: dict[str, Any] = {"epochs": epochs, "rates": rates, "free": True, "holdout": 0.1}
-    knobs["modes"] = MODES_TO_TRY[1 if partial else 0]
+    knobs["modes"] = MODES_OF_FOCAL_SPREAD if partial else 1
     linear = run_short(few, state, **knobs)
     share = linear.explained
     state = replace(state, held_out={knobs["modes"]: linear.held}, twin=_judge_twin(linear))
@@ -338,42 +349,53 @@ def resolve_twin(scan: Scan4D, state: CalibrationState, /) -> EstimatorResult:
 def estimate_modes(
     scan: Scan4D, state: CalibrationState, /, *, patterns: int = 256, epochs: int = 10
 ) -> EstimatorResult:
-    """Incoherent modes of the beam: more than one only if they explain patterns held out clearly better."""
-    stated = state.setting.probe.values.get("modes")
-    if stated is not None or not state.certain:
-        why = "stated" if stated is not None else "the orientation is not believed"
+    """Incoherent modes of the beam: more than one only if they explain patterns held out clearly better.
+
+    One is compared with those of a source of `SOURCE_TO_TRY`, from which the modes of the run follow. A weak
+    object looks through a source of some size like a blurred one through a point, so that a run that begins
+    with the modes of a point makes its fine details too faint.
+    """
+    asked = state.setting.probe.values
+    stated = asked.get("modes")
+    is_stated = any(
+        asked.get(name) is not None for name in ("modes", "shares", "source_size", "focal_spread")
+    )
+    if is_stated or not state.certain:
+        why = "stated" if is_stated else "the orientation is not believed"
         kept = "default" if stated is None else f"{int(stated)}"
         found = state if stated is None else replace(state, modes=int(stated))
         return EstimatorResult(found, (Estimate("modes", kept, kept, 1.0, stated is not None, note=why),))
     few = select_middle(scan, patterns)
-    rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
-    tried: list[dict[str, Any]] = []  # a run that `check_by_sweep` has made alike is not made again
+    knobs: dict[str, Any] = {"epochs": epochs, "free": True, "holdout": 0.1}
+    knobs["rates"] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
     partial = state.focal_spread > MIN_FOCAL_SPREAD * state.depth_of_focus(scan)
-    best = MODES_TO_TRY[1 if partial else 0]
-    for count in MODES_TO_TRY[1 if partial else 0 :]:
-        held = state.held_out.get(count)
-        if held is None:
-            knobs: dict[str, Any] = {"epochs": epochs, "rates": rates, "free": True, "holdout": 0.1}
-            held = run_short(few, state, **knobs, modes=count).held
-        tried.append({"modes": count, "held out": held})
-        most = MAX_EXCESS_WITH_SIX_MODES if count > MODES_TO_TRY[1] else MAX_EXCESS_WITH_THREE_MODES
-        before = tried[-2]["held out"] if len(tried) > 1 else math.inf
-        if before - held < MIN_GAIN_OF_MODES or held - 1 > most * max(before - 1, 0):
-            break
-        best = count
-    margin = min(row["held out"] for row in tried if row["modes"] != best) / next(
-        row["held out"] for row in tried if row["modes"] == best
-    )
-    note = ""
-    if best > 1:
-        note = "the beam is partly coherent: the whole run refines the rotation"
+    fewest = MODES_OF_FOCAL_SPREAD if partial else 1
+    before = state.held_out.get(fewest)  # a run that `check_by_sweep` has made alike is not made again
+    if before is None:
+        before = run_short(few, state, **knobs, modes=fewest).held
+    size = SOURCE_TO_TRY * scan.geometry.wavelength / (2 * (state.semiangle or 1.0))
+    source = replace(state, source_size=size)
+    held = run_short(few, source, **knobs, modes=MODES_OF_SOURCE).held
+    least = MIN_GAIN_OF_SOURCE_WITH_SPREAD if partial else MIN_GAIN_OF_SOURCE
+    is_source = before - held > least and (partial or held - 1 < MAX_EXCESS_OF_SOURCE * max(before - 1, 0))
+    found = replace(source, modes=MODES_OF_SOURCE) if is_source else replace(state, modes=fewest)
+    notes = []
+    if found.is_partly_coherent:
+        notes.append("the beam is partly coherent: the whole run refines the rotation")
+    if is_source:
+        notes.append(f"a source of {_show_length(size)} is assumed, its size is not measured")
     if partial:
-        note += (
-            f"; the focus is spread by {LENGTH.show(float(f'{state.focal_spread:.3g}'))}, or the object thick"
-        )
-    told = Estimate("modes", f"{best}", "nothing", margin, True, note=note)
-    held_out = {row["modes"]: row["held out"] for row in tried}
-    return EstimatorResult(replace(state, modes=best, held_out=held_out), (told,), tried)
+        notes.append(f"the focus is spread by {_show_length(state.focal_spread)}, or the object thick")
+    margin = before / held if is_source else held / before
+    told = Estimate("modes", f"{found.modes}", "nothing", margin, True, note="; ".join(notes))
+    held_out = {fewest: before, MODES_OF_SOURCE: held}
+    rows = [{"modes": count, "held out": value} for count, value in held_out.items()]
+    return EstimatorResult(replace(found, held_out=held_out), (told,), rows)
+
+
+def _show_length(size: float) -> str:
+    """A length with three digits, as a line tells it."""
+    return LENGTH.show(float(f"{size:.3g}"))
 
 
 def estimate_step(
@@ -389,7 +411,7 @@ def estimate_step(
         return EstimatorResult(state)
     few = select_middle(scan, patterns)
     knobs: dict[str, Any] = {"epochs": epochs, "rates": {"rotation": GEOMETRY_RATES["rotation"]}}
-    knobs |= {"free": True, "holdout": HOLDOUT_OF_PROFILE, "modes": min(state.modes or 1, MODES_TO_TRY[1])}
+    knobs |= {"free": True, "holdout": HOLDOUT_OF_PROFILE, "modes": min(state.modes or 1, MODES_OF_PROFILE)}
     fitted: dict[float, ShortRun] = {}
 
     def fit(shift: float) -> tuple[float, float]:

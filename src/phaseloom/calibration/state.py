@@ -81,6 +81,7 @@ class CalibrationState:
         aberrations: besides the defocus, polar (``C12``, ``phi12``), angstrom and radian, in the frame of
             the detector so laid.
         focal_spread: of the linear model, angstrom; it takes the depth of a thick object for one too.
+        source_size: of the source that modes begin with, standard deviation, angstrom; 0: a point.
         modes: of the beam: more than one where it is partly coherent; ``None``: not looked for.
         held_out: loss of patterns held out by short runs that began here, by their number of modes.
         twin: what the phase of a short run that began here says of the twin.
@@ -104,6 +105,7 @@ class CalibrationState:
     gap: float = 0.0
     aberrations: Mapping[str, float] = field(default_factory=dict)
     focal_spread: float = 0.0
+    source_size: float = 0.0
     modes: int | None = None
     held_out: Mapping[int, float] = field(default_factory=dict)
     twin: TwinEvidence | None = None
@@ -122,6 +124,13 @@ class CalibrationState:
     def is_partly_coherent(self) -> bool:
         """Whether the beam has several modes, so that fits with one are biased."""
         return (self.modes or 1) > 1
+
+    def coherence(self) -> dict[str, float]:
+        """Source size and focal spread of the beam, as calls of probes take them; nothing for a point."""
+        if not self.source_size:
+            return {}
+        sizes = {"source_size": self.source_size, "focal_spread": self.focal_spread}
+        return {name: _round_digits(size) for name, size in sizes.items()}
 
     def stated_value(self, name: str, /) -> float | None:
         """What the recipe said of the probe before the ladder began."""
@@ -164,7 +173,7 @@ class CalibrationState:
             known = {name: _round_digits(value) for name, value in self.aberrations.items()}
             values["aberrations"] = {**(asked.values.get("aberrations") or {}), **known}
         if self.modes is not None:
-            values["modes"] = self.modes
+            values |= {"modes": self.modes, **self.coherence()}
         if asked.name in ("focused", "aberrated"):
             return replace(asked, values={**asked.values, **values} | _stated_modes(asked))
         return Call(asked.room, "focused", values | _stated_modes(asked))
@@ -303,6 +312,8 @@ def run_short(
     optics: dict[str, Any] = {"semiangle": state.semiangle, "defocus": state.defocus, "modes": modes}
     if state.aberrations:
         optics["aberrations"] = dict(state.aberrations)
+    if free and modes > 1:
+        optics |= state.coherence()
     rest = {"soft": state.soft} | ({} if free else {"refine": list(refine)})
     depth = {"slices": state.slices} | ({"thickness": state.gap} if state.slices > 1 else {})
     kind = {"kind": "phase"} if scan.geometry.beam == "electron" else {}
