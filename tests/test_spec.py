@@ -11,6 +11,7 @@ import pytest
 from pydantic import Field
 
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.renames import renamed_knobs, targets
 from phaseloom.spec import (
     Call,
@@ -242,3 +243,23 @@ class TestRenamedKnobs:
     def test_an_old_knob_of_the_wrong_kind_is_a_sentence(self, knob):
         with pytest.raises(BadInput, match="optimizer: ada"):
             call("phaseloom.fitting.optimizers", knob, "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("tree", "place"),
+    [
+        ({"fly": True}, "fly"),
+        ({"epochs": False}, "epochs"),
+        ({"object": {"pixels": {"slices": True}}}, "object: pixels.slices"),
+        ({"detector": {"counting": {"blur": True}}}, "detector: counting.blur"),
+    ],
+)
+def test_true_and_false_are_no_numbers(tree, place):
+    with pytest.raises(BadInput, match=f"^{place}: (True|False) must be a (whole )?number, not one of yes"):
+        Reconstruct.of({"file": "a.npy", **tree})
+
+
+def test_true_and_false_are_taken_where_they_are_meant():
+    recipe = Reconstruct.of({"file": "a.npy", "axial": False, "detector": {"counting": {"area": True}}})
+    assert recipe.axial is False
+    assert recipe.detector.values == {"area": True}

@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import logging
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -201,6 +202,8 @@ class Recipe(BaseModel):
         for key in data:
             if key not in fields:
                 raise BadInput("parameter file", f"there is no '{key}';", nearest(key, fields))
+        for key, value in data.items():
+            _refuse_truth_value(fields[key].annotation, value, key)
         out = dict(data)
         for key, room in modules_of_calls(cls).items():
             info = fields[key]
@@ -381,7 +384,25 @@ def _calls(room: str, value: Any, place: str, *, many: bool, partial: bool) -> A
     return tuple(call(room, item, f"{place}[{number}]") for number, item in enumerate(items))
 
 
+def _refuse_truth_value(kind: Any, value: Any, place: str) -> None:
+    """Refuse true and false for a number, which pydantic takes for 1 and 0; YAML reads yes and on so."""
+    kinds = _list_plain_kinds(kind)
+    if isinstance(value, bool) and {int, float} & kinds and bool not in kinds:
+        wanted = _word(float if float in kinds else int)
+        raise BadInput(place, value, f"must be {wanted}, not one of yes, no, on and off")
+
+
+def _list_plain_kinds(kind: Any) -> set[Any]:
+    """The types in a union or an annotated type; those in a tuple are not of it."""
+    if typing.get_origin(kind) in (Annotated, typing.Union, types.UnionType):
+        return set().union(*map(_list_plain_kinds, typing.get_args(kind)))
+    if typing.get_origin(kind) is typing.Literal:
+        return {type(choice) for choice in typing.get_args(kind)}
+    return {kind} if isinstance(kind, type) else set()
+
+
 def _check_value(kind: Any, value: Any, place: str) -> Any:
+    _refuse_truth_value(kind, value, place)
     try:
         return TypeAdapter(kind, config=ConfigDict(strict=False)).validate_python(value)
     except ValidationError as problem:

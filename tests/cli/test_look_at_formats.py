@@ -77,3 +77,19 @@ def test_look_at_ten_gigabytes_needs_neither_torch_nor_much_memory(ending: str, 
     assert "81920 patterns of 256 x 256 pixels" in done.stdout
     peak = int(done.stdout.partition("VmHWM:")[2].split()[0]) / 1024
     assert peak < (450 if ending == "npy" else 320)
+
+
+def test_what_a_file_holds_is_told_before_what_it_lacks(phaseloom, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.ones((4, 5, 8, 9), np.uint16))
+    with h5py.File("b.h5", "w") as file:
+        file["run7/frames"] = np.ones((20, 8, 9), np.float32)
+        file["dark"] = np.ones((8, 9))
+    patterns = "20 patterns of 8 x 9 pixels"
+    for name, holds in {
+        "a.npy": f"a.npy holds {patterns}, uint16, 4 x 5 of them",
+        "b.h5": f"b.h5 holds {patterns}, float32, in the data set run7/frames",
+    }.items():
+        done = phaseloom("look", name)
+        assert (done.code, holds in done.out, "does not state energy" in done.err) == (2, True, True), done
+        assert holds in phaseloom("look", name, "--write-sidecar").out

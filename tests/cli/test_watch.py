@@ -65,3 +65,10 @@ def test_what_cannot_be_is_one_sentence(words, sentence, phaseloom, tmp_path, mo
     ended = phaseloom("watch", *words)
     assert ended.code == 2
     assert sentence in ended.err
+
+
+def test_a_source_that_does_not_exist_is_said_at_once(phaseloom, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = phaseloom("watch", "nothing.h5", "--patience", "0.2", "--out", "run")
+    assert "nothing.h5, which does not exist yet, for 0.2 s at most (--patience)" in ended.out
+    assert (ended.code, "does not exist yet" in ended.err) == (2, True)

@@ -180,12 +180,48 @@ def test_an_unknown_keyword_is_refused(tmp_path: Path) -> None:
         npy.read(tmp_path / "a.npy", **KNOBS, anlge=1e-3)
 
 
-def test_one_value_that_is_not_finite_is_found_in_any_pattern_of_a_stack_in_its_file(tmp_path):
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_few_values_that_are_not_finite_cost_no_pixel(tmp_path, caplog, lazy):
+    rng = np.random.default_rng(3)
+    truth = rng.poisson(20 * np.exp(-np.indices((16, 18)).sum(0) / 9), (20, 25, 16, 18)).astype(np.float32)
+    counts = truth.copy()
+    lost = rng.random(counts.shape) < 0.001
+    counts[lost] = rng.choice([np.nan, np.inf], lost.sum())
+    counts[:, ::4, 3, 4] = np.nan  # a quarter of the patterns: such a pixel is masked
+    counts[2, 3] = np.nan  # a lost frame
+    assert lost.any((0, 1)).mean() > 0.3  # of the pixels
+    np.save(tmp_path / "a.npy", counts)
+    scan = formats.read(tmp_path / "a.npy", knobs={"energy": 80e3, "angle": 1e-3, "step": 1.0}, lazy=lazy)
+    assert np.argwhere(~scan.mask).tolist() == [[3, 4]]
+    read = np.asarray(scan.counts[:]).reshape(counts.shape)
+    assert np.isfinite(read).all()
+    kept = np.isfinite(counts)
+    np.testing.assert_array_equal(read[kept], counts[kept])
+    assert not read[2, 3].any()
+    lost[2, 3] = lost[..., 3, 4] = False
+    gap = read[lost] - truth[lost]  # by the mean of the pixel: off by counting noise alone
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(gap.size)
+    assert gap.std() < 1.3 * np.sqrt(truth[lost].mean())
+    assert "replaced by the mean of their pixel" in caplog.text
+
+
+def test_a_value_that_stands_for_a_lost_one_is_as_bright_as_its_pattern(tmp_path):
+    counts = np.ones((100, 6, 7), np.float32)
+    counts[40] = 3
+    counts[40, 2, 1] = np.nan
+    np.save(tmp_path / "a.npy", counts)
+    knobs = {"energy": 80e3, "angle": 1e-3, "step": 1.0, "grid": (10, 10)}
+    scan = formats.read(tmp_path / "a.npy", knobs=knobs)
+    assert np.asarray(scan.counts[40:41])[0, 2, 1] == pytest.approx(3, rel=0.05)
+
+
+def test_a_value_that_is_not_finite_is_found_in_any_pattern_of_a_stack_in_its_file(tmp_path, caplog):
     counts = np.full((32, 40, 4, 5), 5, np.float32)
     counts[20, 3, 2, 1] = np.nan
     np.save(tmp_path / "one.npy", counts)
     scan = formats.read(tmp_path / "one.npy", knobs={"energy": 80e3, "angle": 1e-3, "step": 1.0}, lazy=True)
-    assert [tuple(place) for place in np.argwhere(~scan.mask)] == [(2, 1)]
+    assert "a value that is not finite was replaced by the mean of its pixel" in caplog.text
+    assert np.asarray(scan.counts[803:804])[0, 2, 1] == pytest.approx(5)
 
 
 def test_values_that_are_not_finite_beyond_the_survey_are_named_once(tmp_path, monkeypatch, caplog):
@@ -195,10 +231,10 @@ def test_values_that_are_not_finite_beyond_the_survey_are_named_once(tmp_path, m
     np.save(tmp_path / "one.npy", counts)
     scan = formats.read(tmp_path / "one.npy", knobs={"energy": 80e3, "angle": 1e-3, "step": 1.0}, lazy=True)
     caplog.clear()
-    assert not np.asarray(scan.counts[800:812])[:, 2, 1].all()
+    np.testing.assert_allclose(np.asarray(scan.counts[800:812]), 5)
     assert scan.counts[800:810].shape == (10, 4, 5)
     assert scan.mask.all()
-    assert caplog.text.count("read as 0 where no pixel is masked") == 1
+    assert caplog.text.count("replaced by the mean of their pixel") == 1
 
 
 def test_two_side_cars_are_told_and_counts_are_no_mask(tmp_path, caplog):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from phaseloom.data import formats
-from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts
+from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts, require_order_of_axes
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot.scan import scan_overview
+from phaseloom.reconstruction.recipe import Reconstruct
 
 N, DX, DIAMETER = 48, 0.5, 8.0
 HOT = ("pixel in the corner", "pixel in the dark", "pixel in the disk", "cluster", "row")
@@ -361,3 +362,35 @@ def test_an_inverted_mask_is_told_and_a_mask_of_the_dark_part_is_not(tmp_path) -
     np.save(tmp_path / "mask.npy", bad.astype(np.uint8))
     knobs = {"energy": 80e3, "pixel": DX, "step": 2.0, "grid": [5, 8], "mask": "mask.npy"}
     assert find(formats.read(tmp_path / "scan.npy", knobs=knobs), "masked").level == "bad"
+
+
+def test_exchanged_axes_are_refused_by_runs_with_the_way_to_read_them(tmp_path):
+    rng = np.random.default_rng(4)
+    y, x = np.indices((24, 26))
+    disk = np.hypot(y - 12, x - 13) < 6
+    shade = 1 + 0.2 * np.sin(np.indices((10, 11)).sum(0) / 2)
+    counts = rng.poisson(40 * shade[..., None, None] * disk).astype(np.uint16)
+    wrong = np.ascontiguousarray(counts.transpose(2, 3, 0, 1))  # most patterns are blank
+    knobs = "{energy: 80 keV, angle: 1 mrad, step: 0.8 A}"
+    for name, array in {"right.npy": counts, "wrong.npy": wrong}.items():
+        np.save(tmp_path / name, array)
+        (tmp_path / f"{name}.phaseloom.yaml").write_text(knobs)
+    assert len(Reconstruct.from_path(tmp_path / "right.npy").scan()) == 110
+    with pytest.raises(BadInput, match=r"^wrong.npy: .* Read it with permute: \[2, 3, 0, 1\]"):
+        Reconstruct.from_path(tmp_path / "wrong.npy").scan()
+    again = Reconstruct.from_path(tmp_path / "wrong.npy", {"read.npy.permute": [2, 3, 0, 1]}).scan()
+    np.testing.assert_array_equal(np.asarray(again.counts[:]), counts.reshape(110, 24, 26))
+
+
+def test_holograms_and_steady_or_few_patterns_are_not_taken_for_exchanged_axes(tmp_path):
+    of = {"energy": 80e3, "angle": 1e-3, "step": 0.8}
+    flat = np.full((10, 11, 8, 8), 5, np.uint16)
+    flat[:, 5:] = 0  # a shutter that closed: half is blank, and the detector is lit evenly
+    np.save(tmp_path / "flat.npy", flat)
+    scan = formats.read(tmp_path / "flat.npy", knobs=of)
+    near = replace(scan, geometry=replace(scan.geometry, focus=float("inf"), distance=1e7))
+    require_order_of_axes(near, "flat")
+    few = np.zeros((4, 4, 8, 8), np.uint16)
+    few[0, 0] = 9
+    np.save(tmp_path / "few.npy", few)
+    require_order_of_axes(formats.read(tmp_path / "few.npy", knobs=of), "few")

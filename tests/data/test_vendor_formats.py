@@ -534,3 +534,27 @@ def test_a_side_car_completes_a_file(name: str, tmp_path: Path) -> None:
     scan = formats.read(path)
     assert scan.geometry.energy == pytest.approx(60e3)
     assert scan.geometry.pixel == pytest.approx((0.2, 0.2))
+
+
+def test_merlin_headers_without_the_bit_depth_of_later_versions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 900, (6, 8, 10)).astype(">u2")
+    with (tmp_path / "old.mib").open("wb") as file:
+        for number, frame in enumerate(frames, 1):
+            head = f"MQ1,{number:06d},00384,01,0010,0008,U16,   1x1,01,2013-05-03 10:11:12.0,"
+            head += "0.001,0,0,0,1.2E+2,5.11E+2,"
+            file.write(head.encode().ljust(384, b"\0") + frame.tobytes())
+    knobs = {"energy": 80e3, "angle": 1e-3, "step": 1.0, "grid": (2, 3)}
+    np.testing.assert_array_equal(patterns_of(formats.read(tmp_path / "old.mib", knobs=knobs)), frames)
+
+
+def test_a_damaged_merlin_header_is_told_by_its_field(tmp_path: Path) -> None:
+    path = files.write_mib(tmp_path / "s.mib", np.ones((4, 8, 8), np.uint16))
+    whole = path.read_bytes()
+    for field, damage in {
+        "sensor layout": (b"   1x1", b"   1?1"),
+        "rows": (b",0008,U16", b",00o8,U16"),
+    }.items():
+        path.write_bytes(whole.replace(*damage))
+        with pytest.raises(BadInput, match=f"{field} of the frame header: .* copy the file again"):
+            formats.read(path)

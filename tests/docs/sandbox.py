@@ -233,6 +233,9 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 
 OTHERS: dict[str, dict[str, Callable[[Path], object]]] = {
     "docs/howto-slices-modes.md": {"runs/DATE-scan": _write_wide_run},
+    "docs/howto-beamtime.md": {
+        f"energy{number}.cxi": lambda path: cxi.write(photons(), path) for number in (1, 2)
+    },
     "docs/scaling.md": {"train.yaml": lambda path: shutil.copy(ROOT / "examples" / "train_small.yaml", path)},
     "docs/howto-near-field.md": {"scan.cxi": MAKERS["holograms.cxi"]},
     "docs/steering.md": {"RUN": _write_run_under_way},

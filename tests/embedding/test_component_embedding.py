@@ -137,3 +137,36 @@ def test_the_commands_embed_without_a_model_and_keep_known_labels(phaseloom, tmp
     assert (both.code, "two ways to embed" in both.err) == (2, True)
     other = phaseloom("embed", "scan.h5", "--method", "umap", "--out", "more.h5")
     assert (other.code, "write pca or nmf" in other.err) == (2, True)
+
+
+def test_more_components_than_patterns_or_pixels_are_refused():
+    scan = make_scan().select(np.arange(30))
+    with pytest.raises(BadInput, match="5000 are more than 30 patterns of 728 pixels determine: at most 30"):
+        compute_component_embedding(scan, "pca", latents=5000)
+    few = np.zeros(SHAPE, bool)
+    few[10:14, 10:15] = True
+    with pytest.raises(BadInput, match="at most 20"):
+        compute_component_embedding(replace(scan, mask=few), "pca", latents=21, aligned=False)
+
+
+def test_latents_of_a_scan_file_asks_for_an_embedding_first(phaseloom, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    native.write(make_scan(), tmp_path / "scan.h5")
+    np.save("scan.npy", np.ones((4, 4, 8, 8)))
+    np.savez("scan.npz", counts=np.ones((4, 4, 8, 8)))
+    for name in ("scan.h5", "scan.npy", "scan.npz"):
+        end = phaseloom("latents", name, "--out", "groups")
+        assert (end.code, f"phaseloom embed {name} --out embeddings.h5" in end.err) == (2, True), end.err
+
+
+def test_a_wrong_scan_of_latents_is_refused_before_clusters_are_sought(phaseloom, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    native.write(make_scan(), tmp_path / "scan.h5")
+    native.write(make_scan(seed=1), tmp_path / "other.h5")
+    assert phaseloom("embed", "scan.h5", "--method", "pca", "--latents", "3").code == 0
+    for other, says in {
+        "other.h5": "is not the scan of these embeddings",
+        "none.h5": "does not exist",
+    }.items():
+        end = phaseloom("latents", "embeddings.h5", "--scan", other, "--out", "groups")
+        assert (end.code, says in end.err, "cluster" in end.out) == (2, True, False), (end.out, end.err)

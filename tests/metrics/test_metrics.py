@@ -190,3 +190,34 @@ def test_ssim_wants_room_for_its_window():
         image.ssim(np.eye(10), np.eye(10))
     with pytest.raises(BadInput, match="shape"):
         image.ssim(np.eye(20), np.eye(21))
+
+
+def lattice_halves(seed: int = 0, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """A crystal of wide atoms, twice with other noise: nothing but noise between its reflections."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:96, :96]
+    image = np.zeros((96, 96))
+    for row in range(-8, 24):
+        for column in range(-8, 24):
+            image += np.exp(-((y - 8.3 * row - 1.1 * column) ** 2 + (x + 1.1 * row - 8.3 * column) ** 2) / 8)
+    ramp = np.exp(-(((y - 48) ** 2 + (x - 48) ** 2) / 2000))  # a slow part, as of thickness
+    both = [image + ramp + noise * rng.normal(size=image.shape) for _ in range(2)]
+    return both[0], both[1]
+
+
+def test_rings_between_the_reflections_of_a_crystal_do_not_end_its_resolution():
+    curve = resolution.ring_correlation(*lattice_halves())
+    margin = curve.value - curve.threshold_half_bit
+    first = np.flatnonzero(margin[1:] < 0)[0] + 1
+    assert 1 / curve.frequency[first] > 9  # coarser than the lattice, of 8.4 pixels ...
+    assert curve.value[np.abs(curve.frequency - 1 / 8.37).argmin()] > 0.8  # ... which both halves show
+    assert 3 < curve.resolution() < 8.5
+
+
+def test_a_few_rings_above_the_threshold_by_chance_are_no_resolution():
+    threshold = np.full(20, 0.3)
+    value = np.array([1.0] * 8 + [0.0] * 12)
+    value[[10, 15, 16]] = 0.4
+    of = {"threshold_half_bit": threshold, "threshold_one_seventh": threshold, "counts": np.ones(20)}
+    curve = resolution.RingCorrelation(frequency=np.arange(20.0), value=value, **of)
+    assert curve.resolution() == pytest.approx(1 / 7.7)

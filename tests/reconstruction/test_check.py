@@ -399,3 +399,25 @@ def test_a_run_that_does_not_fit_is_told(file: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_memory, "resident", lambda: 1e6)
     seen = estimate_run(Reconstruct.of({**SETTINGS, "file": str(file)}))
     assert any(line.startswith("memory: ") and "smaller batches" in line for line in seen.warnings)
+
+
+def focused_disks(step: float) -> Scan4D:
+    """Bright disks of a beam whose defocus nobody states; the first guess of its probe is in focus."""
+    rng = np.random.default_rng(1)
+    y, x = np.indices((48, 48)) - 24
+    disk = np.hypot(y, x) < 12
+    shade = 1 + 0.1 * rng.normal(size=(80, 48, 48))
+    counts = rng.poisson(20 * disk * shade.clip(0)).astype(np.uint16)
+    geometry = Geometry(wavelength=0.0251, shape=(48, 48), angle=(1.5e-3, 1.5e-3), beam="electron")
+    positions = np.indices((8, 10)).reshape(2, -1).T * step
+    return Scan4D(counts=counts, positions=positions, geometry=geometry, grid=(8, 10))
+
+
+@pytest.mark.medium
+def test_the_overlap_of_a_beam_that_is_not_found_yet_decides_nothing(tmp_path, caplog):
+    native.write(focused_disks(2.0), tmp_path / "scan.h5")
+    estimate_run(Reconstruct.of({"file": str(tmp_path / "scan.h5"), "epochs": 2}))
+    assert "overlap" not in caplog.text
+    stated = {"probe": {"focused": {"semiangle": "18 mrad", "defocus": "0 A"}}, "start": "none"}
+    estimate_run(Reconstruct.of({"file": str(tmp_path / "scan.h5"), "epochs": 2, **stated}))
+    assert "beams overlap so little that no pattern is held out" in caplog.text

@@ -84,7 +84,9 @@ def test_the_dose_is_found_where_it_is_not_given():
 
 
 def test_a_detector_coarser_than_the_networks_is_refused():
-    with pytest.raises(BadInput, match=r"detector pixel: 4 mrad is too coarse .* 3.26 mrad"):
+    with pytest.raises(
+        BadInput, match=r"detector pixel: 4 mrad is too coarse .* 3.26 mrad: .* without a network"
+    ):
         read(Detector(24, 4.0e-3))
 
 

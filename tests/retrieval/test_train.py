@@ -365,7 +365,10 @@ def test_an_interrupted_training_goes_on_on_the_command_line(phaseloom):
     assert ended.code == 0, ended.err
     assert same(pretrained.load_network(Path("broken")), run(TINY).net)
     more = phaseloom("train", "patches", "--resume", "broken", "--set", "epochs=9")
-    assert (more.code, "takes the folder of a run and nothing else" in more.err) == (2, True)
+    assert (more.code, "nothing else: to train longer, change epochs in its run.yaml" in more.err) == (
+        2,
+        True,
+    )
     none = phaseloom("train", "patches", "--resume", "elsewhere")
     assert (none.code, "holds no run.yaml" in none.err) == (2, True)
     assert "Traceback" not in more.err + none.err

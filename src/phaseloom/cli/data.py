@@ -85,6 +85,7 @@ def look(
         # without blank patterns left out, as all are read to find those
         scan = formats.read(file) if recipe is None else recipe.scan_with_blanks()
     except MissingValues as problem:
+        echo_lines([problem.holds] if problem.holds else [], start=f"{data.name} holds ")
         if not write_sidecar:
             raise
         _write_sidecar(data, problem, overwrite)

@@ -140,6 +140,8 @@ def latents(  # noqa: PLR0913 - each an option of the command line
     found = ScanEmbedding.load(embeddings)
     truth = None if labels is None else _load_labels(labels)
     given = None if known is None else _load_labels(known)
+    net = _load_net(model)
+    data = _read_same_scan(found, scan, parse_settings(settings or []))
     rows = standardise_columns(found.latents) if whiten else found.latents
     if unusual := len(found.unusual()):
         fix = "see phaseloom embed on how to leave them out"
@@ -148,7 +150,7 @@ def latents(  # noqa: PLR0913 - each an option of the command line
     if tried is not None:
         echo_lines(_compare_counts(tried))
     echo_lines(kinds)
-    figures = _examine(found, kinds, scan, model, parse_settings(settings or []))
+    figures = _examine(found, kinds, data, *net)
     if umap:
         figures["places"], figures["placed"] = protocol.compute_umap(rows)
     echo_lines(protocol.write_report(protocol.LatentReport(found, kinds, **figures), out), "written: ")
@@ -178,24 +180,37 @@ def _compare_counts(tried: Any) -> Iterator[str]:
     yield "a suggestion: the smallest number with 85 % of what more clusters gain; see the maps"
 
 
-def _examine(
-    found: Any, kinds: Any, scan: Path | None, model: Path | None, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Results that need the scan, the network, or both."""
+def _load_net(model: Path | None) -> tuple[Any, dict[str, Any]]:
+    """The autoencoder and its card, if one was given."""
     from phaseloom.embedding import embeddings as embed
+
+    return (None, {}) if model is None else embed.load_autoencoder(model)
+
+
+def _read_same_scan(found: Any, scan: Path | None, settings: dict[str, Any]) -> Any:
+    """The scan of the embeddings, if it was given; read before clusters are sought, which takes a while."""
     from phaseloom.embedding import latents as protocol
     from phaseloom.runs.scan_recipe import ScanRecipe
 
-    figures: dict[str, Any] = {}
-    net, card = embed.load_autoencoder(model) if model is not None else (None, {})
-    if net is not None:
-        figures["traversals"], figures["varied"] = protocol.generate_traversals(net, card, found.latents)
     if scan is None:
-        return figures
+        return None
     recipe = ScanRecipe.from_path(scan, settings)
     typer.echo(f"reading {recipe.require_file()}")
     data = recipe.scan()
     protocol.require_same_scan(found, data)
+    return data
+
+
+def _examine(found: Any, kinds: Any, data: Any, net: Any, card: dict[str, Any]) -> dict[str, Any]:
+    """Results that need the scan, the network, or both."""
+    from phaseloom.embedding import embeddings as embed
+    from phaseloom.embedding import latents as protocol
+
+    figures: dict[str, Any] = {}
+    if net is not None:
+        figures["traversals"], figures["varied"] = protocol.generate_traversals(net, card, found.latents)
+    if data is None:
+        return figures
     count = found.latents.shape[1]
     figures["means"] = tuple(protocol.compute_mean_patterns(data, kind.labels) for kind in kinds)
     figures["components"] = (

@@ -135,7 +135,11 @@ def watch(  # noqa: PLR0913 - one option for each thing that a source leaves ope
     if is_file and chosen.read is not None:
         knobs = {**chosen.read.values, **knobs}
     folder = new_run_folder(out, chosen.title or Path(source).stem or "live")
-    typer.echo(f"waiting for {source}")
+    is_there = not is_file or Path(source).exists()
+    typer.echo(
+        f"waiting for {source}"
+        + ("" if is_there else f", which does not exist yet, for {patience:g} s at most (--patience)")
+    )
     how = {"silence": silence, "patience": patience, "subscribe": subscribe}
     how |= {"format": chosen.read.name} if is_file and chosen.read is not None else {}
     with open_growing(source, setup=knobs, **how) as growing:

@@ -155,7 +155,8 @@ def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path 
     if file is None:
         raise BadInput("train", "--resume", "needs the folder of a run")
     if settings or out:
-        raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+        fix = "takes the folder of a run and nothing else: to train longer, change epochs in its run.yaml"
+        raise BadInput("train", "--resume", fix)
     return lock_resumed(file)
 
 

@@ -18,7 +18,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import ENERGY, LENGTH
 
-__all__ = ["Finding", "d4sigma", "inspect", "require_counts"]
+__all__ = ["Finding", "d4sigma", "inspect", "require_counts", "require_order_of_axes"]
 
 Level = Literal["good", "note", "warn", "bad"]
 
@@ -65,6 +65,9 @@ MIN_STEP = 0.05
 
 MIN_CHANGE_OF_EXCHANGED, MAX_SPREAD_OF_EXCHANGED = 1.0, 0.2
 """Relative spread of counts of patterns, and of pixels of their mean, where a file has the detector first."""
+
+MIN_PATTERNS_TO_ORDER, MAX_PATTERNS_TO_ORDER = 64, 200
+"""Patterns from which the order of the axes is told, and by which it is."""
 
 NEIGHBOURS_ASKED = 8
 """Of a place, among which the nearest other one is looked for first."""
@@ -178,6 +181,42 @@ def require_counts(scan: Scan4D, /, *, lowest: float | None = None) -> None:
             if np.isfinite(value):
                 fix = "is negative, which no count is: add prepare: nonnegative, or take noise: gaussian"
             raise BadInput(f"scan.counts: pattern {number}, pixel [{y}, {x}]", value, fix)
+
+
+def require_order_of_axes(scan: Scan4D, name: str, /) -> None:
+    """Refuse a raster of far fields whose file has the detector before the scan; reads at most 200 patterns.
+
+    A run of one ends with an image: probe and intensities explain the changes of the counts.
+
+    Args:
+        scan: with blank patterns in their places.
+        name: of its file, for the message.
+
+    Raises:
+        BadInput: counts told by the place in the scan, and not by that on the detector.
+    """
+    if scan.grid is None or scan.geometry.near or len(scan) < MIN_PATTERNS_TO_ORDER:
+        return
+    index = np.unique(np.linspace(0, len(scan) - 1, MAX_PATTERNS_TO_ORDER).astype(int))
+    stack = np.nan_to_num(np.asarray(scan.counts[index])[:, scan.mask].astype(np.float64))
+    if _are_axes_exchanged(stack.sum(1), stack.mean(0)):
+        fix = (
+            "counts change much from pattern to pattern, and their mean is flat: the first two axes of the "
+            "file seem to be those of the detector. Read it with permute: [2, 3, 0, 1] (phaseloom describe "
+            "read), or give positions in place of step and grid if they are not"
+        )
+        raise BadInput(name, None, fix)
+
+
+def _are_axes_exchanged(totals: np.ndarray, mean: np.ndarray) -> bool:
+    """Whether counts of patterns change, and pixels of the mean pattern do not.
+
+    In four numpy scans the mean pattern varies by 2.0 of its mean, counts of patterns by 0.02.
+    """
+    if not mean.sum() > 0:
+        return False
+    changes = totals.std() / totals.mean()
+    return bool(changes > MIN_CHANGE_OF_EXCHANGED and mean.std() < MAX_SPREAD_OF_EXCHANGED * mean.mean())
 
 
 class _ScanSurvey:
@@ -323,16 +362,8 @@ class _ScanSurvey:
 
     @cached_property
     def are_axes_exchanged(self) -> bool:
-        """Whether counts are told by the place in the scan, and not by that on the detector.
-
-        In four numpy scans the mean pattern varies by 2.0 of its mean, counts of patterns by 0.02.
-        """
-        if self.scan.grid is None or not self.mean.sum() > 0:
-            return False
-        pixels = self.mean[self.good]
-        return bool(
-            self.changes > MIN_CHANGE_OF_EXCHANGED and pixels.std() < MAX_SPREAD_OF_EXCHANGED * pixels.mean()
-        )
+        """Whether counts are told by the place in the scan, and not by that on the detector."""
+        return self.scan.grid is not None and _are_axes_exchanged(self.totals, self.mean[self.good])
 
     @cached_property
     def bad_pixels(self) -> BadPixels:

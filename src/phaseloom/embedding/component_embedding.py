@@ -75,9 +75,16 @@ def compute_component_embedding(
         raise BadInput("--method", str(method), f"is not known: write {' or '.join(ComponentMethod)}")
     if latents < 1:
         raise BadInput("--latents", latents, "must be 1 component at least")
+    if latents > (most := min(len(scan), int(scan.mask.sum()))):
+        fix = f"are more than {len(scan)} patterns of {int(scan.mask.sum())} pixels determine: at most {most}"
+        raise BadInput("--latents", latents, f"{fix}, and 4 to 32 are usual")
     registration = measure_registration(scan) if aligned else None
     shown = scan if registration is None else registration.apply(scan)
     found = _fit(shown, method, latents)
+    if (count := found.scores.shape[1]) < latents:  # they are fitted to a part of a large scan
+        raise BadInput(
+            "--latents", latents, f"are more than the {count} that can be fitted: 4 to 32 are usual"
+        )
     misfit, totals = _compare(scan, registration, found)
     made = Provenance.now(seed=0, data=scan.digest(), file=name)
     displaced = None if registration is None else registration.measured

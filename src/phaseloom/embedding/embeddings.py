@@ -152,6 +152,8 @@ class ScanEmbedding:
             BadInput: a file of something else, a damaged one, or arrays that do not fit together.
         """
         path = require_file(path)
+        if path.suffix not in EMBEDDING_ENDINGS:
+            raise _no_embedding(path)
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
         grid = None if arrays["grid"] is None else (int(arrays["grid"][0]), int(arrays["grid"][1]))
         latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
@@ -174,7 +176,7 @@ def require_writable(path: Path, /) -> Path:
     Raises:
         BadInput: a name with another ending.
     """
-    if path.suffix not in (".h5", ".hdf5", ".npz"):
+    if path.suffix not in EMBEDDING_ENDINGS:
         raise BadInput("--out", path.name, "does not end in .h5 or .npz: use one of these")
     return path
 
@@ -235,21 +237,27 @@ def _compare_neighbours(
         yield medians, np.median(np.abs(near - medians[:, None]), axis=1), away
 
 
+EMBEDDING_ENDINGS = (".h5", ".hdf5", ".npz")
 _PROVENANCE = Member("provenance", "json", form=Provenance)
+
+
+def _no_embedding(path: Path) -> BadInput:
+    fix = f"holds no embedding: of a scan make one first, phaseloom embed {path.name} --out embeddings.h5"
+    return BadInput(path.name, None, fix)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
     table = (*EMBEDDING, _PROVENANCE)
     arrays = load_npz(path, [member.name for member in table])
     if not set(ARRAYS) <= set(arrays):
-        raise BadInput(path.name, None, "holds no embedding: give a file of phaseloom embed")
+        raise _no_embedding(path)
     return read_members(arrays, table, path.name)
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:
     with open_hdf5(path) as file:
         if "phaseloom_embedding" not in file.attrs:
-            raise BadInput(path.name, None, "holds no embedding: give a file of phaseloom embed")
+            raise _no_embedding(path)
         return read_members(file, (*EMBEDDING, _PROVENANCE), path.name)
 
 

@@ -159,7 +159,7 @@ def _find_common_field(results: Sequence[Result]) -> Box:
     for number, one in enumerate(results):
         if np.abs(np.array(one.pixel) / pixel - 1).max() > MAX_PIXEL_RATIO:
             sizes = " and ".join(f"{size:.4g} A" for size in (one.pixel[0], first.pixel[0]))
-            fix = f"has other pixels than the first one ({sizes}): bring all to one (prepare: enlarge)"
+            fix = f"has other pixels than the first one ({sizes}): take runs of one energy and distance"
             raise BadInput("projections", f"result {number}", fix)
         corner = [(w.start, min(w.stop, n)) for w, n in zip(one.window, one.coverage.shape, strict=True)]
         low.append([o + a * p for o, (a, _), p in zip(one.origin, corner, pixel, strict=True)])

@@ -14,6 +14,8 @@ from phaseloom.metrics.phase import find_shift, remove_plane_wave, shift_image
 __all__ = ["RingCorrelation", "register", "ring_correlation"]
 
 ONE_SEVENTH = 1 / 7
+MIN_STRONG_CORRELATION = 0.5
+"""Signal as strong as noise. Chance reaches five standard errors, 5 / sqrt(components), in no ring."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,11 @@ class RingCorrelation:
     counts: np.ndarray
 
     def resolution(self, threshold: str | float = "half-bit") -> float:
-        """Full period at which the curve first falls below a threshold, in the unit of the pixel.
+        """Full period at which the curve falls below a threshold, in the unit of the pixel.
 
+        This is the first crossing, but that rings without signal, as between the reflections of a crystal,
+        are passed over: where a finer ring has as much signal as noise (0.5) and five standard errors,
+        or a row of finer rings is above the threshold that is longer by two than the gap before it.
         The crossing is interpolated between rings. A curve that never falls gives the period of its
         last ring (the true resolution is finer than the pixel shows); one that starts below, infinity.
 
@@ -53,13 +58,25 @@ class RingCorrelation:
         """
         margin = (self.value - self._threshold(threshold))[1:]
         frequency = self.frequency[1:]
-        below = np.flatnonzero(margin < 0)
-        if len(below) == 0:
-            return float(1 / frequency[-1])
-        if (first := below[0]) == 0:
+        if margin[0] < 0:
             return float("inf")
+        first = self._find_end(margin)
+        if first == len(margin):
+            return float(1 / frequency[-1])
         part = margin[first - 1] / (margin[first - 1] - margin[first])
         return float(1 / (frequency[first - 1] + part * (frequency[first] - frequency[first - 1])))
+
+    def _find_end(self, margin: np.ndarray) -> int:
+        """The first ring below the threshold that no gap in the signal explains, or their number."""
+        is_strong = self.value[1:] > np.maximum(MIN_STRONG_CORRELATION, 5 / np.sqrt(self.counts[1:]))
+        changes = np.flatnonzero(np.diff(margin < 0)) + 1  # first rings below, above, below ...
+        ends = [*changes, len(margin), len(margin)]
+        for at in range(0, len(ends) - 2, 2):
+            below, above, end = ends[at : at + 3]
+            is_row = end - above >= above - below + 2
+            if not is_row and not (is_strong[above:] & (margin[above:] >= 0)).any():
+                return int(below)
+        return len(margin)
 
     def _threshold(self, name: str | float) -> np.ndarray | float:
         known = {"half-bit": self.threshold_half_bit, "one-seventh": self.threshold_one_seventh}

@@ -102,7 +102,10 @@ def estimate_run(recipe: Reconstruct, /) -> RunEstimate:
     scan = recipe.scan()
     calibrates = is_calibration_due(recipe, complete_raster(scan))
     before = 0.0 if calibrates else _time_of_start(recipe, scan)
-    settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settle(scan)[0]
+    changes: dict[str, Any] = {"start": Call(none.__module__, "none")}
+    if recipe.start.name != "none":  # the first guess of a probe shows nothing of how beams overlap
+        changes["holdout"] = recipe.holdout
+    settled = recipe.model_copy(update=changes).settle(scan)[0]
     job = Job(settled, scan, None, None)
     warned = foresight.warn_before_run(job, started=recipe.start.name != "none")
     levels = build_levels(job.finest, job.recipe)

@@ -311,7 +311,8 @@ def doubt_step_by_fits(factor: float, /) -> tuple[Doubt, ...]:
     """
     text = (
         f"short fits explain more with a step {100 * (factor - 1):+.1f} % as long: check the magnification, "
-        f"or reconstruct again with a step {factor:.4g} times the one stated (read: step)"
+        "and whether the sample drifted (which stretches the scan), or reconstruct again with a step "
+        f"{factor:.4g} times the one stated (read: step)"
     )
     return (Doubt(Verdict.DOUBTFUL, text),)
 

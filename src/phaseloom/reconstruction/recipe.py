@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from phaseloom.data.diagnostics import require_order_of_axes
 from phaseloom.data.scan import Scan4D
 from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput, nearest
@@ -283,6 +284,10 @@ class Reconstruct(ScanRecipe):
         if self.tiles:
             self._require_tileable(scan)
         return scan
+
+    def check_whole(self, whole: Scan4D, /) -> None:
+        """Refuse a file that has the axes of the detector before those of the scan."""
+        require_order_of_axes(whole, self.file.name)
 
     def _require_tileable(self, scan: Scan4D) -> None:
         """Refuse what has to see the whole object at once.

@@ -168,8 +168,10 @@ def _require_fine_pixels(ratio: tuple[float, float], angle: tuple[float, float])
     if min(ratio) < MIN_PIXEL_RATIO:
         own = max(angle)
         wanted = max(angle) * min(ratio)
-        fix = f"is too coarse for this model, whose pixel is {1e3 * wanted:.3g} mrad: bin less, or"
-        fix += " take a longer camera length"
+        fix = f"is too coarse for this model, whose pixel is {1e3 * wanted:.3g} mrad: bin less, take a"
+        fix += (
+            " longer camera length, or do without a network: phaseloom direct and reconstruct take any pixel"
+        )
         raise BadInput("detector pixel", f"{1e3 * own:.3g} mrad", fix)
 
 

@@ -124,6 +124,7 @@ class ScanRecipe(Recipe):
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared, without blank patterns."""
         whole = self.scan_with_blanks(given)
+        self.check_whole(whole)
         lit = find_lit_patterns(whole, self.file.name)
         return whole if lit.all() else whole.select(lit)
 
@@ -133,6 +134,9 @@ class ScanRecipe(Recipe):
         for step in self.prepare:
             scan = step(scan)
         return scan
+
+    def check_whole(self, whole: Scan4D, /) -> None:
+        """Refuse data by what is lost with their blank patterns; nothing here."""
 
     def require_file(self) -> Path:
         """The file of the data, or a sentence on why nothing can be read from it."""

@@ -26,6 +26,9 @@ Negative = Literal["clip", "keep"]
 MAX_PATTERNS_TO_JUDGE = 500
 """Patterns of a large lazy stack that decide which pixels are masked: reading all of it takes minutes."""
 
+MAX_LOST_SHARE = 0.05
+"""Share of the patterns up to which a pixel that is not finite in them is not masked."""
+
 MAX_BYTES_TO_JUDGE = 1 << 31
 """Bytes of a lazy stack of floats up to which all patterns are looked at for values that are not finite."""
 
@@ -33,11 +36,13 @@ MAX_BYTES_TO_JUDGE = 1 << 31
 def clean_counts(counts: Counts, place: str, /, *, negative: Negative = "clip") -> tuple[Counts, np.ndarray]:
     """Counts without NaN and negative values, and a mask ``(y, x)`` of pixels that can be trusted.
 
-    A pixel is masked when it is NaN or infinite in any pattern, or holds a detector's mark for
-    "no value" (negative, or the largest integer of its type) in all of them. Lazy stacks of integers, and of
-    more than 2 GB, are judged by 500 patterns; values that are not finite in others are read as 0, with a
-    warning. An array in memory is repaired in place. ``negative="keep"`` leaves negative
-    values for `phaseloom.data.prepare.nonnegative`.
+    A pixel is masked when it is NaN or infinite in more than a twentieth of the patterns, or holds a
+    detector's mark for "no value" (negative, or the largest integer of its type) in all of them. Fewer values
+    that are not finite are replaced by the mean of their pixel, as bright as their pattern is, with a
+    warning: a mask for all patterns would take half of the pixels for a thousandth of the values. Lazy stacks
+    of integers, and of more than 2 GB, are judged by 500 patterns. A pattern without any number is read as 0.
+    An array in memory is repaired in place. ``negative="keep"`` leaves negative values for
+    `phaseloom.data.prepare.nonnegative`.
     """
     if counts.dtype.kind == "b":
         return map_counts(counts, lambda stack: stack.astype(np.uint8)), np.ones(counts.shape[1:], bool)
@@ -49,26 +54,40 @@ def clean_counts(counts: Counts, place: str, /, *, negative: Negative = "clip") 
     if marked.all():
         fix = "hold its mark for no value, or are saturated, in every pattern: is it the right data set?"
         raise BadInput(place, f"all pixels of {counts.dtype}", fix)
-    if broken.any():
-        warn(log, "%s: %d pixels are not finite and were masked", place, broken.sum())
+    _warn_of_pixels(survey, marked, place, negative)
+    if counts.dtype.kind == "f" or (counts.dtype.kind == "i" and negative == "clip"):
+        counts = _repair_counts(
+            counts, _Repair(place, negative, broken, survey.mean, survey.count_scattered() > 0), survey
+        )
+    return counts, ~(broken | marked)
+
+
+def _warn_of_pixels(survey: "_PixelSurvey", marked: np.ndarray, place: str, negative: Negative) -> None:
+    if survey.broken.any():
+        warn(log, "%s: %d pixels are not finite and were masked", place, survey.broken.sum())
+    scattered = survey.count_scattered()
+    if scattered == 1:
+        warn(log, "%s: a value that is not finite was replaced by the mean of its pixel", place)
+    elif scattered:
+        text = "%s: %d values that are not finite were replaced by the mean of their pixel"
+        warn(log, text, place, scattered)
     if survey.negative and negative == "clip":
         warn(log, "%s: negative counts were set to zero", place)
     if marked.any():
         warn(log, "%s: %d pixels hold no value in any pattern and were masked", place, marked.sum())
-    if counts.dtype.kind == "f" or (counts.dtype.kind == "i" and negative == "clip"):
-        counts = _repair_counts(counts, _Repair(place, negative, broken), survey)
-    return counts, ~(broken | marked)
 
 
 @dataclass
 class _PixelSurvey:
-    """Which pixels are broken or marked in a sample of the patterns."""
+    """Which pixels are broken or marked in a sample of the patterns, and their sums."""
 
-    broken: np.ndarray
+    lost: np.ndarray
     marked: np.ndarray
+    total: np.ndarray
+    frames: int = 0
     negative: bool = False
     infinite: bool = False
-    numbers: bool = False
+    is_float: bool = False
 
     @classmethod
     def of(cls, counts: Counts) -> "_PixelSurvey":
@@ -78,20 +97,35 @@ class _PixelSurvey:
         whole = isinstance(counts, np.ndarray) or (kind == "f" and size <= MAX_BYTES_TO_JUDGE)
         sample_size = n if whole else min(n, MAX_PATTERNS_TO_JUDGE)
         index = np.unique(np.linspace(0, n - 1, sample_size).astype(int))
-        survey = cls(np.zeros(counts.shape[1:], bool), np.ones(counts.shape[1:], bool))
+        shape = counts.shape[1:]
+        survey = cls(np.zeros(shape, int), np.ones(shape, bool), np.zeros(shape), is_float=kind == "f")
         for some in split_indices(SelectedCounts(counts, index)):
             survey.add(counts[index[some]])
-        survey.broken |= kind == "f" and not survey.numbers
         survey.marked &= kind in "iu"
         return survey
+
+    @property
+    def broken(self) -> np.ndarray:
+        """Pixels that are not finite too often; all where no pattern has a number."""
+        return (self.lost > MAX_LOST_SHARE * self.frames) | (self.is_float and not self.frames)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of what is finite, and 0 where a pixel is broken."""
+        return np.where(self.broken, 0, self.total / np.maximum(self.frames - self.lost, 1)).clip(0)
+
+    def count_scattered(self) -> int:
+        """Values that are not finite where no pixel is broken."""
+        return int(self.lost[~self.broken].sum())
 
     def add(self, stack: np.ndarray) -> None:
         """Look at some more patterns."""
         if stack.dtype.kind == "f":
             good = np.isfinite(stack)
             some = good.any((1, 2))  # a frame without any number is a lost frame, not lost pixels
-            self.broken |= ~good[some].all(0)
-            self.numbers = self.numbers or bool(some.any())
+            self.lost += (~good[some]).sum(0)
+            self.total += np.where(good[some], stack[some], 0).sum(0, dtype=float)
+            self.frames += int(some.sum())
             self.infinite = self.infinite or not good.all()
         below = stack < 0
         self.negative = self.negative or bool(below.any())
@@ -101,24 +135,34 @@ class _PixelSurvey:
 
 @dataclass
 class _Repair:
-    """Make counts of what a file has; values that are not finite where no pixel is masked are named once."""
+    """Make counts of what a file has; scattered values that the survey did not meet are named once."""
 
     place: str
     negative: Negative
     broken: np.ndarray
-    has_warned: bool = False
+    mean: np.ndarray
+    has_warned: bool
 
     def __call__(self, stack: np.ndarray) -> np.ndarray:
-        if stack.dtype.kind == "f":
-            lost = ~np.isfinite(stack)
-            if not self.has_warned and lost.any() and (lost & ~self.broken).any():
-                self.has_warned = True
-                text = "%s: values that are not finite were read as 0 where no pixel is masked: give a mask"
-                warn(log, text, self.place)
-            stack = np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0)
+        if stack.dtype.kind == "f" and not (good := np.isfinite(stack)).all():
+            stack = np.where(good, stack, 0)
+            some = good.any((-2, -1)) & ~(good | self.broken).all((-2, -1))
+            if some.any():
+                stack[some] = self._fill(stack[some], good[some])
         if self.negative != "clip":
             return stack
         return np.maximum(stack.astype(stack.dtype.newbyteorder("="), copy=False), 0)
+
+    def _fill(self, stack: np.ndarray, good: np.ndarray) -> np.ndarray:
+        """Patterns with the mean of each pixel, times their own brightness, where a value is not finite."""
+        if not self.has_warned:
+            self.has_warned = True
+            warn(log, "%s: values that are not finite were replaced by the mean of their pixel", self.place)
+        known = good & ~self.broken
+        expected = np.where(known, self.mean, 0).sum((-2, -1), dtype=float)
+        bright = np.where(known, stack, 0).sum((-2, -1), dtype=float) / np.maximum(expected, 1e-30)
+        filled = (bright.clip(0)[..., None, None] * self.mean).astype(stack.dtype)
+        return np.where(good | self.broken, stack, filled)
 
 
 def _repair_counts(counts: Counts, repair: _Repair, survey: _PixelSurvey) -> Counts:

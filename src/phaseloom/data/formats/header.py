@@ -125,11 +125,19 @@ class MissingValues(BadInput):
         missing: what is missing, each with where it is found.
         known: values of `Setup` that are known already, in inner units.
         from_file: which of these the file states.
+        holds: what is in the file, in words; empty where it was not looked at.
     """
 
     def __init__(
-        self, path: Path, missing: Mapping[str, str], known: Mapping[str, Any], from_file: frozenset[str]
+        self,
+        path: Path,
+        missing: Mapping[str, str],
+        known: Mapping[str, Any],
+        from_file: frozenset[str],
+        *,
+        holds: str = "",
     ):
+        self.holds = holds
         self.missing = dict(missing)
         self.known = dict(known)
         self.from_file = from_file

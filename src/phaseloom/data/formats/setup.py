@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict
 
 import numpy as np
 
-from phaseloom.data.counts import SelectedCounts
+from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
 from phaseloom.data.formats.arrays import Negative, clean_counts
 from phaseloom.data.formats.header import Header, MissingValues, list_missing, merge
@@ -179,7 +179,8 @@ def build_scan(
     )
     missing = list_missing(known, header, has_raster=raster is not None, count=counts.shape[0])
     if missing:
-        raise MissingValues(path, missing, stated, from_file)
+        holds = _describe_stack(counts, raster, key)
+        raise MissingValues(path, missing, stated, from_file, holds=holds)
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
     _, height, width = counts.shape
     own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
@@ -285,6 +286,15 @@ def _pixel_angle(
         fix = f"per pixel of {shape[1]}x{shape[0]} is more than a half-space: check its unit, mrad or µrad"
         raise BadInput(f"{name}: {key}", value, fix)
     return height, width
+
+
+def _describe_stack(counts: Counts, raster: tuple[int, int] | None, key: str | None) -> str:
+    """What is known of patterns without an experiment, such as '784 patterns of 64 x 64 pixels, uint16'."""
+    count, height, width = counts.shape
+    text = f"{count} patterns of {height} x {width} pixels, {counts.dtype}"
+    if raster is not None:
+        text += f", {raster[0]} x {raster[1]} of them"
+    return text + (f", in the data set {key}" if key else "")
 
 
 def _require_raster(

@@ -129,6 +129,10 @@ def read(
     return build_raster_scan(path, frames, setup, header, **how)
 
 
+COUNTS_IN_HEADER = {1: "frame number", 2: "bytes", 3: "chips", 4: "columns", 5: "rows"}
+"""Whole numbers in the header of a frame, by their field."""
+
+
 @dataclass(frozen=True)
 class _FrameHeader:
     """What the header of a frame says."""
@@ -151,18 +155,17 @@ class _FrameHeader:
     def of(cls, path: Path) -> "_FrameHeader":
         """The header of the first frame of a file."""
         fields = _read_fields(path)
-        try:
-            number, header_bytes, chips, width, height = (int(fields[at]) for at in (1, 2, 3, 4, 5))
-            kind = fields[6].strip().upper()
-            across, down = (int(n) for n in fields[7].strip().upper().removesuffix("G").split("X"))
-            bits = int(fields[-1])
-        except (ValueError, IndexError) as error:
-            raise BadInput(path.name, None, "has a damaged frame header: copy it again") from error
+        number, header_bytes, chips, width, height = (
+            _read_number(path, fields, at, what) for at, what in COUNTS_IN_HEADER.items()
+        )
+        kind = fields[6].strip().upper()
+        across, down = _read_layout(path, fields[7])
         if min(width, height, chips, across, down) < 1:
             raise BadInput(path.name, f"{width}x{height}", "is not the size of a frame: copy the file again")
         if kind in COUNTED:
             dtype = COUNTED[kind]
             return cls(number, header_bytes, (height, width), dtype, f"u{dtype[-1]}", 0, None, fields)
+        bits = int(fields[-1]) if fields[-1].strip().isdigit() else 0  # the last one, where a version has it
         if kind != "R64" or bits not in RAW_BITS:
             fix = (
                 f"is not a known type of pixels: expected {', '.join(COUNTED)}, or R64 of 1, 6, 12 or 24 bit"
@@ -179,6 +182,24 @@ class _FrameHeader:
         decode = partial(_decode, bits=bits, stored=(height, width), layout=layout)
         size, dtype = RAW_BITS[bits]
         return cls(number, header_bytes, pixels, "u1", dtype, height * width * size // 8, decode, fields)
+
+
+def _read_number(path: Path, fields: list[str], at: int, what: str) -> int:
+    try:
+        return int(fields[at])
+    except (ValueError, IndexError) as error:
+        shown = fields[at].strip() if at < len(fields) else None
+        place = f"{path.name}: {what} of the frame header"
+        raise BadInput(place, shown, "is not a whole number: copy the file again") from error
+
+
+def _read_layout(path: Path, text: str) -> tuple[int, int]:
+    """Chips across and down, of ``2x2`` or ``2x2G``."""
+    parts = text.strip().upper().removesuffix("G").split("X")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        place = f"{path.name}: sensor layout of the frame header"
+        raise BadInput(place, text.strip(), "is not such as 1x1 or 2x2: copy the file again")
+    return int(parts[0]), int(parts[1])
 
 
 def _read_fields(path: Path) -> list[str]:
