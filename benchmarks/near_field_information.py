@@ -3,10 +3,11 @@
     python -m benchmarks.near_field_information OUT.json --seeds 9500 9506
 
 The counts of a scan depend on the logarithm of the distance and on all that is not known: object,
-illumination and positions. To first order a wrong distance changes the amplitudes on the detector (in units of their
-noise) by ``J``; what the unknowns make up for is projected out by least squares, and the norm of the rest is
-the Fisher information. An iteration of LSQR projects out more than the one before: each is an upper bound of
-the information, and its root, inverted, a lower bound of the error of any unbiased estimate of the distance.
+illumination and positions. To first order a wrong distance changes the amplitudes on the detector (in units
+of their noise) by ``J``; what the unknowns make up for is projected out by least squares, and the norm of the
+rest is the Fisher information. An iteration of LSQR projects out more than the one before: each is an upper
+bound of the information, and its root, inverted, a lower bound of the error of any unbiased estimate of the
+distance.
 
 The object is free (phase and absorption of each pixel), or of one material, whose ratio of absorption to
 phase is one more unknown. Positions are known to the errors that were simulated. Source, point spread, flat
@@ -128,9 +129,10 @@ def check_scale(factor: float = 1.1, size: int = 512) -> float:
     """Largest difference of holograms of one scan at two distances, over their mean: none but by the grid.
 
     A wave ``M psi(M x) exp(i pi x^2 / (wavelength R))`` behind the object that flies by ``z / M``, with
-    ``M = 1 + z / (M R)``, makes the intensity that ``psi`` makes after ``z``: a lens and a scale. With ``psi(x) =
-    probe(x) object(x - p)`` that is an object smaller by ``M`` at positions ``p / M`` in a curved beam, the
-    same for all positions. So a scan tells its distance only as far as it tells the scale of its positions.
+    ``M = 1 + z / (M R)``, makes the intensity that ``psi`` makes after ``z``: a lens and a scale. With
+    ``psi(x) = probe(x) object(x - p)`` that is an object smaller by ``M`` at positions ``p / M`` in a curved
+    beam, the same for all positions. So a scan tells its distance only as far as it tells the scale of its
+    positions.
     """
     pixel, reach = 0.5, 30.0  # reach: wavelength times distance; the lens needs fine pixels
     half = size // 2
