@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.near_field_scans import FINE, NearFieldCase, _illuminations, draw_case, draw_specimen
 
-ITERATIONS = (30, 60, 120)
+ITERATIONS = (15, 45)
 KINDS = ("free", "one material")
 
 
