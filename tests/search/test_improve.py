@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.near_field_acceptance import read_known
+from benchmarks.near_field_scans import draw_case, simulate_case
 from phaseloom.data.counts import load_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -307,13 +309,25 @@ def test_every_addition_is_refused_or_changes_the_model():
     )
     for name, propose in LADDER.items():
         addition = propose(job)
-        if name == "changing probe":
+        if name in ("changing probe", "finer pixels"):
             assert addition is None
             continue
         assert addition is not None, name
         changed = job.recorded.with_settings(addition)
         again = propose(Job(changed, job.finest.scan, None, None))
         assert again is None or (name in ("modes", "blur") and again != addition), name
+
+
+def test_near_fields_are_tried_on_finer_pixels():
+    case = draw_case(5, side=48, places=5, fills=False)
+    scan = read_known(case, simulate_case(case))
+    job = Job.begin(Reconstruct.of({"epochs": 2, "start": "none"}), scan=scan)
+    addition = LADDER["finer pixels"](job)
+    assert addition is not None
+    found = module._run("finer pixels", addition, job.recorded, job.finest.scan)
+    assert isinstance(found, module._Run)
+    assert found.job.finest.scan.window.shape == (96, 96)
+    assert LADDER["finer pixels"](found.job) is None
 
 
 def test_few_patterns_and_no_noise_model_are_refused():

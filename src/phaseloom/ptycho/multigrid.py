@@ -29,7 +29,7 @@ from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["coarsen_scan", "count_finer_grids", "halve_canvas", "has_empty_outer_half"]
-__all__ += ["transfer_parameters"]
+__all__ += ["model_detector_pixels", "transfer_parameters"]
 
 MAX_LOST_LIGHT = 1e-3
 """Share of the light that may fall outside of the inner half of the detector."""
@@ -67,6 +67,13 @@ def _double_modelled_pixels(scan: Scan4D) -> Scan4D:
     assert scan.modelled is not None
     coarse = scan.modelled.bin(2)
     return replace(scan, modelled=None if coarse.shape == scan.geometry.shape else coarse)
+
+
+def model_detector_pixels(scan: Scan4D, /) -> Scan4D:
+    """A near field that is modelled on finer pixels than the detector's, on those of the detector."""
+    while count_finer_grids(scan):
+        scan = _double_modelled_pixels(scan)
+    return scan
 
 
 def has_empty_outer_half(scan: Scan4D, /) -> bool:

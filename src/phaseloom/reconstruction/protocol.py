@@ -33,11 +33,10 @@ from phaseloom.calibration.hologram_start import (
     measure_power,
     search_near_field,
     set_distance,
-    start_from_holograms,
     widen_window,
 )
 from phaseloom.calibration.near_field import is_distance_shown
-from phaseloom.calibration.one_material import RatioEvidence, compare_ratios, fit_one_material
+from phaseloom.calibration.one_material import RatioEvidence, compare_ratios
 from phaseloom.calibration.raster import complete_raster
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
@@ -90,6 +89,7 @@ from phaseloom.reconstruction.run_folder import (
 from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.starts.distance_profile import combine_ranges, profile_distance
 from phaseloom.reconstruction.starts.first_image import make_first_image
+from phaseloom.reconstruction.starts.material_start import RATIOS, begin_with_holograms
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
@@ -108,9 +108,6 @@ from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
 
 log = logging.getLogger(__name__)
-
-EPOCHS_BEFORE_MATERIAL = 16
-"""Of a near-field run before an object of one material is fitted: they find the positions."""
 
 
 def reconstruct(
@@ -615,25 +612,17 @@ class Job:
     def _use_holograms(self) -> Reconstruct:
         """Begin with the direct image of holograms, with an object of one material fitted from there."""
         level, recipe = self.finest, self.recorded
-        said = recipe.found["holograms"]
-        stated = 0.0 if level.model.object.kind == "phase" else said.get("profile_ratio")
-        known = USUAL_RATIO if stated is None else stated
-        if (image := make_hologram_image(level.scan, known)) is None:
+        is_phase = level.model.object.kind == "phase"
+        is_profiled = recipe.found["holograms"].get("profile_ratio") is not None
+        ratios = (0.0,) if is_phase else RATIOS if is_profiled else (None,)
+        start = begin_with_holograms(level, recipe, (self.training, self.holdout), ratios=ratios)
+        if start is None:
             return recipe
-        start_from_holograms(level.model, level.scan, image)
-        if is_one_material_due(level.model):
-            changes = {"epochs": EPOCHS_BEFORE_MATERIAL, "patience": None, "changes": ()}
-            short = recipe.model_copy(update=changes)
-            first = Level.of(short, level.scan, level.model)
-            patterns = self.training, self.holdout
-            deque(fit_level(first, short, patterns, EPOCHS_BEFORE_MATERIAL), maxlen=0)
-            knobs = {"patterns": self.training, "ratio": stated}  # those held out have to stay unseen
-            found = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
-            image = make_hologram_image(level.scan, found.ratio) or image
-            recipe = _hold_heights(_record_ratio(recipe, found.ratio))
+        if start.ratio is not None:
+            recipe = _hold_heights(_record_ratio(recipe, start.ratio))
         if recipe.object_prior == "none":
             return recipe
-        level.power = measure_power(image)
+        level.power = measure_power(start.image)
         return recipe.model_copy(update={"found": recipe.found | {"power": level.power.to_table()}})
 
     @staticmethod

@@ -209,6 +209,15 @@ def add_blur(job: Job) -> Mapping[str, Any] | None:
     return None if wider is None else {"detector.counting.blur": wider}
 
 
+def add_finer_pixels(job: Job) -> Mapping[str, Any] | None:
+    """Pixels half as wide as the detector's, of a near field, for details finer than these."""
+    scan = job.finest.scan
+    if not scan.geometry.near or scan.modelled is not None:
+        return None
+    finer = {"enlarge": {"to": [2 * n for n in scan.geometry.shape], "match": "resample"}}
+    return {"prepare": [*job.recorded.to_tree().get("prepare", []), finer]}
+
+
 def add_changing_probe(job: Job) -> Mapping[str, Any] | None:
     """A probe that changes from pattern to pattern; one from optics stays what it is."""
     probe = job.recipe.probe
@@ -240,6 +249,7 @@ LADDER: dict[str, Proposal] = {
     "positions": add_positions,
     "absorption": add_absorption,
     "blur": add_blur,
+    "finer pixels": add_finer_pixels,
     "changing probe": add_changing_probe,
     "second slice": add_second_slice,
 }
@@ -436,7 +446,10 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
     """A short run until all patterns are learned from; an attempt alone if it failed."""
     began = time.process_time()
     try:
-        job = Job(before.with_settings(settings) if settings else before, scan, None, None)
+        recipe = before.with_settings(settings) if settings else before
+        if "prepare" in settings:
+            scan = recipe.prepare[-1](scan)
+        job = Job(recipe, scan, None, None)
         job.wants_evidence = False
         if "holograms" in job.recorded.found:
             job.take_first_image()

@@ -31,6 +31,7 @@ from phaseloom.calibration.one_material import fit_one_material
 from phaseloom.calibration.orientations import select_nearest
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.fitting.distributed import team
+from phaseloom.ptycho import multigrid
 from phaseloom.reconstruction.level import Level, fit_level, set_batch_size
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.starts.start_race import measure_each
@@ -207,7 +208,7 @@ def profile_distance(recipe: Reconstruct, scan: Scan4D, /) -> DistanceProfile | 
         recipe: of the run, with the automatic start.
         scan: prepared, on the window that is modelled.
     """
-    few = select_nearest(scan, PATTERNS)
+    few = select_nearest(multigrid.model_detector_pixels(scan), PATTERNS)
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
     changes = {"start": Call("phaseloom.reconstruction.start", "none"), "holdout": 0.0, "patience": None}
     short = recipe.model_copy(update={**changes, "changes": (), "epochs": EPOCHS, "found": {}})
