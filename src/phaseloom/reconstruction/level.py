@@ -26,6 +26,7 @@ from phaseloom.ptycho.curvature import (
     incident_waves,
     sum_illumination,
 )
+from phaseloom.ptycho.early_noise import choose_noise
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography, change_whole, hold_windows, is_in_tiles
 from phaseloom.ptycho.newton.compiled import CompiledSteps
@@ -199,7 +200,7 @@ class Level:
             self.likelihood,
             patterns,
             self.progress,
-            before=[first, *self.before],
+            before=[first, self.choose_noise, *self.before],
             after=[*self.after, Every(self._apply_prior)],
             holdout=holdout,
             judged=self.likelihood.data_terms,
@@ -208,6 +209,13 @@ class Level:
         ):
             self.hold_windows()
             yield epoch
+
+    def choose_noise(self, progress: Progress) -> None:
+        """Take the noise model that suits how far the model is from the counts by now."""
+        optimizer = progress.optimizer
+        if isinstance(optimizer, GaussNewton):
+            usual = self.recipe.noise_of(self.scan).partial()
+            choose_noise(self.likelihood, usual, optimizer.early_floor, progress)
 
     @torch.no_grad()
     def hold_windows(self) -> None:
@@ -544,7 +552,7 @@ def _newton_preparation(
             parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare(progress: Progress) -> None:
-        events = progress.history[progress.coarse_epochs :]
+        events = progress.comparable_epochs
         if braked and _has_risen(events) and optimizer.halve_steps():
             progress.restore_best()
         elif braked and _stands_still(events):

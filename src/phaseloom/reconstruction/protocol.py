@@ -652,6 +652,7 @@ class Job:
         checkpoint.load(self.progress, snapshot, events=events)
         self.level.hold_windows()
         self._use_settings()
+        self.level.choose_noise(self.progress)
 
     def _use_settings(self) -> None:
         """Give all levels the settings that hold after the present epoch."""
