@@ -277,7 +277,7 @@ def _list_knobs(function: Divergence) -> dict[str, float]:
 
 
 def raise_floor(divergence: Divergence, floor: float, /) -> Divergence | None:
-    """`poisson` with more counts added to model and counts; ``None`` of other noise models, or if it adds as many.
+    """`poisson` with more counts added to model and counts; ``None`` of others, or if it adds as many.
 
     Example:
         >>> find_floor(raise_floor(poisson, 1.0)), raise_floor(amplitude, 1.0)

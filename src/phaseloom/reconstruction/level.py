@@ -26,7 +26,6 @@ from phaseloom.ptycho.curvature import (
     incident_waves,
     sum_illumination,
 )
-from phaseloom.ptycho.early_noise import choose_noise
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography, change_whole, hold_windows, is_in_tiles
 from phaseloom.ptycho.newton.compiled import CompiledSteps
@@ -35,6 +34,7 @@ from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.ptycho.projections.object_prior import ObjectPower, apply_object_prior
+from phaseloom.reconstruction.early_noise import choose_noise
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call

@@ -1,8 +1,9 @@
 """A noise model that is blunt in the dark while the model is far from the counts.
 
-Poisson's deviance has the slope ``1 - counts / model``. From a flat object the first steps are then those of
-pixels in the dark field where the model has next to no light, and objects of crystals end in a minimum of half
-their contrast, with absorption for what is missing. More counts under the fraction give bright pixels their say.
+Poisson's deviance has the slope ``1 - counts / model``. From a flat object the first steps are then those
+of pixels in the dark field where the model has next to no light, and objects of crystals end in a minimum of
+half their contrast, with absorption for what is missing. More counts under the fraction give bright pixels
+their say.
 """
 
 from phaseloom.fitting.loop import Progress
@@ -22,9 +23,9 @@ detector, stay at 1.3 to 1.8, and end nearer to the truth with the raised floor 
 def choose_noise(likelihood: Likelihood, usual: Divergence, floor: float, progress: Progress, /) -> None:
     """Set the noise model of the next epoch by the losses of those before.
 
-    Losses by another noise model are not compared with any more. Objects of several slices keep the usual one:
-    with a higher floor their first steps, of a longer memory, overshoot (MoS2 of 80 angstrom: 0.37 and 0.48 in
-    place of 0.26 and 0.41).
+    Losses by another noise model are not compared with any more. Objects of several slices keep the usual
+    one: with a higher floor their first steps, of a longer memory, overshoot (MoS2 of 80 angstrom: errors of
+    0.37 and 0.48 in place of 0.26 and 0.41).
 
     Args:
         likelihood: whose noise model is set.
