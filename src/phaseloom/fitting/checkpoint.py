@@ -75,6 +75,7 @@ def save(
         "stop": asdict(progress.stop),
         "shown": progress.result_epoch,
         "since": progress.coarse_epochs,
+        "other_noise": progress.other_noise_epochs,
         "level": level,
         "facts": dict(facts or {}),
         "best": {**best, "state": best_state} if best else None,
@@ -172,6 +173,7 @@ def load(progress: Progress, path: Path, /, *, events: Path | None = None) -> No
     progress.stop = stop_of_sentence(stopped) if stop is None else stop
     progress.result_epoch = tree.get("shown")
     progress.coarse_epochs = tree.get("since", 0)
+    progress.other_noise_epochs = tree.get("other_noise", 0)
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
 
 

@@ -75,7 +75,8 @@ class Progress:
         stop: why the last call ended, as a code and a sentence.
         best: epoch, hold-out loss and parameters of the best epoch so far.
         shown: the epoch whose parameters the model has at the end, when it is not the last one.
-        since: epochs of the history that another model did, on a coarser grid.
+        coarse_epochs: epochs of the history that another model did, on a coarser grid.
+        other_noise_epochs: epochs of the history whose losses are those of another noise model.
     """
 
     model: nn.Module
@@ -86,6 +87,12 @@ class Progress:
     best: tuple[int, float, dict[str, Tensor]] | None = None
     result_epoch: int | None = None
     coarse_epochs: int = 0
+    other_noise_epochs: int = 0
+
+    @property
+    def comparable_epochs(self) -> list[dict[str, Any]]:
+        """The part of the history whose losses compare with those to come."""
+        return self.history[max(self.coarse_epochs, self.other_noise_epochs) :]
 
     @property
     def stopped(self) -> str:
@@ -252,7 +259,7 @@ def _has_diverged(progress: Progress, epoch: Epoch, first: float | None) -> bool
     """Whether the patterns learned from and those held out are both far worse than before the epoch."""
     if not hasattr(progress.optimizer, "halve_steps") or first is None:
         return False
-    events = progress.history[progress.coarse_epochs :]
+    events = progress.comparable_epochs
     before = max(events[-1]["loss"], first) if events else first
     after = epoch.loss if epoch.holdout is None else min(epoch.loss, epoch.holdout)
     return after > MAX_GROWTH * before
@@ -353,7 +360,7 @@ def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> 
     A plateau does not end the fit while rates are still to fall. A hold-out loss that stays 2 % above its
     best ends it if the training loss falls; if that rises too, steps are too large, which falling rates cure.
     """
-    events = progress.history[progress.coarse_epochs :]
+    events = progress.comparable_epochs
     held = [event["holdout"] for event in events if event["holdout"] is not None]
     if patience is None or progress.best is None or len(held) <= patience or events[-1]["holdout"] is None:
         return None

@@ -108,16 +108,24 @@ class GaussNewton(torch.optim.Optimizer):
         momentum: share of the last step that is made again; ``None``: what the rules ask for.
         pull: of amplitudes towards one, for the rules to heed.
         position_prior: whether positions move only as far as counts allow, for the rules to heed.
+        early_floor: counts added to model and counts while the loss is far above the noise, likewise.
         step_together: does many batches in one call, where whoever knows the model has such a thing.
     """
 
     def __init__(
-        self, params: Any, *, momentum: float | None = None, pull: float = 0.0, position_prior: bool = True
+        self,
+        params: Any,
+        *,
+        momentum: float | None = None,
+        pull: float = 0.0,
+        position_prior: bool = True,
+        early_floor: float = 0.0,
     ):
         super().__init__(params, {"size": 1, "brake": 1.0})
         self.momentum = momentum
         self.pull = pull
         self.position_prior = position_prior
+        self.early_floor = early_floor
         self.default_momentum = 0.9
         self.rules: Mapping[nn.Parameter, Rule] = {}
         self.step_together: StepTogether | None = None

@@ -10,6 +10,7 @@ vacuum: leave it at 0 unless the object is a phase.
 """
 
 import inspect
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -261,7 +262,13 @@ def sgd(
 
 
 def gauss_newton(
-    moving: Groups, /, *, momentum: float | None = None, pull: float = 0.1, position_prior: bool = True
+    moving: Groups,
+    /,
+    *,
+    momentum: float | None = None,
+    pull: float = 0.1,
+    position_prior: bool = True,
+    early_floor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Diagonal Gauss-Newton steps with Nesterov's momentum: the default; rates are shares of a Newton step.
 
@@ -271,12 +278,18 @@ def gauss_newton(
         pull: of the amplitudes of several slices towards one, relative to what the data say; 0: none.
         position_prior: with few electrons, positions move only as far as the information in their own
             patterns allows, compared with the jitter of all (`phaseloom.ptycho.jitter`); false: freely.
+        early_floor: counts that ``noise: poisson`` adds to model and counts until the loss of an epoch is
+            below 1.2, where the object has one slice and counts are whole numbers; 0: those that it states,
+            from the start.
     """
     if not (0 <= (momentum or 0) < 1 and 0 <= pull < 10):
         raise BadInput(
             "optimizer: gauss_newton", f"momentum {momentum}, pull {pull}", "must be 0 to 1, and 0 to 10"
         )
-    return GaussNewton(moving, momentum=momentum, pull=pull, position_prior=position_prior)
+    if not 0 <= early_floor < math.inf:
+        raise BadInput("optimizer: gauss_newton.early_floor", early_floor, "must be a number from 0 up")
+    knobs = {"momentum": momentum, "pull": pull, "position_prior": position_prior}
+    return GaussNewton(moving, **knobs, early_floor=early_floor)
 
 
 @renamed_knobs(

@@ -394,7 +394,7 @@ class Curvature:
         self.counts_are_whole = bool((counts == counts.round()).all())
         self.some = some
         self._compiled_amplitudes = CompiledAmplitudes(model)
-        self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
+        self._set_scale(counts)
 
     @property
     def momentum(self) -> float:
@@ -405,6 +405,8 @@ class Curvature:
     def __call__(self, history: Sequence[Mapping[str, Any]]) -> dict[nn.Parameter, Rule]:
         """The rules for the next epoch."""
         model = self.model
+        if self.likelihood.divergence is not self._scaled_for:
+            self._set_scale(self.likelihood.measured[self.some])
         rules: dict[nn.Parameter, Rule] = {}
         waves = incident_waves(model)
         loss = _read_noise_term(history[-1]) if history else self._measure_loss()
@@ -423,6 +425,11 @@ class Curvature:
         still = self._expect_amplitudes() if any(trusts.values()) else None
         rules |= {p: self._make_number_rule(p, trust, still) for p, trust in trusts.items()}
         return rules
+
+    def _set_scale(self, counts: Tensor) -> None:
+        """Curvature of the loss by the square slope of amplitudes, for the noise model as it is now."""
+        self._scaled_for = self.likelihood.divergence
+        self.scale = 2 * _fit_stiffness(self._scaled_for, counts) / self.likelihood.floor
 
     def _measure_loss(self) -> float:
         """Loss of some patterns before the first step."""

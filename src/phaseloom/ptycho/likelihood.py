@@ -340,6 +340,20 @@ class Likelihood:
             }
         return terms
 
+    def set_noise(self, divergence: noise.Divergence) -> None:
+        """Compare by another noise model from now on."""
+        known = noise.find_compiled_form(divergence)
+        if known is not None and known == noise.find_compiled_form(self.divergence):
+            return
+        self.divergence = divergence
+        self.floor = _shot_noise_floor(divergence, self.measured, self.model.detector.mask)
+
+    @cached_property
+    def counts_are_whole(self) -> bool:
+        """Whether counts are numbers of quanta, by some patterns."""
+        counts = self.measured[_spread_indices(len(self.measured), PATTERNS_FOR_NOISE_FLOOR)]
+        return bool((counts == counts.round()).all())
+
     def prefetch(self, pieces: Sequence[Tensor]) -> None:
         """Begin to send the patterns of the batch that comes next."""
         self.measured.prefetch(pieces, self.model.scan.start.device)
@@ -442,10 +456,7 @@ class Likelihood:
 
 def _shot_noise_floor(divergence: noise.Divergence, measured: CountLoader, mask: Tensor) -> float:
     """What shot noise leaves of a pattern, from `PATTERNS_FOR_NOISE_FLOOR` of them."""
-    some = np.unique(
-        np.linspace(0, len(measured) - 1, min(len(measured), PATTERNS_FOR_NOISE_FLOOR)).astype(int)
-    )
-    counts = measured[torch.as_tensor(some)]
+    counts = measured[_spread_indices(len(measured), PATTERNS_FOR_NOISE_FLOOR)]
     form = noise.find_compiled_form(divergence)
     if form is None:
         return max(noise.shot_noise(divergence, counts, mask.cpu()), 1e-12)
@@ -453,6 +464,11 @@ def _shot_noise_floor(divergence: noise.Divergence, measured: CountLoader, mask:
     if key not in _KNOWN_FLOORS:
         _KNOWN_FLOORS[key] = max(noise.shot_noise(divergence, counts, mask.cpu()), 1e-12)
     return _KNOWN_FLOORS[key]
+
+
+def _spread_indices(count: int, most: int) -> Tensor:
+    """So many indices at most, evenly spread."""
+    return torch.as_tensor(np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)))
 
 
 _KNOWN_FLOORS: dict[tuple[Any, ...], float] = {}

@@ -276,6 +276,19 @@ def _list_knobs(function: Divergence) -> dict[str, float]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def raise_floor(divergence: Divergence, floor: float, /) -> Divergence | None:
+    """`poisson` with more counts added to model and counts; ``None`` of others, or if it adds as many.
+
+    Example:
+        >>> find_floor(raise_floor(poisson, 1.0)), raise_floor(amplitude, 1.0)
+        (1.0, None)
+    """
+    form = find_compiled_form(divergence)
+    if form is None or form.kind != "poisson" or form.floor >= floor:
+        return None
+    return _get_divergence(form._replace(floor=floor))
+
+
 def is_amplitude(divergence: Divergence, /) -> bool:
     """Whether a noise model compares amplitudes."""
     return (divergence.func if isinstance(divergence, partial) else divergence) is amplitude

@@ -371,7 +371,7 @@ def _fit_shortly(recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> Patt
         own = fitted.probe.state_dict()
         if {name: one.shape for name, one in probe.items()} == {name: one.shape for name, one in own.items()}:
             fitted.probe.load_state_dict(probe)
-        level = Level.of(short, scan, fitted)
+        level = Level.of(short.with_usual_noise(), scan, fitted)
         patterns = split_patterns(len(scan), HOLDOUT_OF_NULL, recipe.seed)
         deque(fit_level(level, short, patterns, EPOCHS_OF_NULL), maxlen=0)
     return level.measure_misfit(torch.as_tensor(patterns[1]))

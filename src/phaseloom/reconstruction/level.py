@@ -34,6 +34,7 @@ from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.ptycho.projections.object_prior import ObjectPower, apply_object_prior
+from phaseloom.reconstruction.early_noise import choose_noise
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
@@ -199,7 +200,7 @@ class Level:
             self.likelihood,
             patterns,
             self.progress,
-            before=[first, *self.before],
+            before=[first, self.choose_noise, *self.before],
             after=[*self.after, Every(self._apply_prior)],
             holdout=holdout,
             judged=self.likelihood.data_terms,
@@ -208,6 +209,13 @@ class Level:
         ):
             self.hold_windows()
             yield epoch
+
+    def choose_noise(self, progress: Progress) -> None:
+        """Take the noise model that suits how far the model is from the counts by now."""
+        optimizer = progress.optimizer
+        if isinstance(optimizer, GaussNewton):
+            usual = self.recipe.noise_of(self.scan).partial()
+            choose_noise(self.likelihood, usual, optimizer.early_floor, progress)
 
     @torch.no_grad()
     def hold_windows(self) -> None:
@@ -544,7 +552,7 @@ def _newton_preparation(
             parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare(progress: Progress) -> None:
-        events = progress.history[progress.coarse_epochs :]
+        events = progress.comparable_epochs
         if braked and _has_risen(events) and optimizer.halve_steps():
             progress.restore_best()
         elif braked and _stands_still(events):

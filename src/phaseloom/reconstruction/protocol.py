@@ -641,6 +641,7 @@ class Job:
         checkpoint.load(self.progress, snapshot, events=events)
         self.level.hold_windows()
         self._use_settings()
+        self.level.choose_noise(self.progress)
 
     def _use_settings(self) -> None:
         """Give all levels the settings that hold after the present epoch."""
@@ -870,7 +871,8 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
 
 def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
     """All epochs of a run that writes nothing: what a calibration tries its candidates by."""
-    job = Job.begin(recipe.model_copy(update={"tiles": False}), scan=scan)  # of a part of the scan
+    whole = recipe.with_usual_noise().model_copy(update={"tiles": False})  # of a part of the scan
+    job = Job.begin(whole, scan=scan)
     job.wants_evidence = False  # also for a result that somebody asks for
     job.run_epochs()
     return job

@@ -330,6 +330,15 @@ class Reconstruct(ScanRecipe):
             changed["prepare"] = (*self.prepare, *found.steps())
         return self.model_copy(update=changed), found
 
+    def with_usual_noise(self) -> Self:
+        """The same with one noise model from the first epoch on: losses of short runs are compared."""
+        call = self.optimizer
+        if call.name != "gauss_newton":
+            return self
+        return self.model_copy(
+            update={"optimizer": replace(call, values={**call.values, "early_floor": 0.0})}
+        )
+
     def noise_of(self, scan: Scan4D, /) -> Call:
         """The noise model given, or the usual one of the scan's beam."""
         usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"

@@ -489,9 +489,8 @@ def _metrics(job: Underway, left: Mapping[str, float]) -> dict[str, float]:
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history[: job.progress.result_epoch]
-    held = [
-        event["holdout"] for event in history[job.progress.coarse_epochs :] if event["holdout"] is not None
-    ]
+    since = len(job.progress.history) - len(job.progress.comparable_epochs)
+    held = [event["holdout"] for event in history[since:] if event["holdout"] is not None]
     numbers = {
         "loss": history[-1]["loss"] if history else math.nan,
         "amplitude error": left["amplitude"],

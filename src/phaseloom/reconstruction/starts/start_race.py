@@ -131,7 +131,7 @@ def run_trial(
     """Loss of each pattern that judges after a short fit from some parameters; infinite where that fails."""
     model = deepcopy(level.model)
     model.load_state_dict(state)
-    trial = Level.of(recipe, level.scan, model)
+    trial = Level.of(recipe.with_usual_noise(), level.scan, model)
     trial.likelihood.measured = level.likelihood.measured  # the same counts, kept once
     pace: dict[str, Any] = {
         "epochs": recipe.epochs,
