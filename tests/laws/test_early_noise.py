@@ -46,6 +46,20 @@ def test_the_floor_is_one_count_until_an_epoch_comes_near_the_noise(scan: Scan4D
     assert choose(level, 30.0, 1.5, 1.19, 1.6) == 0.01  # for good
 
 
+def test_a_run_far_from_the_noise_ends_in_the_units_that_were_asked_for(scan: Scan4D) -> None:
+    level = begin(scan).level
+    assert choose(level, *[30.0] * 5) == 1.0
+    assert choose(level, *[30.0] * 6) == 0.01
+    level.recipe = level.recipe.model_copy(update={"epochs": 100})  # continued for longer
+    assert choose(level, *[30.0] * 7) == 0.01
+
+
+def test_a_near_field_keeps_the_usual_noise_model(scan: Scan4D) -> None:
+    level = begin(scan).level
+    level.model.detector.near = True
+    assert choose(level, 30.0) == 0.01
+
+
 def test_losses_of_two_noise_models_are_not_compared(scan: Scan4D) -> None:
     level = begin(scan).level
     level.progress.best = (2, 0.5, {})

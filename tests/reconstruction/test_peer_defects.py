@@ -98,7 +98,7 @@ class TestConstraints:
 class TestInput:
     def test_a_pixel_that_is_no_number_is_masked(self):
         counts = np.ones((25, 24, 24), np.float32)
-        counts[3, 4, 5] = np.inf
+        counts[3:6, 4, 5] = np.inf
         np.save("bad.npy", counts)
         knobs = {"energy": "80 keV", "pixel": "0.2 A", "step": "0.45 A", "grid": [5, 5]}
         scan = Reconstruct.of({"file": "bad.npy", "read": {"npy": knobs}}).scan()

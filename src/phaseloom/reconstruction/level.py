@@ -215,7 +215,8 @@ class Level:
         optimizer = progress.optimizer
         if isinstance(optimizer, GaussNewton):
             usual = self.recipe.noise_of(self.scan).partial()
-            choose_noise(self.likelihood, usual, optimizer.early_floor, progress)
+            knobs = {"epochs": self.recipe.epochs}
+            choose_noise(self.likelihood, usual, optimizer.early_floor, progress, **knobs)
 
     @torch.no_grad()
     def hold_windows(self) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,7 +78,8 @@ def begin_with_holograms(
         patterns: indices to learn from, and indices held out, which stay unseen but for their positions.
         ratios: ``beta / delta`` to choose from, ascending; ``(None,)``: it is fitted.
     """
-    coarsest = build_levels(level, recipe)[0] if multigrid.count_finer_grids(level.scan) else level
+    levels = build_levels(level, recipe) if multigrid.count_finer_grids(level.scan) else [level]
+    coarsest = levels[0]
     if not is_one_material_due(level.model):
         image = make_hologram_image(level.scan, ratios[0] if len(ratios) == 1 and ratios[0] else USUAL_RATIO)
         if image is None:
@@ -93,10 +95,9 @@ def begin_with_holograms(
         found.append((start, trial.model))
     start = choose_start([one for one, _ in found])
     model = next(model for one, model in found if one is start)
-    if coarsest is level:
-        level.model.load_state_dict(model.state_dict())
-    else:
-        multigrid.transfer_parameters(model, level.model)
+    coarsest.model.load_state_dict(model.state_dict())
+    for coarser, finer in pairwise(levels):
+        multigrid.transfer_parameters(coarser.model, finer.model)
     return start
 
 
