@@ -197,6 +197,7 @@ def test_a_few_values_that_are_not_finite_cost_no_pixel(tmp_path, caplog, lazy):
     assert np.isfinite(read).all()
     kept = np.isfinite(counts)
     np.testing.assert_array_equal(read[kept], counts[kept])
+    np.testing.assert_array_equal(read, np.rint(read))  # counts are whole numbers
     assert not read[2, 3].any()
     lost[2, 3] = lost[..., 3, 4] = False
     gap = read[lost] - truth[lost]  # by the mean of the pixel: off by counting noise alone

@@ -10,8 +10,9 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.embedding.strain.disk_likelihood import DiskExpansion, DiskState, DiskWindows, expand_disks
 from phaseloom.embedding.strain.disk_probe import DiskProbe, correlate_disk, find_peaks
 from phaseloom.embedding.strain.lattice import build_turn, find_lattice, list_symmetries, measure_turn
+from phaseloom.embedding.strain.lattice_map import map_lattices
 from phaseloom.embedding.strain.strain_figure import plot_strain
-from phaseloom.embedding.strain.strain_map import StrainMap, describe_strain, map_strain
+from phaseloom.embedding.strain.strain_map import StrainMap, compute_strain, describe_strain, map_strain
 from phaseloom.errors import BadInput
 
 GRID, SHAPE = (5, 6), (64, 68)
@@ -338,6 +339,14 @@ def test_regions_outside_are_refused(region, words):
 
 
 @pytest.mark.medium
+def test_lattices_that_have_nothing_to_compare_with_are_refused():
+    """Of overlapping disks one pattern of 64 had a lattice, and no strain against itself."""
+    lattices = map_lattices(make_scan(TURNS, STRAINED))
+    lost = np.where(np.arange(30)[:, None, None] > 1, np.nan, lattices.bases)
+    with pytest.raises(BadInput, match="finds a lattice in 2 of 30 patterns"):
+        compute_strain(replace(lattices, bases=lost), make_scan(TURNS, STRAINED))
+
+
 def test_patterns_without_a_lattice_are_refused():
     empty = np.zeros((30, *SHAPE), np.uint16)
     scan = Scan4D(counts=empty, positions=PLACES, geometry=GEOMETRY, grid=GRID)

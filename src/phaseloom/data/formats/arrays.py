@@ -161,7 +161,10 @@ class _Repair:
         known = good & ~self.broken
         expected = np.where(known, self.mean, 0).sum((-2, -1), dtype=float)
         bright = np.where(known, stack, 0).sum((-2, -1), dtype=float) / np.maximum(expected, 1e-30)
-        filled = (bright.clip(0)[..., None, None] * self.mean).astype(stack.dtype)
+        filled = bright.clip(0)[..., None, None] * self.mean
+        if (stack[known] == np.rint(stack[known])).all():
+            filled = np.rint(filled)  # counts stay counts: likelihoods and error bars ask for whole numbers
+        filled = filled.astype(stack.dtype)
         return np.where(good | self.broken, stack, filled)
 
 

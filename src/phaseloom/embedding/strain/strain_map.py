@@ -34,6 +34,7 @@ QUANTITIES = ("rotation", "exx", "eyy", "exy")
 UNITS = {"rotation": "degree"} | dict.fromkeys(QUANTITIES[1:], "1")
 STRAIN_ALLOWANCE = 0.03  # by which a relabelled lattice may be strained more, and is chosen for its rotation
 MAX_ERROR = 0.05  # of strain, beyond which nothing is known
+MIN_LATTICES = 3  # that are compared
 STEP = 1e-5  # of a basis, for derivatives
 ARRAYS = ("values", "errors", "misfit", "totals", "positions", "bases", "origins", "reference")
 
@@ -226,7 +227,7 @@ def compute_strain(
         name: of the file.
 
     Raises:
-        BadInput: no lattice in the region of the reference.
+        BadInput: fewer than three lattices, or none in the region of the reference.
     """
     scale = np.diag(np.array(scan.geometry.angle) / np.mean(scan.geometry.angle))
     axes, noted = _find_axes(scan)
@@ -234,6 +235,12 @@ def compute_strain(
     bases = scale @ lattices.bases
     known = np.isfinite(bases).all((1, 2))
     pool = known if chosen is None else known & chosen
+    if known.sum() < MIN_LATTICES:
+        fix = (
+            f"finds a lattice in {known.sum()} of {len(scan)} patterns, too few to compare: disks may "
+            "overlap (record with a smaller semi-angle), or too few of them stand out"
+        )
+        raise BadInput("strain", None, fix)
     if not pool.any():
         raise BadInput("region", None, "holds no pattern with a lattice: choose another one")
     reference = scale @ lattices.common
