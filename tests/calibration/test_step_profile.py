@@ -192,19 +192,6 @@ def test_fits_have_no_more_modes_than_a_source_needs(monkeypatch, found, modes):
     assert set(seen) == {modes}
 
 
-@pytest.mark.parametrize(("loss_as_given", "step"), [(0.998, 1.0), (1.004, 0.985)])
-def test_a_refined_step_must_explain_more_than_the_one_given(monkeypatch, loss_as_given, step):
-    """A step went to 0.985 +- 0.0006, though short fits explained more with the right one."""
-    state = start_state(step_by_profile=(0.997, 0.005), modes=1)
-    ended = ShortRun(replace(state, step=0.985), 1.0, 1.0, None)
-    nothing = dict.fromkeys(("rotation", "step", "defocus"), 6e-4)
-    monkeypatch.setattr(estimators, "_fit_geometry_near_profile", lambda *_: (ended, nothing, nothing, False))
-    monkeypatch.setattr(
-        estimators, "loss_at_fixed_value", lambda few, one, name: loss_as_given if name == "step" else 1.0
-    )
-    assert estimators.refine_geometry(make_lattice_scan(1e3), state).state.step == step
-
-
 def test_the_step_of_an_unknown_orientation_is_not_looked_for(monkeypatch):
     replace_fits(monkeypatch, lambda step: (math.nan, math.nan))
     state = start_state(certain=False)
