@@ -334,7 +334,7 @@ def test_a_single_slice_that_is_stated_is_not_questioned(true):
 def test_a_step_is_taken_only_where_fits_that_hold_it_say_the_same(
     true, monkeypatch, shown, loss_as_given, kept
 ):
-    """Fits that move it moved right ones by 5 %, and by 1.6 % though they explained more with the right one."""
+    """Fits that move it moved right ones by 5 %, and by 1.6 % though they explained less with that."""
     profile = None if shown is None else (shown, 0.004)
     state = replace(knowing(defocus=DEFOCUS), certain=True, rotation=0.0, step=1.0, step_by_profile=profile)
     errors = {"rotation": 0.001, "step": 0.004, "defocus": 1.0}
