@@ -213,7 +213,8 @@ class Level:
     def choose_noise(self, progress: Progress) -> None:
         """Take the noise model that suits how far the model is from the counts by now."""
         optimizer = progress.optimizer
-        if isinstance(optimizer, GaussNewton):
+        is_known = self.recipe.object.name in ("predicted", "from_file")
+        if isinstance(optimizer, GaussNewton) and not is_known:
             usual = self.recipe.noise_of(self.scan).partial()
             knobs = {"epochs": self.recipe.epochs}
             choose_noise(self.likelihood, usual, optimizer.early_floor, progress, **knobs)
