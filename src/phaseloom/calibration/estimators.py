@@ -278,6 +278,14 @@ def _as_row_of_fit(optics: LinearOptics, state: CalibrationState) -> dict[str, A
     return {"orientation": one.orientation, "rotation": one.rotation, "defocus": one.defocus}
 
 
+_KNOBS_OF_FREE_PROBE: dict[str, Any] = {
+    "rates": {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}},
+    "free": True,
+    "holdout": 0.1,
+}
+"""Of short runs that judge orientations and modes: `estimate_modes` takes over those of `check_by_sweep`."""
+
+
 def check_by_sweep(
     scan: Scan4D, state: CalibrationState, /, *, patterns: int = 256, epochs: int = 10
 ) -> EstimatorResult:
@@ -287,13 +295,11 @@ def check_by_sweep(
     unexplained, `phaseloom.calibration.sweep` tries others, without rotation and aberrations.
     """
     few = select_middle(scan, patterns)
-    rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
-    partial = state.focal_spread > MIN_FOCAL_SPREAD * state.depth_of_focus(scan)
-    knobs: dict[str, Any] = {"epochs": epochs, "rates": rates, "free": True, "holdout": 0.1}
-    knobs["modes"] = MODES_OF_FOCAL_SPREAD if partial else 1
-    linear = run_short(few, state, **knobs)
+    knobs: dict[str, Any] = {**_KNOBS_OF_FREE_PROBE, "epochs": epochs}
+    modes = _count_fewest_modes(scan, state)
+    linear = run_short(few, state, **knobs, modes=modes)
     share = linear.explained
-    state = replace(state, held_out={knobs["modes"]: linear.held}, twin=_judge_twin(linear))
+    state = replace(state, held_out={modes: linear.held}, twin=_judge_twin(linear))
     if state.certain and share is not None and share > MIN_SHARE_WITHOUT_SWEEP:
         return EstimatorResult(state)
     probe = Call("phaseloom.ptycho.probes", "focused", {"semiangle": state.semiangle})
@@ -303,7 +309,7 @@ def check_by_sweep(
     plain: dict[str, Any] = {"rotation": 0.0, "step": 1.0, "aberrations": {}, "focal_spread": 0.0}
     plain |= {"certain": True, "held_out": {}}
     other = replace(state, orientation=start.orientation, defocus=start.defocus, **plain)
-    swept = run_short(few, other, **knobs)
+    swept = run_short(few, other, **knobs, modes=modes)
     rows = [{**_as_row(one), "held out": one.held} for one in (linear, swept)]
     gain = linear.held - swept.held
     if gain < MIN_GAIN_OF_SWEEP or swept.held - 1 > MAX_EXCESS_AFTER_SWEEP * (linear.held - 1):
@@ -361,19 +367,16 @@ def estimate_modes(
     """
     asked = state.setting.probe.values
     stated = asked.get("modes")
-    is_stated = any(
-        asked.get(name) is not None for name in ("modes", "shares", "source_size", "focal_spread")
-    )
+    is_stated = any(asked.get(name) is not None for name in COHERENCE_SETTINGS)
     if is_stated or not state.certain:
         why = "stated" if is_stated else "the orientation is not believed"
         kept = "default" if stated is None else f"{int(stated)}"
         found = state if stated is None else replace(state, modes=int(stated))
         return EstimatorResult(found, (Estimate("modes", kept, kept, 1.0, stated is not None, note=why),))
     few = select_middle(scan, patterns)
-    knobs: dict[str, Any] = {"epochs": epochs, "free": True, "holdout": 0.1}
-    knobs["rates"] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
-    partial = state.focal_spread > MIN_FOCAL_SPREAD * state.depth_of_focus(scan)
-    fewest = MODES_OF_FOCAL_SPREAD if partial else 1
+    knobs: dict[str, Any] = {**_KNOBS_OF_FREE_PROBE, "epochs": epochs}
+    fewest = _count_fewest_modes(scan, state)
+    partial = fewest > 1
     before = state.held_out.get(fewest)  # a run that `check_by_sweep` has made alike is not made again
     if before is None:
         before = run_short(few, state, **knobs, modes=fewest).held
@@ -392,9 +395,14 @@ def estimate_modes(
         notes.append(f"the focus is spread by {_show_length(state.focal_spread)}, or the object thick")
     margin = before / held if is_source else held / before
     told = Estimate("modes", f"{found.modes}", "nothing", margin, True, note="; ".join(notes))
-    held_out = {fewest: before, MODES_OF_SOURCE: held}
-    rows = [{"modes": count, "held out": value} for count, value in held_out.items()]
-    return EstimatorResult(replace(found, held_out=held_out), (told,), rows)
+    tried = {fewest: before, MODES_OF_SOURCE: held}
+    return EstimatorResult(found, (told,), [{"modes": n, "held out": value} for n, value in tried.items()])
+
+
+def _count_fewest_modes(scan: Scan4D, state: CalibrationState) -> int:
+    """One, or those of a focal spread where the linear model sees one."""
+    partial = state.focal_spread > MIN_FOCAL_SPREAD * state.depth_of_focus(scan)
+    return MODES_OF_FOCAL_SPREAD if partial else 1
 
 
 def _show_length(size: float) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -30,11 +30,12 @@ from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography, change_whole, hold_windows, is_in_tiles
 from phaseloom.ptycho.newton.compiled import CompiledSteps
 from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS
+from phaseloom.ptycho.noise import Divergence
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.ptycho.projections.object_prior import ObjectPower, apply_object_prior
-from phaseloom.reconstruction.early_noise import choose_noise
+from phaseloom.reconstruction.early_noise import choose_noise, find_early_noise
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
@@ -212,15 +213,21 @@ class Level:
 
     def choose_noise(self, progress: Progress) -> None:
         """Take the noise model that suits how far the model is from the counts by now."""
-        optimizer = progress.optimizer
-        is_known = self.recipe.object.name in ("predicted", "from_file")
-        if not isinstance(optimizer, GaussNewton) or is_known:
-            return
-        # where beams hardly overlap, steps by bright pixels alone are slower (0.11 for 0.09 after 40 epochs)
-        if progress.other_noise_epochs or count_patterns_on_place(self.model) > MIN_PATTERNS_ON_PLACE:
+        if self._early_noise is not None:
             usual = self.recipe.noise_of(self.scan).partial()
-            knobs = {"epochs": self.recipe.epochs}
-            choose_noise(self.likelihood, usual, optimizer.early_floor, progress, **knobs)
+            choose_noise(self.likelihood, usual, self._early_noise, progress, epochs=self.recipe.epochs)
+
+    @cached_property
+    def _early_noise(self) -> Divergence | None:
+        """That of a run far from the counts; ``None`` where it is the usual one."""
+        optimizer = self.progress.optimizer
+        if not isinstance(optimizer, GaussNewton) or self.recipe.begins_with_known_object:
+            return None
+        usual = self.recipe.noise_of(self.scan).partial()
+        early = find_early_noise(self.likelihood, usual, optimizer.early_floor)
+        # where beams hardly overlap, steps by bright pixels alone are slower (0.11 for 0.09 after 40 epochs)
+        overlaps = early is not None and count_patterns_on_place(self.model) > MIN_PATTERNS_ON_PLACE
+        return early if overlaps else None
 
     @torch.no_grad()
     def hold_windows(self) -> None:
@@ -307,7 +314,7 @@ def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
     if recipe.tiles:
         return [finest]
     plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
-    known = recipe.object.name in ("predicted", "from_file")
+    known = recipe.begins_with_known_object
     known = known or recipe.found.get("direct", {}).get("taken", False)
     known = known or ("holograms" in recipe.found and not multigrid.count_finer_grids(finest.scan))
     plain = plain and not known  # a start that has fine detail already

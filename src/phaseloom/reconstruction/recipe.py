@@ -330,6 +330,11 @@ class Reconstruct(ScanRecipe):
             changed["prepare"] = (*self.prepare, *found.steps())
         return self.model_copy(update=changed), found
 
+    @property
+    def begins_with_known_object(self) -> bool:
+        """Whether the object is a prediction, or that of a file."""
+        return self.object.name in ("predicted", "from_file")
+
     def with_usual_noise(self) -> Self:
         """The same with one noise model from the first epoch on: losses of short runs are compared."""
         call = self.optimizer

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from phaseloom.data.bad_pixels import find_bad_pixels
+from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
 from phaseloom.embedding.strain.disk_probe import DiskProbe, correlate_disk, find_peaks
 from phaseloom.embedding.strain.lattice import build_turn, find_lattice, list_orders, select_common_lattice
@@ -145,7 +146,7 @@ def _survey(scan: Scan4D) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     totals = np.concatenate(
         [
             np.asarray(scan.counts[index], np.float64)[:, mask].clip(0).sum(1)
-            for index in _split(np.arange(len(scan)))
+            for index in split_indices(scan.counts)
         ]
     )
     if not (totals > 0).any():
