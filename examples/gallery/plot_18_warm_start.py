@@ -1,8 +1,9 @@
 """Start from an earlier result
 ============================
 
-Of two scans of one sample, the second run starts from the object and the probe of the first, and needs
-fewer epochs.
+Of two scans of one sample, the second run starts from the object and the probe of the first. A start that is
+near the end needs small steps: with a tenth of an object's and a probe's rate it is closer to the counts after
+its first epoch than a run from a flat object after four.
 """
 
 # %%
@@ -39,7 +40,8 @@ first.save(folder / "first.h5")
 # -------------------------
 
 file = str(folder / "first.h5")
-warm = cold.with_settings({"object": {"from_file": {"path": file}}, "probe": {"from_file": {"path": file}}})
+start = {"object": {"from_file": {"path": file}}, "probe": {"from_file": {"path": file}}}
+warm = cold.with_settings(start | {"rates": {"object": 0.1, "probe": 0.1}})
 runs = {}
 for name, recipe in {"cold": cold, "warm": warm}.items():
     result = pl.reconstruct(recipe.with_settings({"epochs": 6}), scan=scans[1])
@@ -54,5 +56,5 @@ axis.legend()
 # %%
 
 print({name: [round(loss, 2) for loss in losses] for name, losses in runs.items()})
-assert runs["warm"][0] < runs["cold"][2]
-assert runs["warm"][-1] < 1.3
+assert runs["warm"][0] < min(runs["cold"][:4])
+assert runs["warm"][-1] < min(1.0, runs["cold"][-1])
