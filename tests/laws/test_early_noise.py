@@ -54,6 +54,17 @@ def test_a_run_far_from_the_noise_ends_in_the_units_that_were_asked_for(scan: Sc
     assert choose(level, *[30.0] * 7) == 0.01
 
 
+def test_several_slices_compare_amplitudes_until_then(scan: Scan4D) -> None:
+    level = begin(scan, slices=2).level
+    choose(level, 30.0)
+    assert noise.is_amplitude(level.likelihood.divergence)
+    counts = torch.as_tensor(np.asarray(scan.counts[:])).double()
+    mask = torch.ones(32, 32, dtype=torch.bool)
+    assert level.likelihood.floor == pytest.approx(noise.shot_noise(noise.amplitude, counts, mask), rel=1e-3)
+    choose(level, 30.0, 1.1)
+    assert noise.find_compiled_form(level.likelihood.divergence) == noise.find_compiled_form(noise.poisson)
+
+
 def test_a_near_field_keeps_the_usual_noise_model(scan: Scan4D) -> None:
     level = begin(scan).level
     level.model.detector.near = True
@@ -86,7 +97,7 @@ def test_the_loss_at_the_noise_is_one_for_both(scan: Scan4D) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"slices": 2},
+        {"slices": 2, "optimizer": {"gauss_newton": {"early_floor": 0}}},
         {"noise": "amplitude"},
         {"noise": {"poisson": {"floor": 2.0}}},
         {"optimizer": {"gauss_newton": {"early_floor": 0}}},

@@ -279,8 +279,8 @@ def gauss_newton(
         position_prior: with few electrons, positions move only as far as the information in their own
             patterns allows, compared with the jitter of all (`phaseloom.ptycho.jitter`); false: freely.
         early_floor: counts that ``noise: poisson`` adds to model and counts until the loss of an epoch is
-            below 1.2, where the object has one slice and counts are whole numbers; 0: those that it states,
-            from the start.
+            below 1.2, where the object has one slice and counts are whole numbers (of several slices,
+            amplitudes are compared until then); 0: those that it states, from the start.
     """
     if not (0 <= (momentum or 0) < 1 and 0 <= pull < 10):
         raise BadInput(

@@ -289,6 +289,19 @@ def raise_floor(divergence: Divergence, floor: float, /) -> Divergence | None:
     return _get_divergence(form._replace(floor=floor))
 
 
+def compare_amplitudes(divergence: Divergence, /) -> Divergence | None:
+    """`amplitude` with the floor of a `poisson`; ``None`` of others.
+
+    Example:
+        >>> is_amplitude(compare_amplitudes(poisson)), find_floor(compare_amplitudes(poisson))
+        (True, 0.01)
+    """
+    form = find_compiled_form(divergence)
+    if form is None or form.kind != "poisson":
+        return None
+    return _get_divergence(form._replace(kind="amplitude"))
+
+
 def is_amplitude(divergence: Divergence, /) -> bool:
     """Whether a noise model compares amplitudes."""
     return (divergence.func if isinstance(divergence, partial) else divergence) is amplitude

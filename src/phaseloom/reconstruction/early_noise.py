@@ -3,14 +3,14 @@
 Poisson's deviance has the slope ``1 - counts / model``. From a flat object the first steps are then those
 of pixels in the dark field where the model has next to no light, and objects of crystals end in a minimum of
 half their contrast, with absorption for what is missing. More counts under the fraction give bright pixels
-their say.
+their say; so does the slope ``1 - sqrt(counts / model)`` of a difference of amplitudes.
 """
 
 import math
 
 from phaseloom.fitting.loop import Progress
 from phaseloom.ptycho.likelihood import Likelihood
-from phaseloom.ptycho.noise import Divergence, raise_floor
+from phaseloom.ptycho.noise import Divergence, compare_amplitudes, raise_floor
 
 __all__ = ["choose_noise", "find_early_noise"]
 
@@ -29,17 +29,20 @@ bar and its verdict in the units of the noise that was asked for."""
 def find_early_noise(likelihood: Likelihood, usual: Divergence, floor: float, /) -> Divergence | None:
     """The noise model of a run far from the counts; ``None`` where it is the usual one.
 
-    Objects of several slices keep that: with a higher floor their first steps, of a longer memory, overshoot
-    (MoS2 of 80 angstrom: errors of 0.37 and 0.48 in place of 0.26 and 0.41). So do near fields, which have no
-    dark field.
+    Objects of several slices compare amplitudes: with more counts under the fraction their first steps, of a
+    longer memory, overshoot (MoS2 of 80 angstrom: errors of 0.37 and 0.48 where the usual model leaves 0.26
+    and 0.41). Near fields, which have no dark field, keep the usual model.
 
     Args:
         likelihood: of the run.
         usual: its noise model.
-        floor: counts added to model and counts meanwhile, where the usual model adds less.
+        floor: counts added to model and counts meanwhile, of one slice and where the usual model adds less;
+            0: the usual model from the first epoch on.
     """
-    is_plain = not len(likelihood.model.propagator.gaps) and not likelihood.model.detector.near
-    return raise_floor(usual, floor) if is_plain and likelihood.counts_are_whole else None
+    if not floor or likelihood.model.detector.near or not likelihood.counts_are_whole:
+        return None
+    is_thick = bool(len(likelihood.model.propagator.gaps))
+    return compare_amplitudes(usual) if is_thick else raise_floor(usual, floor)
 
 
 def choose_noise(
