@@ -88,6 +88,14 @@ class PixelStep:
         """The rate that few electrons allow a batch."""
         return rate * min(1.0, self.calm * size)
 
+    def measure_step(self, size: int, rate: float) -> float:
+        """Share of a whole Newton step that a batch of ``size`` patterns makes: its mean over the light."""
+        rate = self.limit_rate(size, rate)
+        if not rate:
+            return 0.0
+        step = self.wide / torch.maximum(self.wide / rate, self.lone / size)
+        return float((step * self.wide).sum() / self.wide.sum())
+
     def _invert(self, size: int, rate: float) -> Tensor:
         if (size, rate) not in self._inverses:
             if len(self._inverses) > 1:  # sizes of batches differ by one at most
