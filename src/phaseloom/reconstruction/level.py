@@ -295,13 +295,15 @@ class Level:
         if not isinstance(optimizer, GaussNewton) or not self._updates:
             return math.inf
         size = round(len(self.scan) / self._updates)
-        steps = [
-            rule.measure_step(size, optimizer.limit_rate(group, rule))
-            for group in self.groups("object")
-            for parameter in group["params"]
-            if isinstance(rule := optimizer.rules.get(parameter), PixelStep)
-        ]
-        return self._updates * max(steps) / (1 - optimizer.momentum_in_use) if steps else math.inf
+        most = 0.0
+        for group in self.groups("object"):
+            for rule in map(optimizer.rules.get, group["params"]):
+                if not isinstance(rule, PixelStep):
+                    return math.inf
+                steps = rule.measure_steps(size, optimizer.limit_rate(group, rule))
+                done, light = self.model.object.sum_pixels(torch.stack([steps * rule.wide, rule.wide])).sum(1)
+                most = max(most, float(done / light))
+        return self._updates * most / (1 - optimizer.momentum_in_use)
 
     def change(self, changes: Sequence[RateChange], number: int) -> None:
         """Give parts the rates that were decided for an epoch or one before it; the last decision holds.
