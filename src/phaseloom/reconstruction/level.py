@@ -285,8 +285,10 @@ class Level:
             return
         history = self.progress.history
         loss = history[-1]["terms"].get("noise", history[-1]["loss"]) if history else 1.0
-        advance = self._measure_advance()
-        apply = partial(apply_object_prior, power=self.power, excess=max(loss, 1.0), advance=advance)
+        knobs = {"excess": max(loss, 1.0), "advance": self._measure_advance()}
+        if self.scan.geometry.near:  # as the results of near fields were measured (decision 056)
+            knobs |= {"advance": math.inf, "told": 1.0}
+        apply = partial(apply_object_prior, power=self.power, **knobs)
         change_whole(self.model, apply) if is_in_tiles(self.model) else apply(self.model)
 
     def _measure_advance(self) -> float:

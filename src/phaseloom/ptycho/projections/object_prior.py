@@ -131,7 +131,13 @@ class ObjectPower:
 
 @torch.no_grad()
 def apply_object_prior(
-    model: Ptychography, /, power: ObjectPower, *, excess: float = 1.0, advance: float = math.inf
+    model: Ptychography,
+    /,
+    power: ObjectPower,
+    *,
+    excess: float = 1.0,
+    advance: float = math.inf,
+    told: float = MAX_SHARE_TOLD,
 ) -> None:
     """Weight the spectrum of an object by what counting noise leaves of its power.
 
@@ -140,6 +146,7 @@ def apply_object_prior(
         power: of the phase of the whole object; each slice is weighted alike.
         excess: noise in the patterns over that of counting.
         advance: Newton steps that the object was moved by since the prior was applied last.
+        told: see `weigh_steps`.
     """
     light = sum_illumination(model, incident_waves(model))[0]
     scanned = light > MIN_SHARE_OF_LIGHT * light.max()
@@ -152,17 +159,19 @@ def apply_object_prior(
     density = power.evaluate(np.hypot(rows[:, None], columns[None]))
     signal = torch.as_tensor(density / (pixel[0] * pixel[1]), dtype=light.dtype, device=light.device)
     signal = torch.maximum(signal, _measure_clear_power(thing, scanned, noise))
-    weight = weigh_steps(signal / noise, advance)
+    weight = weigh_steps(signal / noise, advance, told=told)
     for part in parts:
         mean = part[..., scanned].mean(-1)[..., None, None]
         smooth = torch.fft.ifft2(torch.fft.fft2(part - mean) * weight)
         part.copy_((smooth if part.is_complex() else smooth.real) + mean)
     if thing.kind == "complex" and power.modulus < 1:
         held = power.modulus * torch.as_tensor(density / (pixel[0] * pixel[1])).to(signal)
-        _smooth_modulus(thing.wave, weigh_steps(held / noise, advance), scanned)
+        _smooth_modulus(thing.wave, weigh_steps(held / noise, advance, told=told), scanned)
 
 
-def weigh_steps(ratio: Float[Tensor, "*any"], advance: float, /) -> Float[Tensor, "*any"]:
+def weigh_steps(
+    ratio: Float[Tensor, "*any"], advance: float, /, *, told: float = MAX_SHARE_TOLD
+) -> Float[Tensor, "*any"]:
     """Factor on each frequency of an object after some steps; repeated, it leaves the most likely object.
 
     Steps leave ``c = exp(-advance / 2)`` of what an object is off the one ``m`` that fits the patterns best,
@@ -174,6 +183,7 @@ def weigh_steps(ratio: Float[Tensor, "*any"], advance: float, /) -> Float[Tensor
     Args:
         ratio: power ``S`` over the noise ``N`` of counting, ``1 / (4 n)``.
         advance: Newton steps since the factor was applied last.
+        told: what patterns tell at most, over the curvature of the steps.
 
     Example:
         >>> ratio = torch.tensor([2.0])
@@ -185,8 +195,8 @@ def weigh_steps(ratio: Float[Tensor, "*any"], advance: float, /) -> Float[Tensor
         >>> round(float(wave), 3)
         0.5
     """
-    share = ratio / (ratio + 1 / MAX_SHARE_TOLD)
-    return share / (1 - math.exp(-MAX_SHARE_TOLD * advance) * (1 - share))
+    share = ratio / (ratio + 1 / told)
+    return share / (1 - math.exp(-told * advance) * (1 - share))
 
 
 def _smooth_modulus(wave: Tensor, weight: Float[Tensor, "y x"], scanned: Bool[Tensor, "y x"]) -> None:
