@@ -131,9 +131,13 @@ def _describe_error_bar(r: "Result") -> str:
     lit = np.isfinite(found.sigma).all(0)
     varies = float(phase[lit].std()) if lit.any() else math.nan
     sigma = found.pixel * math.sqrt(len(found.sigma))
-    text = f"Counting alone leaves each pixel of the phase uncertain by ±{sigma:.2g} rad"
+    is_held = "prior" in found.reasons
+    lead = "Each pixel of the phase is" if is_held else "Counting alone leaves each pixel of the phase"
+    text = f"{lead} uncertain by ±{sigma:.2g} rad"
     if math.isfinite(varies) and varies > 0:
         text += f", where the picture varies by {varies:.2g} rad"
         if sigma > MAX_NOISE_OF_PICTURE * varies:
-            text += " (much of the finest detail is noise)"
-    return text + ("; the true error is larger." if found.reasons else ".")
+            lost = "contrast is lost, or is noise" if is_held else "finest detail is noise"
+            text += f" (much of the {lost})"
+    bound = "; the true error may be larger." if is_held else "; the true error is larger."
+    return text + (bound if found.reasons else ".")

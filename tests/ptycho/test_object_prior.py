@@ -92,7 +92,25 @@ def test_each_frequency_keeps_its_share_of_signal_over_signal_and_noise(kind, sl
     before = part.detach().clone()
     apply_object_prior(model, power, excess=2.0)
     mean = before[..., scanned].mean(-1)[..., None, None]
-    torch.testing.assert_close(part.detach() - mean, (before - mean) * 0.3 / 2.3, atol=1e-8, rtol=1e-4)
+    torch.testing.assert_close(part.detach() - mean, (before - mean) * 0.3 / 4.3, atol=1e-8, rtol=1e-4)
+
+
+@pytest.mark.parametrize("advance", [0.3, 1.0, 5.0])
+def test_epochs_of_any_length_end_at_the_most_likely_object(advance):
+    model = make_model(200.0, kind="phase")
+    noise, scanned = measure_noise(model)
+    part = model.object.phase
+    power = ObjectPower((0.01, 10.0), (0.5 * noise * PIXEL**2,) * 2)
+    rows, columns = model.object.canvas.shape
+    row = torch.arange(rows)[:, None] / rows
+    best = (1e-3 * torch.cos(2 * torch.pi * 3 * row).expand(rows, columns)).expand_as(part)
+    for _ in range(int(20 / advance) + 5):
+        with torch.no_grad():
+            part.copy_(best + (part - best) * np.exp(-advance / 2))  # where patterns tell all that they can
+        apply_object_prior(model, power, advance=advance)
+    found = (part.detach() - part.detach()[..., scanned].mean()).flatten()
+    wanted = (best - best[..., scanned].mean()).flatten()
+    assert float(found @ wanted / (wanted @ wanted)) == pytest.approx(0.5 / 2.5, rel=0.02)
 
 
 def test_many_electrons_change_nothing():

@@ -54,11 +54,19 @@ def test_halves_and_a_lower_bound_are_told(result):
     value = np.array([1.0, 0.9, 0.6, 0.01, 0.0])
     half = np.full(5, 0.3)
     curve = RingCorrelation(np.arange(5) / 8, value, half, half, counts=np.full(5, 40.0))
-    sigma = replace(result.uncertainty, reasons={"prior": "the object is held"}, pixel=0.15)
+    sigma = replace(result.uncertainty, reasons={"focused_probe": "x"}, pixel=0.15)
     text = describe_trust(replace(result, halves=curve, uncertainty=sigma))
     assert f"agree down to details of {curve.resolution('half-bit'):.3g} Å" in text
     assert "much of the finest detail is noise" in text
     assert text.endswith("the true error is larger.")
+
+
+def test_an_error_bar_of_what_a_prior_takes_is_not_called_that_of_counting(result):
+    sigma = replace(result.uncertainty, reasons={"prior": "the object is held"}, pixel=0.15)
+    text = describe_trust(replace(result, uncertainty=sigma))
+    assert "Each pixel of the phase is uncertain by ±0.15 rad" in text
+    assert "much of the contrast is lost, or is noise" in text
+    assert text.endswith("the true error may be larger.")
 
 
 def test_noise_that_hides_everything_is_told_with_its_dose(result):

@@ -253,7 +253,8 @@ class PowerRing(NamedTuple):
 
     Attributes:
         frequency: mean of the ring, cycles per angstrom.
-        power: square of a component, radian squared: white noise has its variance per place of the image.
+        power: square of a component, radian squared: white noise has its variance per place of the scan,
+            whatever ``upsample`` is.
     """
 
     frequency: float
@@ -273,7 +274,8 @@ class DirectImage:
             nothing is seen to change but by counting.
         upsample: places of the image for each place of the scan, along each axis.
         halves: two phases, each from half of the pixels, faded out at the borders, if they were asked for.
-        rings: of a Wiener filter, those with more power than noise alone would show.
+        rings: of a Wiener filter, those with more power than noise alone would show; below the first one, the
+            most likely power.
     """
 
     phase: Float[Tensor, "slow fast"]
@@ -543,6 +545,9 @@ def _build_prior(
             values[index] = level
         power[..., one][inside] = values
     shown = tuple(PowerRing(float(radius[index].mean()), level) for index, level in columns[0])
+    if shown:
+        below = _extend_down(found[:, 0], variance[inside][:, 0], radius, columns[0][0][0])
+        shown = (*below, *shown[1:])
     prior = torch.where(power > 0, noise / power.clamp_min(1e-30), torch.inf)
     return prior.flatten(1), shown
 
@@ -598,6 +603,60 @@ def fit_rings(
         elif last - first >= MAX_RINGS_MERGED * size:  # a ring that stays dark is left out
             first = last
     return rings
+
+
+EXPONENTS = torch.linspace(0.0, 4.0, 9, dtype=torch.float64)
+"""With which the power of an object may fall towards the first ring where it is seen."""
+
+USUAL_EXPONENT = 2.0
+"""Of the power of natural images (doi 10.1364/JOSAA.4.002379); 1 is its standard deviation."""
+
+
+def _extend_down(
+    found: Complex[Tensor, " frequency"],
+    variance: Float[Tensor, " frequency"],
+    length: Float[Tensor, " frequency"],
+    ring: Int[Tensor, " some"],
+    /,
+) -> list[PowerRing]:
+    """Most likely power from the lowest frequency to the first ring that is seen, by two power laws.
+
+    A ring holds frequencies over which power and noise differ by orders of magnitude; its mean is that of the
+    highest ones.
+
+    Args:
+        found: a component of the object by least squares, as the others of `fit_rings`.
+        variance: of it by noise.
+        length: of the frequencies.
+        ring: the first one.
+    """
+    below = length <= length[ring].max()
+    squares = found[below].abs().square().double()
+    noise = variance[below].double()
+    first, last = float(length.min()), float(length[ring].mean())
+    middle = math.sqrt(first * last)
+    decades = (length[below].double() / last).log()
+    bend = math.log(middle / last)
+    upper, lower = decades.clamp_min(bend), decades.clamp_max(bend) - bend
+    laws = torch.cartesian_prod(EXPONENTS, EXPONENTS)
+    shapes = torch.exp(-laws @ torch.stack([upper, lower]))
+    doubt = (laws - USUAL_EXPONENT).square().sum(-1) / 2
+    levels = float(squares.mean()) * torch.logspace(-4, 1, 61, dtype=torch.float64)
+    costs = torch.stack([_compare(shapes * one + noise, squares) + doubt for one in levels])
+    at = divmod(int(costs.argmin()), len(laws))
+    level, (high, low) = float(levels[at[0]]), laws[at[1]].tolist()
+    bent = level * (last / middle) ** high
+    rings = [
+        PowerRing(first, bent * (middle / first) ** low),
+        PowerRing(middle, bent),
+        PowerRing(last, level),
+    ]
+    return rings if first < last else rings[-1:]
+
+
+def _compare(expected: Tensor, squares: Tensor) -> Tensor:
+    """Negative logarithm of the likelihood of squares of normal complex numbers."""
+    return (expected.log() + squares / expected).sum(-1)
 
 
 def _fit_power(squares: Tensor, noise: Tensor) -> tuple[float, float]:

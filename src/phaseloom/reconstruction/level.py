@@ -1,5 +1,6 @@
 """Resolution levels of a reconstruction: model, objective and optimiser on one grid, and the epochs on it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -29,7 +30,7 @@ from phaseloom.ptycho.curvature import (
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography, change_whole, hold_windows, is_in_tiles
 from phaseloom.ptycho.newton.compiled import CompiledSteps
-from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS
+from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS, PixelStep
 from phaseloom.ptycho.noise import Divergence
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
@@ -126,6 +127,8 @@ class Level:
     before: list[Callable[[Progress], None]] = field(default_factory=list)
     after: list[Every] = field(default_factory=list)
     power: ObjectPower | None = None
+    _updates: int = 0
+    """Batches of the epoch under way."""
 
     @classmethod
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Level":
@@ -197,9 +200,15 @@ class Level:
         ``first`` is called before every epoch, ahead of the preparation of this level.
         """
         tilted = ("tilts",) if len(self.model.propagator.tilt) > 1 else ()
+
+        def count(number: int) -> Sequence[Any]:
+            found = patterns(number)
+            self._updates = len(found)
+            return found
+
         for epoch in fit(
             self.likelihood,
-            patterns,
+            count,
             self.progress,
             before=[first, self.choose_noise, *self.before],
             after=[*self.after, Every(self._apply_prior)],
@@ -276,8 +285,27 @@ class Level:
             return
         history = self.progress.history
         loss = history[-1]["terms"].get("noise", history[-1]["loss"]) if history else 1.0
-        apply = partial(apply_object_prior, power=self.power, excess=max(loss, 1.0))
+        knobs = {"excess": max(loss, 1.0), "advance": self._measure_advance()}
+        if self.scan.geometry.near:  # as the results of near fields were measured (decision 056)
+            knobs |= {"advance": math.inf, "told": 1.0}
+        apply = partial(apply_object_prior, power=self.power, **knobs)
         change_whole(self.model, apply) if is_in_tiles(self.model) else apply(self.model)
+
+    def _measure_advance(self) -> float:
+        """Newton steps that the object makes in an epoch; infinite of steps that have no such unit."""
+        optimizer = self.progress.optimizer
+        if not isinstance(optimizer, GaussNewton) or not self._updates:
+            return math.inf
+        size = round(len(self.scan) / self._updates)
+        most = 0.0
+        for group in self.groups("object"):
+            for rule in map(optimizer.rules.get, group["params"]):
+                if not isinstance(rule, PixelStep):
+                    return math.inf
+                steps = rule.measure_steps(size, optimizer.limit_rate(group, rule))
+                done, light = self.model.object.sum_pixels(torch.stack([steps * rule.wide, rule.wide])).sum(1)
+                most = max(most, float(done / light))
+        return self._updates * most / (1 - optimizer.momentum_in_use)
 
     def change(self, changes: Sequence[RateChange], number: int) -> None:
         """Give parts the rates that were decided for an epoch or one before it; the last decision holds.

@@ -5,7 +5,8 @@ Poisson counts of a defocused probe tell the phase of a pixel to a variance of `
 the mean over all frequencies of the variance that random changes of the object show in patterns of the model
 (`phaseloom.ptycho.curvature.measure_phase_information`), with background, pixels left out and the floor of
 the likelihood. A ring of frequencies whose noise would be stronger than what the image has there has no more
-noise than that: where next to nothing is scattered to, no count draws the image away from zero.
+noise than that: where next to nothing is scattered to, no count draws the image away from zero. Where a prior
+holds the object, what it takes is a part of the error: see `_add_shrinkage`.
 
 It is a lower bound: correlations of pixels, and with the probe, add about 5 % (docs/uncertainty.md). Draws
 repeat the end of the fit on counts drawn from the model, and count these too.
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from phaseloom.errors import BadInput
@@ -38,6 +39,7 @@ from phaseloom.ptycho.curvature import (
 )
 from phaseloom.ptycho.illumination import measure_focal_depth
 from phaseloom.ptycho.model import Ptychography, is_in_tiles
+from phaseloom.ptycho.projections.object_prior import MIN_CLEAR_SIGNAL
 from phaseloom.reconstruction.level import Level, fit_level
 from phaseloom.reconstruction.recipe import Reconstruct, ScheduledRate
 from phaseloom.result import Uncertainty
@@ -56,6 +58,9 @@ __all__ = [
 
 SIDE_OF_MEAN = 5
 """Pixels a side of the mean for which a second number is given."""
+
+FREQUENCIES = 256
+"""Along each axis, over which noise is averaged."""
 
 MIN_LIGHT_OF_CORE = 0.5
 """Share of the illumination (its 90th percentile) above which pixels belong to the lit core."""
@@ -181,14 +186,16 @@ def estimate_uncertainty(job: RunState, /, *, verdict: Verdict | None = None) ->
     light = sum_exit_light(model, incident_waves(model)).double().cpu().numpy()
     images = _level_phases(model, light)
     core = _find_core(light[0])
-    noises = np.stack(
-        [_limit_noise(information, one, phase, core) for one, phase in zip(light, images, strict=True)]
-    )
+    is_slow = counts.bright < MIN_COUNTS
+    noises = [
+        _find_noise(job, information, one, phase, core, is_slow=is_slow)
+        for one, phase in zip(light, images, strict=True)
+    ]
     with np.errstate(divide="ignore"):
         bound = 1 / np.sqrt(2 * np.where(light > 0, light, np.nan))
-    sigma = bound * np.sqrt([_mean_over_rings(information, one, 1) for one in noises])[:, None, None]
-    wide = (
-        bound * np.sqrt([_mean_over_rings(information, one, SIDE_OF_MEAN) for one in noises])[:, None, None]
+    sigma, wide = (
+        bound * np.sqrt([_mean_over_frequencies(one, side) for one in noises])[:, None, None]
+        for side in (1, SIDE_OF_MEAN)
     )
     if not np.isfinite(sigma[:, core]).all() or not core.any():
         return Uncertainty(missing="the illumination is not finite", missing_code=NoMap.NOT_FINITE.value)
@@ -305,20 +312,73 @@ def _level_phases(
     return np.angle(remove_plane_wave(wave, _find_core(light[0]).astype(float)))
 
 
-def _limit_noise(
+def _find_noise(
+    job: RunState,
     information: PhaseInformation,
     light: Float[np.ndarray, "y x"],
     phase: Float[np.ndarray, "y x"],
     core: np.ndarray,
-) -> Float[np.ndarray, " ring"]:
-    """Variance of the phase in each ring over ``1 / (2 W)``: by counting, at most the power of the image."""
+    *,
+    is_slow: bool,
+) -> Float[np.ndarray, "v u"]:
+    """Variance of the phase over ``1 / (2 W)`` by frequency.
+
+    By counting, at most the power of the image; with a prior see `_add_shrinkage`, where ``is_slow`` says
+    that steps were held back.
+    """
     with np.errstate(divide="ignore"):
         counted = 1 / information.used.double().numpy()
+    edges = information.edges.numpy()
+    ring = _ring_of_frequencies((FREQUENCIES, FREQUENCIES), edges)
     box = _find_box(core)
-    if box is None:
-        return np.where(information.counted.numpy() > MIN_TOLD, counted, 0.0)
-    reduced = phase[box] * np.sqrt(2 * light[box])
-    return np.minimum(counted, _measure_ring_power(reduced, information.edges.numpy()))
+    image = None if box is None else _measure_ring_power(phase[box] * np.sqrt(2 * light[box]), edges)
+    if job.level.power is not None:
+        pixel = job.model.object.canvas.pixel
+        axes = [np.fft.fftfreq(FREQUENCIES)] * 2
+        rows, columns = np.meshgrid(*axes, indexing="ij")
+        density = job.level.power.evaluate(np.hypot(rows / pixel[0], columns / pixel[1]))
+        # of less than a period in the field only constant and ramp are left, which do not count
+        longest = math.inf if box is None else max(one.stop - one.start for one in box)
+        density[np.hypot(rows, columns) < 1 / longest] = 0.0
+        power = density * 2 * float(np.median(light[core])) / (pixel[0] * pixel[1])
+        return _add_shrinkage(counted, power, image, ring, is_slow=is_slow)
+    if image is None:
+        return np.where(information.counted.numpy() > MIN_TOLD, counted, 0.0)[ring]
+    return np.minimum(counted, image)[ring]
+
+
+def _add_shrinkage(
+    counted: Float[np.ndarray, " ring"],
+    power: Float[np.ndarray, "v u"],
+    image: Float[np.ndarray, " ring"] | None,
+    ring: Int[np.ndarray, "v u"],
+    *,
+    is_slow: bool,
+) -> Float[np.ndarray, "v u"]:
+    """Variance of the error of an object that a prior holds: noise, and what the prior takes.
+
+    Of an object of power ``S`` the most likely one under noise ``N`` is off by ``S N / (S + N)``, which is
+    also ``S`` less the power of that image. An image of less power than that, whose steps few electrons held
+    back, lacks the difference.
+
+    Args:
+        counted: ``N`` by rings.
+        power: ``S``.
+        image: power of the image by rings; ``None``: not known.
+        ring: of each frequency.
+        is_slow: whether steps were held back.
+    """
+    if image is None:
+        return power / (1 + power / counted[ring])
+    # the prior leaves an object alone that is far above the noise, 1 / (4 W) to it
+    clear = np.where(image > MIN_CLEAR_SIGNAL / 2, image, 0.0)
+    power = np.where(power > 0, np.maximum(power, clear[ring]), 0.0)
+    error = power / (1 + power / counted[ring])
+    if not is_slow:
+        return error
+    each = np.bincount(ring.ravel())
+    expected, left = (np.bincount(ring.ravel(), one.ravel()) / each for one in (power, error))
+    return error * np.maximum(1.0, (expected - image) / left)[ring]
 
 
 def _measure_ring_power(image: Float[np.ndarray, "y x"], edges: np.ndarray) -> Float[np.ndarray, " ring"]:
@@ -333,14 +393,12 @@ def _measure_ring_power(image: Float[np.ndarray, "y x"], edges: np.ndarray) -> F
     return np.where(count > 0, total / np.maximum(count, 1), np.inf)
 
 
-def _mean_over_rings(information: PhaseInformation, noises: Float[np.ndarray, " ring"], side: int) -> float:
-    """Variance of a mean over ``side x side`` pixels, over ``1 / (2 W)``, from that of each ring."""
-    size = 256
-    ring = _ring_of_frequencies((size, size), information.edges.numpy())
-    frequency = np.fft.fftfreq(size)
+def _mean_over_frequencies(noise: Float[np.ndarray, "v u"], side: int) -> float:
+    """Variance of a mean over ``side x side`` pixels, over ``1 / (2 W)``, from that of each frequency."""
+    frequency = np.fft.fftfreq(FREQUENCIES)
     offsets = np.arange(side) - (side - 1) / 2
     line = np.cos(2 * np.pi * np.outer(frequency, offsets)).mean(1) ** 2
-    each = noises[ring] * np.outer(line, line)
+    each = noise * np.outer(line, line)
     each[0, 0] = 0.0  # a constant cannot be measured
     return float(each.mean())
 
@@ -409,7 +467,7 @@ def _list_priors(job: RunState) -> list[str]:
     """What holds the object besides the counts, by the names of the parameter file."""
     penalties = [call.name for call in job.recipe.penalties if call.values.get("weight") != 0]
     others = [c.name for c in job.recipe.projections if c.name not in PROJECTIONS_OF_OTHER_PARTS]
-    prior = ["object_prior"] if job.level.power is not None else []
+    prior = ["object_prior with a power that few electrons tell"] if job.level.power is not None else []
     return [*penalties, *others, *prior]
 
 

@@ -268,6 +268,8 @@ def use_direct_image(
         )
         return recipe
     power = estimate_object_power(image) if wanted else None
+    if wanted and power is None:
+        log.warning("object_prior: left out: the direct image shows no power of the object above the noise")
     found = {} if power is None else {"power": power.to_table()}
     level.power = power
     if calibrated and not recipe.tiles:

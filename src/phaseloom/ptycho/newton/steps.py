@@ -88,6 +88,13 @@ class PixelStep:
         """The rate that few electrons allow a batch."""
         return rate * min(1.0, self.calm * size)
 
+    def measure_steps(self, size: int, rate: float) -> Float[Tensor, "slice y x"]:
+        """Share of a whole Newton step that a batch of ``size`` patterns makes, for each pixel."""
+        rate = self.limit_rate(size, rate)
+        if not rate:
+            return torch.zeros_like(self.wide)
+        return self.wide / torch.maximum(self.wide / rate, self.lone / size)
+
     def _invert(self, size: int, rate: float) -> Tensor:
         if (size, rate) not in self._inverses:
             if len(self._inverses) > 1:  # sizes of batches differ by one at most

@@ -1,11 +1,11 @@
 """The power of an object as a prior: what few electrons cannot tell is held down, not fitted.
 
 An object whose spectrum has a power ``S(q)``, seen with a noise ``N`` in each component, is most likely
-``S / (S + N)`` of what fits the patterns best (Wiener). An epoch leaves the object near that where patterns
-tell much, and on the way to it where they tell little. After it the object is weighted so with the ``N`` of
-counting: ``n`` electrons through a pixel tell its phase to a variance of ``1 / (4 n)``. Frequencies that the
-patterns tell less of, because of their transfer, advance by less in an epoch and are held down by more. With
-many electrons nothing is changed. Where the object under way has far more power than the prior says and than
+``S / (S + N)`` of what fits the patterns best (Wiener). After every epoch the object is weighted so that
+epochs end there: by less where the steps of an epoch were short (`weigh_steps`), as the same weight again and
+again, with steps that fall to nothing, would leave nothing of the object. Frequencies that the patterns tell
+less of, because of their transfer, advance by less in an epoch and are held down by more. With many electrons
+nothing is changed. Where the object under way has far more power than the prior says and than
 counting leaves, its own power counts: what a weak object explains may fall short of a strong one.
 """
 
@@ -37,6 +37,11 @@ MIN_RINGS_TO_TELL_FALL = 4
 
 RING_WIDTH = 2.0
 """Width of rings of the object's own spectrum, in frequencies of the canvas."""
+
+MAX_SHARE_TOLD = 0.5
+"""What patterns tell of the phase of a weak object at most, over the curvature of Newton steps.
+
+``n`` electrons through a pixel tell it to ``1 / (2 n)`` (arXiv 2003.05475), not ``1 / (4 n)``."""
 
 MIN_CLEAR_SIGNAL = 30.0
 """Power over the noise of counting from which the object's own counts; 10 and 100 give the same images."""
@@ -125,13 +130,23 @@ class ObjectPower:
 
 
 @torch.no_grad()
-def apply_object_prior(model: Ptychography, /, power: ObjectPower, *, excess: float = 1.0) -> None:
+def apply_object_prior(
+    model: Ptychography,
+    /,
+    power: ObjectPower,
+    *,
+    excess: float = 1.0,
+    advance: float = math.inf,
+    told: float = MAX_SHARE_TOLD,
+) -> None:
     """Weight the spectrum of an object by what counting noise leaves of its power.
 
     Args:
         model: whose object is changed: its phase and amplitude, or the complex transmission.
         power: of the phase of the whole object; each slice is weighted alike.
         excess: noise in the patterns over that of counting.
+        advance: Newton steps that the object was moved by since the prior was applied last.
+        told: see `weigh_steps`.
     """
     light = sum_illumination(model, incident_waves(model))[0]
     scanned = light > MIN_SHARE_OF_LIGHT * light.max()
@@ -144,14 +159,44 @@ def apply_object_prior(model: Ptychography, /, power: ObjectPower, *, excess: fl
     density = power.evaluate(np.hypot(rows[:, None], columns[None]))
     signal = torch.as_tensor(density / (pixel[0] * pixel[1]), dtype=light.dtype, device=light.device)
     signal = torch.maximum(signal, _measure_clear_power(thing, scanned, noise))
-    weight = signal / (signal + noise)
+    weight = weigh_steps(signal / noise, advance, told=told)
     for part in parts:
         mean = part[..., scanned].mean(-1)[..., None, None]
         smooth = torch.fft.ifft2(torch.fft.fft2(part - mean) * weight)
         part.copy_((smooth if part.is_complex() else smooth.real) + mean)
     if thing.kind == "complex" and power.modulus < 1:
         held = power.modulus * torch.as_tensor(density / (pixel[0] * pixel[1])).to(signal)
-        _smooth_modulus(thing.wave, held / (held + noise), scanned)
+        _smooth_modulus(thing.wave, weigh_steps(held / noise, advance, told=told), scanned)
+
+
+def weigh_steps(
+    ratio: Float[Tensor, "*any"], advance: float, /, *, told: float = MAX_SHARE_TOLD
+) -> Float[Tensor, "*any"]:
+    """Factor on each frequency of an object after some steps; repeated, it leaves the most likely object.
+
+    Steps leave ``c = exp(-advance / 2)`` of what an object is off the one ``m`` that fits the patterns best,
+    where these tell as much of it as they can: half of what the curvature of the steps allows, for waves that
+    interfere with the light of the probe show by amplitude, not by phase. The factor ``w`` is that with which
+    ``w (m + c (r m - m))`` is ``r m`` again, ``r = S / (S + 2 N)``. Of short steps it is
+    ``1 / (1 + advance N / S)``, and the object is the most likely one where patterns tell less, too.
+
+    Args:
+        ratio: power ``S`` over the noise ``N`` of counting, ``1 / (4 n)``.
+        advance: Newton steps since the factor was applied last.
+        told: what patterns tell at most, over the curvature of the steps.
+
+    Example:
+        >>> ratio = torch.tensor([2.0])
+        >>> float(weigh_steps(ratio, math.inf))
+        0.5
+        >>> wave = torch.zeros(1)
+        >>> for _ in range(100):
+        ...     wave = (1 + math.exp(-0.05) * (wave - 1)) * weigh_steps(ratio, 0.1)
+        >>> round(float(wave), 3)
+        0.5
+    """
+    share = ratio / (ratio + 1 / told)
+    return share / (1 - math.exp(-told * advance) * (1 - share))
 
 
 def _smooth_modulus(wave: Tensor, weight: Float[Tensor, "y x"], scanned: Bool[Tensor, "y x"]) -> None:

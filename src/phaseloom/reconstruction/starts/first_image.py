@@ -97,6 +97,7 @@ def estimate_object_power(image: DirectResult, /) -> ObjectPower | None:
     if not rings:
         return None
     place = abs(float(np.linalg.det(image.found.grid.steps))) * float(image.found.optics.step) ** 2
+    place *= image.found.image.upsample**2  # rings are in units of the scan's own places
     table = [(one.frequency, place * one.power) for one in rings]
     frequency, density = (tuple(float(f"{v:.4g}") for v in column) for column in zip(*table, strict=True))
     return ObjectPower(frequency, density)
