@@ -66,11 +66,13 @@ class Call:
     def __call__(self, *pipeline: Any) -> Any:
         """Call the function with as many values from the pipeline as it asks for."""
         function = function_of(self.room, self.name)
-        return function(*pipeline[: _count_pipeline_values(function)], **self.values)
+        named = plugins.name_errors_of(self.room, self.name, function)
+        return named(*pipeline[: _count_pipeline_values(function)], **self.values)
 
     def partial(self) -> Callable[..., Any]:
         """The function with its knobs set, hashable."""
-        return functools.partial(function_of(self.room, self.name), **self.values)
+        function = plugins.name_errors_of(self.room, self.name, function_of(self.room, self.name))
+        return functools.partial(function, **self.values)
 
     def with_paths_from(self, folder: Path, /) -> "Call":
         """The call with its relative paths taken from a folder, where they lead to something there."""
