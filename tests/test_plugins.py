@@ -211,7 +211,7 @@ def test_an_installed_reader_that_fails_is_named_with_its_package(install, tmp_p
         pl.read(tmp_path / "a.dat", format="broken")
 
 
-JUNK = '''
+JUNK = """
 def scalar(model, counts, /):
     return (model - counts).square().mean()
 
@@ -232,26 +232,37 @@ def smaller(phase, /):
 
 def nothing(phase, /):
     phase.clamp_(min=0)
-'''
+"""
 
 
 @pytest.fixture
 def junklab(install):
     """A package with functions that do not do what their rooms ask for."""
     noises = "".join(f"{name} = junklab:{name}\n" for name in ("scalar", "negative", "not_finite", "fails"))
-    others = "[phaseloom.penalties]\nmany = junklab:many\n[phaseloom.projections]\nsmaller = junklab:smaller\n"
+    others = (
+        "[phaseloom.penalties]\nmany = junklab:many\n[phaseloom.projections]\nsmaller = junklab:smaller\n"
+    )
     install("junklab", JUNK, f"[phaseloom.noise]\n{noises}{others}nothing = junklab:nothing\n")
 
 
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ({"noise": "scalar"}, r"noise: scalar returns \(\) for counts of \(2, 3\): return a value for each"),
-        ({"noise": "negative"}, "noise: negative is negative for 3 counts where 3 are expected: a divergence"),
+        ({"noise": "scalar"}, r"noise: scalar returns \(\) for counts of \(2, 3\): return one value a pixel"),
+        (
+            {"noise": "negative"},
+            "noise: negative is negative for 3 counts where 3 are expected: a divergence",
+        ),
         ({"noise": "not_finite"}, "noise: not_finite is not finite for 0 counts where 0.5 are expected"),
-        ({"noise": "fails"}, r"plugin noise: fails, of junklab: failed \(RuntimeError: boom\): tell its author"),
+        (
+            {"noise": "fails"},
+            r"plugin noise: fails, of junklab: failed \(RuntimeError: boom\): tell its author",
+        ),
         ({"penalties": ["many"]}, "penalties: many returns torch.float32 .*: return one real number"),
-        ({"projections": ["smaller"]}, r"projections: smaller returns \(1, 1, 4, 4\): return what it was given"),
+        (
+            {"projections": ["smaller"]},
+            r"projections: smaller returns \(1, 1, 4, 4\): return what it was given",
+        ),
         ({"projections": ["nothing"]}, "projections: nothing returns NoneType: return what it was given"),
     ],
 )

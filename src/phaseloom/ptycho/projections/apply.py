@@ -56,9 +56,9 @@ def bind_projection(
     @torch.no_grad()
     def compute(model: Ptychography) -> tuple[Tensor, ...]:
         now = replace(where, thickness=tuple(model.propagator.distances().tolist()))
-        given = {one: now if one == "setting" else read_part(model, one) for one in asked}
-        shapes = {one: given[one].shape for one in changed}
-        out = function(*given.values())
+        parts = {one: read_part(model, one) for one in changed}
+        shapes = {one: part.shape for one, part in parts.items()}
+        out = function(*(now if one == "setting" else parts[one] for one in asked))
         new = out if isinstance(out, tuple) else (out,)
         _require_shapes(new, shapes, name)
         return new
