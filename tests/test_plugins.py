@@ -276,3 +276,10 @@ def test_a_run_refuses_what_a_plugin_returns_if_it_does_not_fit(junklab, tree, s
     common |= {"object": {"pixels": {"kind": "amplitude and phase"}}}
     with pytest.raises(pl.BadInput, match=said):
         list(pl.Job.begin(pl.Reconstruct.of({**common, **tree}), scan=scan))
+
+
+def test_a_choice_that_is_not_installed_may_be_another_package_s():
+    with pytest.raises(pl.BadInput, match="poisson, or install the package that brings it"):
+        pl.Reconstruct.of({"file": "scan.cxi", "noise": "welsch"})
+    with pytest.raises(pl.BadInput, match="did you mean 'poisson'"):
+        pl.Reconstruct.of({"file": "scan.cxi", "noise": "poison"})

@@ -127,6 +127,13 @@ def old_knobs(room: str, name: str, /) -> dict[str, str]:
     return targets(function_of(room, name))
 
 
+def _suggest_choice(room: str, name: str, known: list[str]) -> str:
+    """The nearest choice, or all; one of a plugin may only lack its package."""
+    fix = nearest(name, known)
+    is_open = room.removeprefix("phaseloom.") in plugins.ROOMS and fix.startswith("choose")
+    return f"{fix}, or install the package that brings it" if is_open else fix
+
+
 def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     """Read a node; a `Call` passes through.
 
@@ -143,7 +150,7 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     name, given = _split_node(node, place)
     known = names(room)
     if name not in known:
-        raise BadInput(place, f"there is no '{name}';", nearest(name, known))
+        raise BadInput(place, f"there is no '{name}';", _suggest_choice(room, name, known))
     wanted = knobs(room, name)
     for key, knob in old_knobs(room, name).items():
         if key in given:
