@@ -6,7 +6,8 @@ FROM python:3.12-slim
 ARG TORCH=cpu
 ARG EXTRAS=formats,fast,search,web
 
-# a C compiler for PyTorch, where a run compiles
+# a C compiler for PyTorch, where a run compiles; that of the Debian release that the image is made of
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/*
@@ -20,8 +21,9 @@ RUN if [ "$TORCH" = cpu ]; then \
     fi \
  && pip install --no-cache-dir -c constraints.txt ".[$EXTRAS]"
 
-RUN useradd --create-home loom && mkdir /data && chown loom /data
-USER loom
+# by its number, as clusters that forbid root cannot look up a name
+RUN useradd --create-home --uid 1000 loom && mkdir /data && chown loom /data
+USER 1000
 ENV OMP_NUM_THREADS=1 NUMBA_CACHE_DIR=/home/loom/.cache/numba MPLCONFIGDIR=/home/loom/.cache/matplotlib
 RUN mkdir -p "$NUMBA_CACHE_DIR" "$MPLCONFIGDIR"
 WORKDIR /data

@@ -139,7 +139,8 @@ def test_one_that_fails_to_look_does_not_stop_others(zed, install, caplog):
     source = "def read(path, /): ...\ndef knows(path): raise OSError('no disk')"
     install("alab", source, "[phaseloom.formats]\naa = alab\n")
     assert formats.guess(zed) == "zed"
-    assert "aa: OSError('no disk')" in caplog.text
+    said = "plugin formats: aa, of alab: cannot tell whether a.zed is its file (OSError: no disk): repair"
+    assert said in caplog.text
 
 
 def test_two_packages_with_one_name_are_told_apart(zed, install):
@@ -208,3 +209,77 @@ def test_an_installed_reader_that_fails_is_named_with_its_package(install, tmp_p
     fix = r"broken, of brokenstation: failed \(ZeroDivisionError: division by zero\)"
     with pytest.raises(pl.BadInput, match=f"plugin formats: {fix}"):
         pl.read(tmp_path / "a.dat", format="broken")
+
+
+JUNK = """
+def scalar(model, counts, /):
+    return (model - counts).square().mean()
+
+def negative(model, counts, /):
+    return model - counts * model.log()
+
+def not_finite(model, counts, /):
+    return (model - counts).square() / 0
+
+def fails(model, counts, /):
+    raise RuntimeError("boom")
+
+def many(amplitude, /):
+    return amplitude
+
+def smaller(phase, /):
+    return phase[..., :4, :4]
+
+def nothing(phase, /):
+    phase.clamp_(min=0)
+"""
+
+
+@pytest.fixture
+def junklab(install):
+    """A package with functions that do not do what their rooms ask for."""
+    noises = "".join(f"{name} = junklab:{name}\n" for name in ("scalar", "negative", "not_finite", "fails"))
+    others = (
+        "[phaseloom.penalties]\nmany = junklab:many\n[phaseloom.projections]\nsmaller = junklab:smaller\n"
+    )
+    install("junklab", JUNK, f"[phaseloom.noise]\n{noises}{others}nothing = junklab:nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"noise": "scalar"}, r"noise: scalar returns \(\) for counts of \(2, 3\): return one value a pixel"),
+        (
+            {"noise": "negative"},
+            "noise: negative is negative for 3 counts where 3 are expected: a divergence",
+        ),
+        ({"noise": "not_finite"}, "noise: not_finite is not finite for 0 counts where 0.5 are expected"),
+        (
+            {"noise": "fails"},
+            r"plugin noise: fails, of junklab: failed \(RuntimeError: boom\): tell its author",
+        ),
+        ({"penalties": ["many"]}, "penalties: many returns torch.float32 .*: return one real number"),
+        (
+            {"projections": ["smaller"]},
+            r"projections: smaller returns \(1, 1, 4, 4\): return what it was given",
+        ),
+        ({"projections": ["nothing"]}, "projections: nothing returns NoneType: return what it was given"),
+    ],
+)
+def test_a_run_refuses_what_a_plugin_returns_if_it_does_not_fit(junklab, tree, said):
+    rng = np.random.default_rng(0)
+    geometry = pl.Geometry(wavelength=0.04, shape=(8, 8), angle=(4e-3, 4e-3), beam="electron")
+    places = np.indices((3, 3)).reshape(2, -1).T * 1.3
+    scan = pl.Scan4D(counts=rng.poisson(9.0, (9, 8, 8)), positions=places, geometry=geometry)
+    common = {"file": "in memory", "start": "none", "preset": "none", "epochs": 1, "holdout": 0}
+    common |= {"probe": {"focused": {"semiangle": "10 mrad"}}}
+    common |= {"object": {"pixels": {"kind": "amplitude and phase"}}}
+    with pytest.raises(pl.BadInput, match=said):
+        list(pl.Job.begin(pl.Reconstruct.of({**common, **tree}), scan=scan))
+
+
+def test_a_choice_that_is_not_installed_may_be_another_package_s():
+    with pytest.raises(pl.BadInput, match="poisson, or install the package that brings it"):
+        pl.Reconstruct.of({"file": "scan.cxi", "noise": "welsch"})
+    with pytest.raises(pl.BadInput, match="did you mean 'poisson'"):
+        pl.Reconstruct.of({"file": "scan.cxi", "noise": "poison"})

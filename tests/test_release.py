@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 import phaseloom as pl
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TREE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = TREE["project"]
+BUILD_SYSTEM = TREE["build-system"]
 NAMES_OF_CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 TEMPLATES = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
@@ -38,7 +41,10 @@ def test_the_recipe_needs_what_the_package_needs():
     for line in PROJECT["dependencies"]:
         name, versions = re.fullmatch(r"([\w-]+)(.*)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
         wanted.add(f"{NAMES_OF_CONDA.get(name, name)} {versions}".strip())
-    assert set(read_recipe()["requirements"]["run"]) == wanted
+    needs = read_recipe()["requirements"]
+    assert set(needs["run"]) == wanted
+    assert needs["run_constrained"] == [" >=".join(PROJECT["optional-dependencies"]["fast"][0].split(">="))]
+    assert set(needs["host"]) == {f"python {PROJECT['requires-python']}", "pip", *BUILD_SYSTEM["requires"]}
 
 
 def test_the_recipe_has_the_command():
@@ -56,6 +62,49 @@ def test_the_image_copies_what_is_there_and_what_may_be_seen():
     assert extras is not None
     assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
     assert {"README.md", "CITATION.cff", "pyproject.toml", "src"} <= copied  # hatchling reads them
+
+
+def test_the_image_installs_what_the_package_needs():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    python = re.search(r"^FROM python:([\d.]+)-slim$", text, re.MULTILINE)
+    assert python is not None
+    assert python[1] in SpecifierSet(PROJECT["requires-python"])
+    assert f"Programming Language :: Python :: {python[1]}" in PROJECT["classifiers"]
+    assert re.search(r'^ENTRYPOINT \["(\w+)"\]$', text, re.MULTILINE)[1] in PROJECT["scripts"]  # type: ignore[index]
+    lines = re.findall(r"pip install [^;\n]+", text)
+    assert len(lines) == 2
+    assert all("-c constraints.txt" in line for line in lines)
+    documented = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"--build-arg TORCH=(\w+)", text + documented)) == {"cuda"}
+    assert set(re.findall(r'"\$TORCH" = (\w+)', text)) == set(re.findall(r"ARG TORCH=(\w+)", text)) == {"cpu"}
+
+
+def test_the_pinned_torch_is_one_that_the_package_allows():
+    pinned = re.search(
+        r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert pinned is not None
+    wanted = next(line.removeprefix("torch") for line in PROJECT["dependencies"] if line.startswith("torch"))
+    assert pinned[1] in SpecifierSet(wanted)
+
+
+def test_extras_that_documents_and_messages_name_exist():
+    extras = set(PROJECT["optional-dependencies"])
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
+    named = {
+        one
+        for page in pages
+        for some in re.findall(r"(?:phaseloom|\"\.)\[([a-z,]+)\]['\"]", page.read_text(encoding="utf-8"))
+        for one in some.split(",")
+    }
+    assert {"fast", "web", "live", "learn"} <= named <= extras
+    table = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    listed = {
+        one
+        for row in re.findall(r"^\| (`[^|]+`) \|", table, re.MULTILINE)
+        for one in re.findall(r"`(\w+)`", row)
+    }
+    assert listed == extras - {"docs", "dev"}
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)

@@ -126,8 +126,8 @@ def diagnose(folder: Path | str = "runs", /, *, subjects: Sequence[str] = ()) ->
 
     Args:
         folder: where runs will be written; it need not be there.
-        subjects: what to examine, of ``packages, extras, devices, engine, folder, figures, environment``; by
-            default all.
+        subjects: what to examine, of ``packages, extras, plugins, devices, engine, folder, figures,
+            environment``; by default all.
 
     Raises:
         BadInput: no such subject.
@@ -219,6 +219,21 @@ def _examine_extras(_: Path, said: list[str]) -> Iterator[Problem]:
         said.append(f"{extra:12s} {state}")
         if old:
             yield Problem(f"extra {extra}: {', '.join(old)}: {fix}")
+
+
+def _examine_plugins(_: Path, said: list[str]) -> Iterator[Problem]:
+    """What other packages add to parameter files, and whether it can be imported."""
+    every = metadata.entry_points()
+    groups = sorted(group for group in every.groups if group.startswith("phaseloom."))
+    points = [point for group in groups for point in sorted(every.select(group=group))]
+    failed = dict(_try_imports(sorted({point.module for point in points}))) if points else {}
+    for point in points:
+        origin = point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
+        line = f"{point.group.removeprefix('phaseloom.')}: {point.name}, of {origin}"
+        said.append(line)
+        if point.module in failed:
+            why = failed[point.module]
+            yield Problem(f"plugin {line}: cannot be imported ({why}): repair or uninstall it")
 
 
 def _requirements() -> dict[str, dict[str, str]]:
@@ -506,6 +521,7 @@ def _examine_figures(_: Path, said: list[str]) -> Iterator[Problem]:
 EXAMINATIONS: Mapping[str, Callable[[Path, list[str]], Iterator[Problem]]] = {
     "packages": _examine_packages,
     "extras": _examine_extras,
+    "plugins": _examine_plugins,
     "devices": _examine_devices,
     "engine": _examine_engine,
     "folder": _examine_folder,

@@ -9,14 +9,14 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
-__all__ = ["function", "name_plugin_errors", "names", "place", "register", "target"]
+__all__ = ["function", "name_errors_of", "name_plugin_errors", "names", "place", "register", "target"]
 
 ROOMS = (
     "data.formats",
@@ -137,6 +137,21 @@ def name_plugin_errors(room: str, name: str, /) -> Iterator[None]:
     except Exception as problem:  # whatever a stranger's function does
         fix = f"failed ({type(problem).__name__}: {problem}): tell its author, or name another"
         raise BadPlugin(place(room, name), None, " ".join(fix.split())) from problem
+
+
+def name_errors_of(room: str, name: str, function: Callable[..., Any], /) -> Callable[..., Any]:
+    """A function of a room as a run calls it: errors of a plugin name it (`name_plugin_errors`)."""
+    group = room.rpartition(".")[2]
+    is_own = name in importlib.import_module(room).__all__ or (group, name) in FROM_SYSTEMS
+    if is_own or name not in names(room):
+        return function
+
+    @wraps(function)
+    def named(*values: Any, **knobs: Any) -> Any:
+        with name_plugin_errors(room, name):
+            return function(*values, **knobs)
+
+    return named
 
 
 def _check_function(plugin: Plugin, place: str) -> Callable[..., Any]:

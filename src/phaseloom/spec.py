@@ -66,11 +66,13 @@ class Call:
     def __call__(self, *pipeline: Any) -> Any:
         """Call the function with as many values from the pipeline as it asks for."""
         function = function_of(self.room, self.name)
-        return function(*pipeline[: _count_pipeline_values(function)], **self.values)
+        named = plugins.name_errors_of(self.room, self.name, function)
+        return named(*pipeline[: _count_pipeline_values(function)], **self.values)
 
     def partial(self) -> Callable[..., Any]:
         """The function with its knobs set, hashable."""
-        return functools.partial(function_of(self.room, self.name), **self.values)
+        function = plugins.name_errors_of(self.room, self.name, function_of(self.room, self.name))
+        return functools.partial(function, **self.values)
 
     def with_paths_from(self, folder: Path, /) -> "Call":
         """The call with its relative paths taken from a folder, where they lead to something there."""
@@ -125,6 +127,13 @@ def old_knobs(room: str, name: str, /) -> dict[str, str]:
     return targets(function_of(room, name))
 
 
+def _suggest_choice(room: str, name: str, known: list[str]) -> str:
+    """The nearest choice, or all; one of a plugin may only lack its package."""
+    fix = nearest(name, known)
+    is_open = room.removeprefix("phaseloom.") in plugins.ROOMS and fix.startswith("choose")
+    return f"{fix}, or install the package that brings it" if is_open else fix
+
+
 def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     """Read a node; a `Call` passes through.
 
@@ -141,7 +150,7 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     name, given = _split_node(node, place)
     known = names(room)
     if name not in known:
-        raise BadInput(place, f"there is no '{name}';", nearest(name, known))
+        raise BadInput(place, f"there is no '{name}';", _suggest_choice(room, name, known))
     wanted = knobs(room, name)
     for key, knob in old_knobs(room, name).items():
         if key in given:

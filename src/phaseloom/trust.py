@@ -36,6 +36,9 @@ MIN_LIKENESS = 0.75
 MIN_RESEMBLANCE = 0.4
 """Correlations of two pictures from which they are the same, and similar."""
 
+MIN_SHARE_TO_MISLEAD = 0.5
+"""Share explained from which a reader may take a picture for right whatever its verdict is."""
+
 MIN_PLACES_MATTER = 0.4
 """Share by which right positions leave less unexplained, from which they matter."""
 
@@ -59,6 +62,7 @@ def describe_trust(r: "Result", /) -> str:
     parts = [
         UNPROVEN if is_unproven else LEADS[verdict],
         explained,
+        _warn_of_share(r, verdict),
         _describe_places(r),
         _describe_direct_image(r),
     ]
@@ -85,6 +89,15 @@ def _describe_explained(r: "Result") -> str:
         f"Of what differs from pattern to pattern beyond counting noise, the model predicted "
         f"{100 * max(share, 0.0):.0f}{unsure} % in patterns that it had not seen."
     )
+
+
+def _warn_of_share(r: "Result", verdict: Verdict) -> str:
+    """Beside a verdict that names a wrong picture, what a large share is worth."""
+    if verdict not in (Verdict.DOUBTFUL, Verdict.WRONG_START):
+        return ""
+    if r.metrics.get("explained", 0.0) < MIN_SHARE_TO_MISLEAD:
+        return ""
+    return "That share alone does not show that the picture is right: a free probe can explain as much."
 
 
 def _compute_dose(r: "Result") -> float:

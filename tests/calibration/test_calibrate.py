@@ -512,3 +512,10 @@ def test_few_places_of_a_strong_object_are_calibrated(knows_folding, monkeypatch
     assert swept.state.orientation in ("transposed", "transposed and turned")
     assert abs(swept.state.defocus) == pytest.approx(100.0, abs=50.0)
     assert swept.estimates[-1].margin > 2
+
+
+def test_what_nobody_gave_is_not_left_as_given():
+    left = Estimate("defocus", "-1.19 µm", "nothing", 1.0, False)
+    assert "undecided: nobody gave it" in left.line()
+    assert "as given" not in left.line()
+    assert "undecided: as given" in replace(left, given="-1 µm").line()

@@ -255,3 +255,23 @@ def test_a_gpu_without_the_compiler_of_its_kernels_is_told(monkeypatch, found):
     problems = [str(one) for one in doctor._examine_devices(Path(), [])]
     assert len(problems) == (found is None)
     assert all("pip install 'phaseloom[gpu]'" in one for one in problems)
+
+
+def test_what_other_packages_add_is_listed_and_tried(monkeypatch, tmp_path):
+    site = tmp_path / "site"
+    for name, source in (
+        ("goodlab", "def robust(model, counts, /): ...\n"),
+        ("badlab", "import nothing_so_named\n"),
+    ):
+        (info := site / f"{name}-1.2.dist-info").mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[phaseloom.noise]\n{name[:-3]} = {name}:robust\n")
+        (site / f"{name}.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.syspath_prepend(str(site))
+    found = diagnose(tmp_path, subjects=["plugins"])
+    assert {"noise: bad, of badlab 1.2", "noise: good, of goodlab 1.2"} <= set(found.facts["plugins"])
+    (problem,) = [one for one in found.problems if "badlab" in one.sentence]
+    assert problem.sentence.startswith("plugin noise: bad, of badlab 1.2: cannot be imported (")
+    assert not problem.stops
+    assert not any("goodlab" in one.sentence for one in found.problems)

@@ -187,3 +187,49 @@ def test_nobody_who_sends_is_one_sentence(address):
         open_growing(address, setup={"beam": "photon"}, patience=0.2)
     with pytest.raises(BadInput, match="is not an address"):
         open_growing("tcp://nonsense", setup={})
+
+
+@pytest.mark.parametrize(
+    ("setup", "sentence"),
+    [
+        ({"energie": "8 keV"}, "energie: is not a knob of this format: did you mean 'energy'"),
+        ({"energy": 8000}, "energy: 8000 is not an energy"),
+    ],
+)
+def test_a_mistake_in_the_setup_does_not_cost_a_series(address, setup, sentence, tmp_path):
+    for source in (address, tmp_path):
+        with pytest.raises(BadInput, match=sentence):
+            open_growing(source, setup=setup, patience=0.2)
+
+
+def test_an_address_without_its_scheme_is_told_from_a_file():
+    with pytest.raises(
+        BadInput, match="is not a file, and an address begins with tcp://: write tcp://lab:9999"
+    ):
+        open_growing("lab:9999", patience=0.2)
+
+
+def test_who_publishes_is_asked_for(address):
+    with pytest.raises(BadInput, match=r"armed, and whether it publishes \(PUB\): --subscribe"):
+        open_growing(address, setup={"beam": "photon"}, patience=0.2)
+    with pytest.raises(BadInput, match=r"whether it pushes \(PUSH\): leave --subscribe out"):
+        open_growing(address, setup={"beam": "photon"}, patience=0.2, subscribe=True)
+
+
+def test_a_raster_is_compared_with_the_patterns_that_are_announced(caplog):
+    setup = {"energy": "80 keV", "angle": "1 mrad", "step": "1 A"}
+    with pytest.raises(BadInput, match=r"grid: .*slow times fast must be 400\)"):
+        announce_frames("tcp://there:9999", (8, 8), {"energy": "80 keV", "angle": "1 mrad"}, count=400)
+    with pytest.raises(BadInput) as caught:
+        announce_frames("tcp://there:9999", (8, 8), {"energy": "80 keV", "angle": "1 mrad"})
+    assert "slow times fast must be" not in str(caught.value)
+    announce_frames("tcp://there:9999", (8, 8), setup | {"grid": [20, 20]}, count=400)
+    assert not caplog.text
+    announce_frames("tcp://there:9999", (8, 8), setup | {"grid": [20, 30]}, count=400)
+    assert "grid: 20 x 30 has 600 places, but 400 patterns are announced" in caplog.text
+
+
+def test_what_was_never_sent_is_not_lost(simulated, address):
+    died = receive(address, simulated, Faults(lost=(3,), die_after=8), silence=0.5)
+    said = "; ".join(died.describe())
+    assert "1 patterns were lost (number 3)" in said

@@ -35,7 +35,9 @@ REASONS = {
 
 SHELL = [block for block in ALL if block.language == "sh" and not (block.not_run or block.run_by)]
 PYTHON = [
-    block for block in ALL if block.language == "python" and block.page != "docs/tutorial.md"
+    block
+    for block in ALL
+    if block.language == "python" and block.page != "docs/tutorial.md" and not block.run_by
 ]  # the tutorial's are parts of scripts, which test_tutorial runs
 LANGUAGES = {"sh", "python", "yaml", "json", "toml", "text"}
 

@@ -388,3 +388,15 @@ def test_the_command_writes_maps_and_a_picture(phaseloom, tmp_path, monkeypatch)
         ended = phaseloom("strain", "film.h5", *(("--out", "new.h5") if "--out" not in words else ()), *words)
         assert ended.code
         assert said in " ".join(ended.err.split())
+
+
+@pytest.mark.medium
+def test_an_orientation_that_the_settings_state_is_known(phaseloom, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    native.write(replace(make_scan(TURNS, STRAINED), oriented=False), "film.h5")
+    note = "does not say how the detector lies"
+    left = phaseloom("strain", "film.h5", "--out", "left.h5")
+    assert note in " ".join(left.out.split()), left.err
+    stated = phaseloom("strain", "film.h5", "--set", "prepare=[transpose]", "--out", "stated.h5")
+    assert not stated.code, stated.err
+    assert note not in " ".join(stated.out.split())

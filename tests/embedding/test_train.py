@@ -193,6 +193,18 @@ def test_a_run_of_a_relative_path_is_resumed(files, monkeypatch):
     assert [epoch.number for epoch in again] == [2]
 
 
+def test_a_run_is_not_resumed_on_other_data(files, tmp_path):
+    for _ in AutoencoderTraining.begin(Autoencode.of({**recipe().to_tree(), "file": str(files)}), "run"):
+        break
+    np.save(files, np.load(files)[:, ::-1])
+    with pytest.raises(BadInput, match=r"scan\.npy has changed since the training began: begin a new one"):
+        AutoencoderTraining.resume("run")
+    np.save(tmp_path / "moved.npy", np.load(files)[:, ::-1])
+    (tmp_path / "moved.npy.yaml").write_text(files.with_name("scan.npy.yaml").read_text())
+    moved = AutoencoderTraining.resume("run", changes={"file": str(tmp_path / "moved.npy")})
+    assert moved.progress.epoch == 1
+
+
 def test_components_are_not_trained(scan):
     training = AutoencoderTraining.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
     assert list(training) == []

@@ -100,3 +100,13 @@ def test_old_results_have_shorter_paragraphs(result):
     assert describe_trust(replace(result, verdict_code="")) == ""
     bare = replace(result, metrics={}, uncertainty=None)
     assert describe_trust(bare) == "The picture can be used."
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DOUBTFUL, Verdict.WRONG_START, Verdict.CONVERGED])
+@pytest.mark.parametrize("share", [0.96, 0.2])
+def test_a_large_share_beside_a_verdict_against_the_picture_is_put_right(result, verdict, share):
+    """The verdict may speak of 0 % of other fits in the same breath."""
+    changed = replace(result, verdict_code=verdict.value, metrics={**result.metrics, "explained": share})
+    is_against = verdict is not Verdict.CONVERGED
+    said = "That share alone does not show that the picture is right" in describe_trust(changed)
+    assert said == (is_against and share > 0.5)

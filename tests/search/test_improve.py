@@ -335,3 +335,28 @@ def test_few_patterns_and_no_noise_model_are_refused():
         find(make_scan(grid=(5, 5)))
     with pytest.raises(BadInput, match="noise model"):
         find(make_scan(grid=(8, 8)), noise="none", penalties=[{"relative_gaussian": {}}])
+
+
+@pytest.mark.medium
+def test_attempts_give_no_advice_of_their_own(caplog):
+    """Where nothing shows the object a run says how positions are moved; of an attempt nobody could do it."""
+    y, x = np.indices((16, 16)) - 8
+    counts = np.random.default_rng(0).poisson(40.0 * (np.hypot(y, x) < 5), (64, 16, 16)).astype(np.uint16)
+    geometry = Geometry(wavelength=0.0418, shape=(16, 16), angle=(5e-3, 5e-3), beam="electron")
+    places = np.indices((8, 8)).reshape(2, -1).T * 0.6
+    scan = Scan4D(counts=counts, positions=places, geometry=geometry, grid=(8, 8))
+    probe = {"focused": {"semiangle": "25 mrad", "defocus": "6 nm", "modes": 1}}
+    recipe = Reconstruct.of(
+        {"probe": probe, "start": "none", "preset": "none", "epochs": 12, "holdout": 0.15, "patience": None}
+    )
+    for _ in Job.begin(recipe, scan=scan):
+        pass
+    assert "positions stay as given" in caplog.text
+    caplog.clear()
+    assert isinstance(module._run("as it is", {}, recipe, scan), module._Run)
+    assert caplog.text == ""
+
+
+def test_a_second_slice_is_named_with_its_depth():
+    addition = {"object.pixels.slices": 2, "object.pixels.thickness": "43.1 A"}
+    assert module._describe_addition("second slice", addition) == "second slice at 43.1 A"

@@ -41,9 +41,6 @@ MIN_PLACES_OF_RASTER = 8
 MIN_WIDTH_OF_SCAN = 1e-3
 """Width of a scan over its length, below which it is a line."""
 
-STEPS_THAT_ORIENT = ("flip", "transpose", "rotate")
-"""Steps of `prepare` by which a recipe states how the detector lies."""
-
 PROBES_TO_CALIBRATE = ("auto", "from_patterns", "focused", "aberrated")
 """First guesses of a probe whose curvature a calibration may choose."""
 
@@ -134,7 +131,7 @@ def is_calibration_due(recipe: Any, scan: Scan4D, /) -> bool:
     if recipe.preset != "auto":
         return recipe.preset == "calibrate"
     left_open = recipe.start.name == "sweep" and not recipe.start.values and recipe.object.name == "pixels"
-    oriented = scan.oriented or any(step.name in STEPS_THAT_ORIENT for step in recipe.prepare)
+    oriented = scan.oriented or recipe.states_orientation
     if not left_open or oriented or scan.geometry.beam != "electron" or scan.probe is not None:
         return False
     if scan.grid is None or min(scan.grid) < MIN_PLACES_OF_RASTER:

@@ -201,6 +201,10 @@ class CalibrationState:
         return self.setting.model_copy(update=update)
 
 
+GIVEN_BY_NOBODY = ("nothing", "default", "none")
+"""What an `Estimate` says was given where nothing was."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One quantity that a rung looked for.
@@ -229,7 +233,8 @@ class Estimate:
     def line(self) -> str:
         """The finding in a line."""
         off = f" +- {self.error}" if self.error else ""
-        kept = ", a guess" if self.is_guess else "" if self.decided else ", undecided: as given"
+        left = "as given" if self.given not in GIVEN_BY_NOBODY else "nobody gave it"
+        kept = ", a guess" if self.is_guess else "" if self.decided else f", undecided: {left}"
         note = f"; {self.note}" if self.note else ""
         margin = f"margin {self.margin:.3g}" if math.isfinite(self.margin) else "no rival"
         return f"{self.name:12s} {self.value}{off} (given {self.given}; {margin}{kept}){note}"

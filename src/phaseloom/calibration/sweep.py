@@ -89,7 +89,7 @@ class Start:
         lines = [f"start: {place}, detector {self.orientation}; {rivals} (margin {self.margin:.2f})"]
         if not sign_is_known:
             lines.append(
-                "  the file does not say how the detector lies: the sign of the phase is a guess (see docs)"
+                "  nothing says how the detector lies: the sign of the phase is a guess (docs/calibration.md)"
             )
         if self.orientation != "as given":
             lines.append(

@@ -1,6 +1,7 @@
 """Verbs of embeddings: encode each pattern into a few latents, and analyse these; rotation and strain."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -260,6 +261,7 @@ def strain(
     recipe = ScanRecipe.from_path(file, parse_settings(settings or []))
     typer.echo(f"reading {recipe.require_file()}")
     data = recipe.scan_with_blanks()
+    data = replace(data, oriented=data.oriented or recipe.states_orientation)
     found = protocol.map_strain(
         data,
         region=wanted,

@@ -167,7 +167,7 @@ class _GrowthReport:
         if growth is None:
             self._print_end(print_line)
             return
-        for line in self.growing.describe():
+        for line in self.growing.describe() if self.growing.end is None else ():
             kind = line.lstrip("0123456789 ").split(" (")[0]
             if kind not in self.kinds:  # numbers in it grow; the last ones are printed at the end
                 self.kinds.add(kind)

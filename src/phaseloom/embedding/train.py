@@ -18,7 +18,7 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.learning.trainer import NetworkTraining, TrainingRecipe, require_new_folder, start_progress
-from phaseloom.runs.scan_recipe import MAX_EPOCHS, ScanRecipe, keep_part_of_process
+from phaseloom.runs.scan_recipe import MAX_EPOCHS, ScanRecipe, digest_of_scan, keep_part_of_process
 from phaseloom.spec import Call, part
 
 __all__ = ["Autoencode", "AutoencoderTraining"]
@@ -44,6 +44,7 @@ class Autoencode(ScanRecipe, TrainingRecipe):
             that noise is not learned; ``phaseloom embed`` takes the mean of both halves.
         turned: turn and mirror patterns at random, as the detector allows: for scans whose specimens lie
             in all directions, and only if latents need not tell these apart.
+        found: what the training has noted of its data: ``data``, a hash of the scan.
 
     Example:
         >>> Autoencode.of({"file": "scan.h5", "model": "pca"}).model.name
@@ -61,6 +62,7 @@ class Autoencode(ScanRecipe, TrainingRecipe):
     batch: int = Field(32, ge=1, strict=True)
     halves: bool = False
     turned: bool = False
+    found: dict[str, str] = Field(default_factory=dict)
 
 
 class AutoencoderTraining(NetworkTraining):
@@ -80,6 +82,7 @@ class AutoencoderTraining(NetworkTraining):
     def __init__(self, recipe: Autoencode, directory: Path | None, scan: Scan4D | None = None):
         super().__init__(recipe, directory)
         self.scan = recipe.scan(scan)
+        self.recipe = recipe = _note_data(recipe, self.scan)
         shares = {"validation": recipe.validation, "test": recipe.test}
         self.parts: BlockSplit = split_blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
         losses = {loss.name: loss.partial() for loss in recipe.losses}
@@ -137,3 +140,11 @@ class AutoencoderTraining(NetworkTraining):
         """Batches of the validation patterns."""
         held = self.parts.validation
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]
+
+
+def _note_data(recipe: Autoencode, scan: Scan4D) -> Autoencode:
+    """The recipe with a hash of its scan, which must be that with which a run that is resumed began."""
+    found = digest_of_scan(scan)
+    if recipe.found.get("data", found) != found:
+        raise BadInput("file", str(recipe.file), "has changed since the training began: begin a new one")
+    return recipe.model_copy(update={"found": {**recipe.found, "data": found}})

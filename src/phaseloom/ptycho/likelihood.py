@@ -336,7 +336,8 @@ class Likelihood:
         if self.penalties:
             given = self._penalty_inputs(index, *self._select_unmasked(expected, counts))
             terms |= {
-                name: call(*(given[a] for a in asked)) for name, (asked, call) in self.penalties.items()
+                name: _require_one_number(call(*(given[a] for a in asked)), name)
+                for name, (asked, call) in self.penalties.items()
             }
         return terms
 
@@ -459,6 +460,7 @@ def _shot_noise_floor(divergence: noise.Divergence, measured: CountLoader, mask:
     counts = measured[_spread_indices(len(measured), PATTERNS_FOR_NOISE_FLOOR)]
     form = noise.find_compiled_form(divergence)
     if form is None:
+        noise.check_divergence(divergence)
         return max(noise.shot_noise(divergence, counts, mask.cpu()), 1e-12)
     key = form, tuple(counts.shape), _hash_bits(counts), _hash_bits(mask)
     if key not in _KNOWN_FLOORS:
@@ -491,6 +493,15 @@ def _read_arguments(call: Penalty, name: str) -> Sequence[str]:
                 f"is nothing a penalty can ask for: use {', '.join(PENALTY_ARGUMENTS)}",
             )
     return asked
+
+
+def _require_one_number(value: Any, name: str) -> Tensor:
+    """What a penalty returned, if it can be added to a loss."""
+    if not isinstance(value, Tensor) or value.ndim or value.is_complex():
+        found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        fix = f"returns {found}: return one real number, such as the mean over all pixels"
+        raise BadInput("penalties", name, fix)
+    return value
 
 
 def _is_own(function: Any) -> bool:

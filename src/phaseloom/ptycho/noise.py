@@ -224,6 +224,35 @@ def shot_noise(divergence: Divergence, counts: Float[Tensor, "n y x"], mask: Boo
     return bright / len(counts) + float(mean_divergence(divergence, mean[mask & dark]).sum())
 
 
+def check_divergence(divergence: Divergence, /) -> None:
+    """Try a noise model that is not of this package on a few counts.
+
+    Raises:
+        BadInput: it does not give a finite number that is not negative for each pixel.
+
+    Example:
+        >>> check_divergence(lambda model, counts: (model - counts).square())
+        >>> check_divergence(lambda model, counts: (model - counts).square().mean())
+        Traceback (most recent call last):
+        ...
+        phaseloom.errors.BadInput: noise: <lambda> returns () for counts of (2, 3): return one value a pixel
+    """
+    model = torch.tensor([[0.5, 3.0, 100.0], [2.0, 30.0, 1e-3]])
+    counts = torch.tensor([[0.0, 3.0, 120.0], [4.0, 20.0, 0.0]])
+    name = getattr(getattr(divergence, "func", divergence), "__name__", "noise model")
+    found = divergence(model, counts)
+    if not isinstance(found, Tensor) or found.shape != counts.shape or found.is_complex():
+        kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        fix = f"returns {kind} for counts of {tuple(counts.shape)}: return one value a pixel"
+        raise BadInput("noise", name, fix)
+    for wrong, text in ((~found.isfinite(), "is not finite"), (found < -1e-4, "is negative")):
+        if wrong.any():
+            row, column = (int(one) for one in wrong.nonzero()[0])
+            where = f"for {counts[row, column]:g} counts where {model[row, column]:g} are expected"
+            fix = f"{text} {where}: a divergence is zero where they agree, and positive elsewhere"
+            raise BadInput("noise", name, fix)
+
+
 def mean_divergence(divergence: Divergence, rate: Float[Tensor, " pixel"], /) -> Float[Tensor, " pixel"]:
     """Expected divergence between a true rate below a few counts and the counts that it gives."""
     n = torch.arange(40, dtype=rate.dtype, device=rate.device)

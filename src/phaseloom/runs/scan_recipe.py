@@ -82,6 +82,9 @@ run.yaml`).
 """
 
 
+STEPS_THAT_ORIENT = ("flip", "transpose", "rotate")
+"""Steps of `prepare` by which a recipe states how the detector lies."""
+
 MAX_EPOCHS = 10_000_000
 """Largest number of epochs that a parameter file may ask for."""
 
@@ -120,6 +123,11 @@ class ScanRecipe(Recipe):
         file = {} if own.file == IN_MEMORY else {"file": folder / own.file}
         recipe = own.with_paths_from(folder).model_copy(update=file)
         return recipe.with_settings(settings) if settings else recipe
+
+    @property
+    def states_orientation(self) -> bool:
+        """Whether its steps state how the detector lies against the raster."""
+        return any(step.name in STEPS_THAT_ORIENT for step in self.prepare)
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared, without blank patterns."""

@@ -3,8 +3,10 @@
 A new addition is one function of a job in `LADDER`.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from phaseloom.calibration.orientations import select_nearest
 from phaseloom.data.diagnostics import find_constant_level
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction import protocol
 from phaseloom.reconstruction.level import count_epochs_on_all, is_explained
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import DEFAULT_RATES, Reconstruct
@@ -439,6 +442,8 @@ def _describe_addition(name: str, settings: Mapping[str, Any]) -> str:
     value = next(iter(settings.values()))
     if name == "modes":
         return f"{value} modes"
+    if name == "second slice":
+        return f"second slice at {settings['object.pixels.thickness']}"
     return f"blur of {value} pixels" if name == "blur" and "rates.blur" not in settings else name
 
 
@@ -454,9 +459,10 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
         if "holograms" in job.recorded.found:
             job.take_first_image()
         last = job.recorded.epochs - count_epochs_on_all(job.recorded)
-        for epoch in job:
-            if epoch.number == last:
-                break
+        with _without_advice():
+            for epoch in job:
+                if epoch.number == last:
+                    break
         losses = _measure_held_out(job)
     except BadInput as problem:
         return Attempt(name, problem=str(problem))
@@ -468,6 +474,17 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
     return _Run(
         Attempt(name, loss=float(losses.mean()), seconds=seconds), losses, job, job.measure_explained()
     )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Log no advice on a run that is an attempt: nobody would change its parameter file."""
+    before = protocol.log.level
+    protocol.log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        protocol.log.setLevel(before)
 
 
 @torch.no_grad()

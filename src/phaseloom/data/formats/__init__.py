@@ -129,8 +129,9 @@ def _find_plugin(path: Path) -> str | None:
             if knows is not None and knows(path):
                 return name
         except Exception as problem:
-            sentence = problem if isinstance(problem, BadInput) else f"plugin formats: {name}: {problem!r}"
-            warn(log, "%s", sentence)
+            fix = f"cannot tell whether {path.name} is its file ({type(problem).__name__}: {problem})"
+            sentence = f"{plugins.place(__name__, name)}: {fix}: repair or uninstall it"
+            warn(log, "%s", problem if isinstance(problem, BadInput) else sentence)
     return None
 
 

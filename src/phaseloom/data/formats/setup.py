@@ -177,7 +177,8 @@ def build_scan(
     counts, raster = arrange(
         source, place, Arrangement(given["selection"], given["permute"], given["reshape"])
     )
-    missing = list_missing(known, header, has_raster=raster is not None, count=counts.shape[0])
+    count = 0 if get_unfinished() is not None else counts.shape[0]
+    missing = list_missing(known, header, has_raster=raster is not None, count=count)
     if missing:
         holds = _describe_stack(counts, raster, key)
         raise MissingValues(path, missing, stated, from_file, holds=holds)

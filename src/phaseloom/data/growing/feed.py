@@ -1,5 +1,6 @@
 """What a scan that is being taken comes from: an announcement, then blocks of frames, then an end."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.spec import knobs
 
-__all__ = ["Announcement", "FeedEnd", "FrameBlock", "FrameFeed", "announce_frames"]
+__all__ = ["Announcement", "FeedEnd", "FrameBlock", "FrameFeed", "announce_frames", "parse_setup"]
+
+log = logging.getLogger(__name__)
 
 
 class FeedEnd(StrEnum):
@@ -151,14 +154,19 @@ def announce_frames(
         >>> announce_frames("tcp://127.0.0.1:9999", (8, 8), {**setup, "grid": [4, 5]}).count
         20
     """
-    chosen: Any = formats.parse_knobs(setup, knobs(formats.__name__, "npy"), name, strict=True)
+    chosen: Any = parse_setup(setup, name)
     header = header or Header()
     if with_frames:
         header = Header(**{**vars(header), "positions": np.zeros((1, 2))})
-    with read_unfinished() as found, _ask_for_setup(name):
+    with read_unfinished() as found, _ask_for_setup(name, count):
         scan = build_scan(
             Path(name.rpartition("/")[2]), np.ones((1, *shape), np.uint8), chosen, header=header
         )
+    if count and found.grid and found.grid[0] * found.grid[1] > count:
+        rows, columns = found.grid
+        text = "%s: grid: %d x %d has %d places, but %d patterns are announced: unless the scan ends early, "
+        text += "positions are wrong (slow times fast should be %d)"
+        log.warning(text, name, rows, columns, rows * columns, count, count)
     if with_frames:
         found.positions = None
         return Announcement(scan, count, None, None)
@@ -167,12 +175,32 @@ def announce_frames(
     )
 
 
+def parse_setup(setup: Mapping[str, Any], name: str, /) -> dict[str, Any]:
+    """What a side-car says, in inner units.
+
+    Args:
+        setup: as in `announce_frames`.
+        name: of the source, for sentences.
+
+    Raises:
+        BadInput: a name that it does not have, or a value without its unit.
+
+    Example:
+        >>> parse_setup({"energy": "8 keV", "grid": [4, 5]}, "tcp://127.0.0.1:9999")
+        {'energy': 8000.0, 'grid': (4, 5)}
+    """
+    return formats.parse_knobs(setup, knobs(formats.__name__, "npy"), name, strict=True)
+
+
 @contextmanager
-def _ask_for_setup(name: str) -> Iterator[None]:
+def _ask_for_setup(name: str, count: int | None) -> Iterator[None]:
     """Name what is missing where a source has no side-car beside it."""
     try:
         yield
     except MissingValues as problem:
-        lines = "; ".join(f"{key}: {example_of(key)} ({how})" for key, how in problem.missing.items())
+        missing = dict(problem.missing)
+        if "grid" in missing:
+            missing["grid"] += f"; slow times fast must be {count}" if count else ""
+        lines = "; ".join(f"{key}: {example_of(key)} ({how})" for key, how in missing.items())
         fix = f"does not state {', '.join(problem.missing)}: write a YAML file for --setup with {lines}"
         raise BadInput(name, None, fix) from problem

@@ -10,7 +10,7 @@ import numpy as np
 
 from phaseloom.data.formats import tif
 from phaseloom.data.formats.arrays import load_npy
-from phaseloom.data.growing.feed import Announcement, FeedEnd, FrameBlock, announce_frames
+from phaseloom.data.growing.feed import Announcement, FeedEnd, FrameBlock, announce_frames, parse_setup
 from phaseloom.errors import BadInput, MissingExtra
 
 __all__ = ["FrameFolder"]
@@ -40,6 +40,7 @@ class FrameFolder:
     def __init__(self, path: Path, /, *, setup: Mapping[str, Any] | None = None, silence: float = 30.0):
         self.path = path
         self.setup = dict(setup or {})
+        parse_setup(self.setup, path.name)
         self.file: Path | None = None
         self.format = "auto"
         self.silence = silence

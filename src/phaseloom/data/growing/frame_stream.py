@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from phaseloom.data.growing.feed import Announcement, FeedEnd, FrameBlock, announce_frames
+from phaseloom.data.growing.feed import Announcement, FeedEnd, FrameBlock, announce_frames, parse_setup
 from phaseloom.data.growing.stream_messages import (
     FrameMessage,
     HeaderMessage,
@@ -64,6 +64,8 @@ class FrameStream:
     ):
         self.address = address
         self.setup = dict(setup or {})
+        parse_setup(self.setup, address)  # before a series comes that a mistake in it would cost
+        self._subscribes = subscribe
         self.file: Path | None = None
         self.format = "auto"
         self.silence = silence
@@ -78,6 +80,7 @@ class FrameStream:
         self._count: int | None = None
         self._problems: dict[str, int] = {}
         self._last_message = time.monotonic()
+        self._is_heard = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._receive, name=f"frames of {address}", daemon=True)
         self._thread.start()
@@ -134,6 +137,13 @@ class FrameStream:
     def report(self) -> list[str]:
         """What was wrong with messages, and how often."""
         with self._lock:
+            if not self._is_heard:
+                kind = (
+                    "pushes (PUSH): leave --subscribe out"
+                    if self._subscribes
+                    else "publishes (PUB): --subscribe"
+                )
+                return [f"check the address, that the detector is armed, and whether it {kind}"]
             return [text if n == 1 else f"{text} ({n} messages)" for text, n in self._problems.items()]
 
     def close(self) -> None:
@@ -168,6 +178,7 @@ class FrameStream:
             self._context.term()
 
     def _keep(self, parts: list[bytes]) -> None:
+        self._is_heard = True
         try:
             message = parse_message(parts)
         except BadInput as problem:

@@ -1,5 +1,6 @@
 """A scan that is still being taken: the patterns that have come, at their positions, as a `Scan4D`."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,10 @@ FIRST_CAPACITY = 256
 
 MAX_NAMED = 3
 """Patterns that a sentence names."""
+
+
+HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}")
+"""An address that lacks its ``tcp://``."""
 
 
 @dataclass
@@ -215,8 +220,8 @@ class GrowingScan:
             said.append(f"nothing comes any more after {here.arrived}{planned} patterns")
         elif self.end is FeedEnd.ENDED and here.announced is not None and here.lost:
             said.append(f"the scan ended after {here.arrived}{planned} patterns")
-        if here.lost:
-            said.append(f"{here.lost} patterns were lost ({self._name_lost()})")
+        if lost := self._list_lost():
+            said.append(f"{len(lost)} patterns were lost ({_name_numbers(lost)})")
         if here.blank:
             said.append(f"{here.blank} patterns hold no counts and were left out")
         if here.duplicates:
@@ -346,10 +351,9 @@ class GrowingScan:
     def _count_lost(self) -> None:
         self.arrivals.lost = int((~self._seen[: self._expected()]).sum())
 
-    def _name_lost(self) -> str:
-        missing = np.flatnonzero(~self._seen[: self._expected()])
-        some = ", ".join(map(str, missing[:MAX_NAMED]))
-        return f"number{'s' if len(missing) > 1 else ''} {some}{' ...' if len(missing) > MAX_NAMED else ''}"
+    def _list_lost(self) -> list[int]:
+        """Numbers that never came although a higher one did: what follows the last one was never sent."""
+        return np.flatnonzero(~self._seen[: self._highest() + 1]).tolist()
 
     def __repr__(self) -> str:
         """The source, how many patterns came of how many, and why no more come."""
@@ -365,6 +369,12 @@ class GrowingScan:
     def __exit__(self, *_: object) -> None:
         """Close the source."""
         self.feed.close()
+
+
+def _name_numbers(numbers: list[int]) -> str:
+    """The first of some patterns, in words."""
+    some = ", ".join(map(str, numbers[:MAX_NAMED]))
+    return f"number{'s' if len(numbers) > 1 else ''} {some}{' ...' if len(numbers) > MAX_NAMED else ''}"
 
 
 def _clean(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -423,6 +433,9 @@ def open_growing(
         feed: FrameFeed = FrameStream(str(source), setup=setup, silence=silence, subscribe=subscribe)
     elif Path(source).is_dir() and Path(source).suffix != ".zarr":
         feed = FrameFolder(Path(source), setup=setup, silence=silence)
+    elif HOST_AND_PORT.fullmatch(str(source)) and not Path(source).exists():
+        fix = f"is not a file, and an address begins with tcp://: write tcp://{source}"
+        raise BadInput("watch", str(source), fix)
     else:
         feed = GrowingFile(Path(source), setup=setup, format=format, silence=silence)
     return GrowingScan(feed, patience=patience)

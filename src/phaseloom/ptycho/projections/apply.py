@@ -56,8 +56,12 @@ def bind_projection(
     @torch.no_grad()
     def compute(model: Ptychography) -> tuple[Tensor, ...]:
         now = replace(where, thickness=tuple(model.propagator.distances().tolist()))
-        out = function(*(now if one == "setting" else read_part(model, one) for one in asked))
-        return out if isinstance(out, tuple) else (out,)
+        parts = {one: read_part(model, one) for one in changed}
+        shapes = {one: part.shape for one, part in parts.items()}
+        out = function(*(now if one == "setting" else parts[one] for one in asked))
+        new = out if isinstance(out, tuple) else (out,)
+        _require_shapes(new, shapes, name)
+        return new
 
     def apply_to(model: Ptychography) -> None:
         for one, new in zip(changed, compute(model), strict=True):
@@ -67,6 +71,16 @@ def bind_projection(
     if is_in_tiles(model) and OBJECT_PARTS & set(changed):  # filters need neighbours, others the whole
         return lambda: change_whole(model, apply_to)
     return lambda: apply_to(model)
+
+
+def _require_shapes(new: tuple[Any, ...], wanted: dict[str, torch.Size], name: str) -> None:
+    """Refuse what a projection returned if it cannot take the place of the parts that it was given."""
+    shapes = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in new]
+    if shapes != [tuple(shape) for shape in wanted.values()]:
+        parts = ", ".join(f"{part} {tuple(shape)}" for part, shape in wanted.items())
+        found = ", ".join(map(str, shapes))
+        fix = f"returns {found}: return what it was given, changed: {parts}"
+        raise BadInput("projections", name, fix)
 
 
 def _require_separate_phase(model: Ptychography, name: str) -> None:
