@@ -239,14 +239,15 @@ def run_case(name: str, seed: int, side: int | None = None) -> Course:
 
 def list_changes(name: str) -> dict[str, Any]:
     """What is changed in a run, by name."""
-    deep = CASES[name].slices > 1
     changes: dict[str, Any] = {"as it is": nullcontext}
-    for parts in (1, 4) if deep else SNAPS:
+    if CASES[name].slices > 1:
+        for share in BANDS[-1:]:  # the wider one saves too little to be judged
+            changes[f"slices in {share:.2f} of the band"] = partial(limit_flights, name, share)
+        return changes  # snapping and a band of the probe touch few of its transforms
+    for parts in SNAPS:
         changes[f"snapped to 1/{parts}"] = partial(snap, parts)
-    for radius in APERTURES[-1:] if deep else (TIGHT, *APERTURES):
+    for radius in (TIGHT, *APERTURES):
         changes[f"probe in {radius} apertures"] = partial(limit_probe, name, radius)
-    for share in BANDS if deep else ():
-        changes[f"slices in {share:.2f} of the band"] = partial(limit_flights, name, share)
     return changes
 
 
@@ -394,7 +395,7 @@ def list_parts(cases: list[str], seeds: list[int]) -> dict[str, Callable[[], Any
         "imaginary share, S": partial(measure_imaginary_share, "S", seeds[0]),
     }
     parts |= {f"prices, {name}": partial(price_case, name, seeds[0]) for name in cases}
-    some = {"S": seeds, "M": seeds[:2]}
+    some = {"S": seeds, "M": seeds[:1]}
     return parts | {f"images, {name}": partial(judge, name, some[name]) for name in cases}
 
 
