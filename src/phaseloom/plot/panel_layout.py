@@ -79,7 +79,7 @@ class PanelLayout(LayoutEngine):
             >>> axes = figure.subplots(1, 2)
             >>> figure.draw_without_rendering()
             >>> first, second = (one.get_position() for one in axes)
-            >>> bool(first.width == second.width and first.x1 < second.x0)
+            >>> bool(abs(first.width - second.width) < 1e-9 and first.x1 < second.x0)
             True
         """
         for number, panels in groupby(sorted(fig.axes, key=_key_of_grid), key=_key_of_grid):
