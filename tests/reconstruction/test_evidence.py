@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from phaseloom.data import prepare
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.outcome import Verdict
 from phaseloom.reconstruction import result_builder
@@ -148,3 +149,16 @@ def test_an_open_twin_names_settings_that_can_be_stated_together():
     assert Reconstruct.of({"file": "scan.h5", "probe": {"focused": stated}}).probe is not None
     with pytest.raises(BadInput, match="semiangle"):
         Reconstruct.of({"file": "scan.h5", "probe": {"focused": {"defocus": "-12 nm"}}})
+
+
+def test_a_short_run_is_that_of_a_job_without_a_hash_of_its_data(scan, monkeypatch):
+    """Blank patterns are left out of both."""
+    few = scan.select(np.arange(40))
+    few = replace(few, counts=few.counts * (np.arange(40) != 7)[:, None, None])
+    whole = Job.begin(recipe(epochs=3, mask="none").with_usual_noise(), scan=few)
+    whole.run_epochs()
+    monkeypatch.setattr(Scan4D, "digest", lambda scan: pytest.fail("made a hash"))
+    short = run_in_memory(recipe(epochs=3, mask="none"), few)
+    losses = [[row["loss"] for row in job.progress.history] for job in (whole, short)]
+    assert losses[0] == losses[1]
+    assert len(short.scan) == 39
