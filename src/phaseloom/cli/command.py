@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from phaseloom.cli.import_hooks import skip_help_texts
 from phaseloom.errors import BadInput
 from phaseloom.version import __version__
 
@@ -93,7 +94,7 @@ def main() -> None:
 
     _let_threads_sleep()
     try:
-        with _seldom_collected(), interrupt_on_signals(), _sentences(), _one_voice():
+        with _seldom_collected(), skip_help_texts(), interrupt_on_signals(), _sentences(), _one_voice():
             code = app(standalone_mode=False) or 0
             if code == CODE_OF_CTRL_C:  # what newer Typer makes of an interruption, whatever the signal
                 raise KeyboardInterrupt
