@@ -29,7 +29,7 @@ def skip_help_texts() -> Iterator[None]:
         ...     from matplotlib.figure import Figure
         >>> figure = Figure()
         >>> _ = figure.set(figwidth=3.0)
-        >>> figure.get_figwidth()
+        >>> float(figure.get_figwidth())
         3.0
     """
     finder = _Finder()
