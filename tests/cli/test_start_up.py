@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from phaseloom import plugins, spec
-from phaseloom.cli import import_hooks
+from phaseloom.runs import import_hooks
 from phaseloom.simulation import simulate
 
 AFTER = "\nprint('LOADED', *sorted(sys.modules))"

@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from phaseloom.cli.import_hooks import skip_help_texts
 from phaseloom.errors import BadInput
 from phaseloom.version import __version__
 
@@ -89,6 +88,7 @@ def main() -> None:
     Exit code 2 for input that cannot be used; 1 for a failure of a plugin, of memory or of the program, whose
     traceback is kept in a file.
     """
+    from phaseloom.runs.import_hooks import skip_help_texts
     from phaseloom.runs.interrupts import interrupt_on_signals
     from phaseloom.runs.lock import release_all
 
