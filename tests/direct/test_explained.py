@@ -9,6 +9,7 @@ import torch
 from phaseloom.direct import explained
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.explained import compute_explained_share, measure_explained_share
+from phaseloom.direct.share_slopes import NUMBERS, ShareSlopes
 from phaseloom.direct.transfer import LinearOptics, compute_columns
 
 NAMES = ("C10", "C12a", "C21b", "rotation", "step", "focal_spread", "semiangle", "angle")
@@ -102,3 +103,35 @@ def test_the_kernel_is_used_where_there_is_one(spectrum, monkeypatch):
     pytest.importorskip("numba", reason="the compiled share needs numba")
     monkeypatch.setattr(explained, "compute_bands", lambda *_, **__: pytest.fail("used PyTorch"))
     measure_explained_share(spectrum, OPTICS)
+
+
+@pytest.mark.parametrize("amplitude", [False, True])
+@pytest.mark.parametrize("way", [0, 3, 4])
+def test_slopes_written_out_are_those_of_the_graph(spectrum, amplitude, way):
+    """Of all numbers that may move, also of one that the optics do not name, by the same kernel."""
+    pytest.importorskip("numba")
+    names = ("C10", "C12a", "C21b", "C23a", *NUMBERS)
+    optics = replace(OPTICS, orientation=way, centre=(0.01, -0.02))
+    moved: dict[str, float] = dict(
+        zip(names, [-290.0, 70.0, 5e4, -3e4, 0.33, 1.02, 0.0121, 25.0, 0.2], strict=True)
+    )
+    point = {
+        name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in moved.items()
+    }
+    aberrations = {name: one for name, one in point.items() if name not in NUMBERS}
+    there = replace(optics, aberrations=aberrations, **{name: point[name] for name in NUMBERS})
+    wanted = measure_explained_share(spectrum, there, amplitude=amplitude)
+    slopes = torch.autograd.grad(wanted, tuple(point.values()))
+    kernel = ShareSlopes.of(spectrum, optics, names, amplitude=amplitude)
+    assert kernel is not None
+    found = kernel(moved)
+    assert found is not None
+    assert found[0] == pytest.approx(wanted.item(), rel=1e-12)
+    for name, slope in zip(names, slopes, strict=True):
+        assert found[1][name] == pytest.approx(slope.item(), rel=1e-9), name
+
+
+def test_slopes_of_what_the_kernel_does_not_know_are_left_to_the_graph(spectrum):
+    assert ShareSlopes.of(spectrum, OPTICS, ("C10", "angle"), amplitude=False) is None
+    thick = replace(OPTICS, depths=(0.0, 10.0))
+    assert ShareSlopes.of(spectrum, thick, ("C10",), amplitude=False) is None

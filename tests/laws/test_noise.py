@@ -178,3 +178,18 @@ class TestShotNoise:
             for r in rate.tolist()
         ]
         torch.testing.assert_close(mean_divergence(MODELS[name], rate), torch.stack(exact), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("limit", [1.0, 20.0, 100.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_a_deviance_is_the_same_with_and_without_gradients(floor, limit, scale):
+    """Without them only pixels that may lie beyond the limit are continued as amplitudes."""
+    draw = torch.Generator().manual_seed(7)
+    model = scale * torch.rand(3, 5000, generator=draw, dtype=torch.float64) ** 8
+    counts = torch.poisson(3 * scale * torch.rand(model.shape, generator=draw).double(), generator=draw)
+    plain = noise.poisson(model, counts, floor=floor, limit=limit)
+    wanted = noise.poisson(model.clone().requires_grad_(), counts, floor=floor, limit=limit).detach()
+    torch.testing.assert_close(plain, wanted, rtol=1e-12, atol=0.0)
+    beyond = noise.poisson(model, counts, floor=floor, limit=float("inf"))
+    assert scale < 1 or limit > 1 or bool((beyond - plain > 1).any())

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phaseloom.data import prepare
+from phaseloom.data import calibrate, prepare
+from phaseloom.data.scan import Scan4D
+from phaseloom.direct import survey
 from phaseloom.errors import BadInput
 from phaseloom.fitting.outcome import Verdict
-from phaseloom.reconstruction import result_builder
+from phaseloom.reconstruction import preflight, result_builder
 from phaseloom.reconstruction.evidence import (
     Comparison,
     compare_with_direct_image,
@@ -148,3 +150,35 @@ def test_an_open_twin_names_settings_that_can_be_stated_together():
     assert Reconstruct.of({"file": "scan.h5", "probe": {"focused": stated}}).probe is not None
     with pytest.raises(BadInput, match="semiangle"):
         Reconstruct.of({"file": "scan.h5", "probe": {"focused": {"defocus": "-12 nm"}}})
+
+
+def test_a_short_run_is_that_of_a_job_without_a_hash_of_its_data(scan, monkeypatch):
+    """Blank patterns are left out of both."""
+    few = scan.select(np.arange(40))
+    few = replace(few, counts=few.counts * (np.arange(40) != 7)[:, None, None])
+    whole = Job.begin(recipe(epochs=3, mask="none").with_usual_noise(), scan=few)
+    whole.run_epochs()
+    monkeypatch.setattr(Scan4D, "digest", lambda scan: pytest.fail("made a hash"))
+    short = run_in_memory(recipe(epochs=3, mask="none"), few)
+    losses = [[row["loss"] for row in job.progress.history] for job in (whole, short)]
+    assert losses[0] == losses[1]
+    assert len(short.scan) == 39
+
+
+def test_one_disk_is_fitted_for_the_checks_of_a_small_scan_and_its_direct_image(monkeypatch):
+    """Of more patterns than a mean of a large one is made of."""
+    read = []
+    truth = simulate.atoms((120, 120), 0.2, peak=0.2, seed=3)
+    optics = {"energy": 80e3, "semiangle": 0.03, "defocus": 60.0, "window": 32, "dose": 1e5}
+    scan, _ = simulate.electron_scan(truth, 0.2, simulate.raster((24, 24), 0.5) + 4.0, **optics)
+    fit = calibrate.fit_disk
+    for room in (preflight, survey):
+        monkeypatch.setattr(room, "fit_disk", lambda mean, mask: read.append(mean) or fit(mean, mask=mask))
+    probe = {"focused": {"semiangle": "30 mrad", "defocus": "6 nm", "modes": 1}}
+    stated = Reconstruct.of({"probe": probe, "start": "none", "levels": 0})
+    job = Job.begin(stated, scan=replace(scan, grid=(24, 24)))
+    preflight.warn_before_run(job, started=False)
+    assert job.first_image is not None
+    assert len(read) == 2
+    np.testing.assert_array_equal(*read)
+    assert len(scan) > calibrate.MAX_PATTERNS_FOR_DISK

@@ -12,7 +12,7 @@ from phaseloom.calibration import estimators as own
 from phaseloom.calibration.state import CalibrationState, Estimate, Estimator, RunReconstruction
 from phaseloom.data import prepare
 from phaseloom.data.bad_pixels import find_bad_pixels
-from phaseloom.data.calibrate import fit_disk
+from phaseloom.data.calibrate import fit_disk, mean_for_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
@@ -242,7 +242,7 @@ def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Esti
 def _disk_offset(scan: Scan4D) -> tuple[float, float]:
     """Pixels by which the bright disk lies off the middle, where there clearly is one."""
     try:
-        disk = fit_disk(scan.mean_pattern(most=500), mask=scan.mask)
+        disk = fit_disk(mean_for_disk(scan), mask=scan.mask)
     except BadInput:
         return 0.0, 0.0
     return disk.off(scan.geometry.shape) if disk.clear else (0.0, 0.0)

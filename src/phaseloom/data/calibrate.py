@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["Disk", "fit_disk", "half_maximum_radius"]
+__all__ = ["Disk", "fit_disk", "half_maximum_radius", "mean_for_disk"]
+
+MAX_PATTERNS_FOR_DISK = 500
+MAX_VALUES_OF_SMALL_SCAN = 2**22
+"""Patterns that show a disk, and values of a scan all of which are read."""
 
 RIM_SECTORS = 16
 """Pieces of the rim that are left out in turn; their disagreement is the uncertainty."""
@@ -87,6 +92,18 @@ def fit_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
     mean = np.asarray(mean, np.float64)
     good = np.isfinite(mean) & (True if mask is None else mask)
     return _fit_trusted(mean.shape, np.where(good, mean, 0.0).tobytes(), good.tobytes())
+
+
+def mean_for_disk(scan: Scan4D, /) -> np.ndarray:
+    """Mean pattern in which a disk is looked for: of some patterns, of all of a small scan.
+
+    Whoever reads all patterns then asks `fit_disk` for the same disk, which is fitted once.
+
+    Args:
+        scan: of which at most `MAX_PATTERNS_FOR_DISK` are read, or `MAX_VALUES_OF_SMALL_SCAN` values.
+    """
+    most = MAX_VALUES_OF_SMALL_SCAN // math.prod(scan.geometry.shape)
+    return scan.mean_pattern(most=max(MAX_PATTERNS_FOR_DISK, most))
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,7 @@ from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.transfer import LinearOptics, compute_chi
 from phaseloom.metrics.resolution import ONE_SEVENTH, RingCorrelation
 from phaseloom.plot.scan import detector_step
-from phaseloom.plot.style import SMALL_FONT, colour_bar, image, limits, new_figure
+from phaseloom.plot.style import SMALL_FONT, colour_bar, image, limits, new_page
 from phaseloom.units import ANGLE, LENGTH
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plot_direct_image(result: DirectResult, /) -> Figure:
     grid = found.grid
     steps = scan_steps(grid.places() * float(found.optics.step), grid.shape)
     step = (steps[0], steps[1])
-    figure = new_figure(12.0, 8.4)
+    figure = new_page(12.0, 8.4)
     panels = figure.subplots(2, 3).ravel()
     phase = found.image.phase.double().numpy()
     unit = "radian" if found.image.method.is_in_radian else "arbitrary units"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.explained import compute_explained_share, fit_device, measure_explained_share
+from phaseloom.direct.share_slopes import ShareSlopes
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix, turn_phase
 from phaseloom.errors import BadInput
 
@@ -616,17 +617,17 @@ def climb(
     on_gpu = fit_device.get() != "cpu" and torch.cuda.is_available()
     seen = spectrum.to("cuda") if on_gpu else spectrum
 
+    measure = _Slopes.of(seen, parameters, amplitude=amplitude)
     losses: dict[bytes, tuple[float, np.ndarray]] = {}
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         if (known := losses.get(values.tobytes())) is not None:  # the start is asked for once more
             return known
-        point = torch.tensor(values, requires_grad=True)
-        placed = parameters.place(point)
-        share = measure_explained_share(seen, placed, amplitude=amplitude).cpu()
-        value = tension * ((placed.step - 1) / step_tolerance) ** 2 - share
-        (gradient,) = torch.autograd.grad(value, point)
-        return losses.setdefault(values.tobytes(), (float(value.detach()), gradient.numpy()))
+        share, slopes = measure(values)
+        off, unit = parameters.find_step(values)
+        value = tension * (off / step_tolerance) ** 2 - share
+        gradient = 2 * tension * off / step_tolerance**2 * unit - slopes
+        return losses.setdefault(values.tobytes(), (value, gradient))
 
     # what the model leaves is not noise: pixels err alike, and the strongest frequencies make most of it
     tension = _measure_rest(spectrum, optics, amplitude=amplitude).by_model / 2
@@ -659,6 +660,11 @@ class _Parameters:
         units["focal_spread"] = 0.2 * self.optics.wavelength / float(self.optics.semiangle) ** 2
         return units.get(name, 1.0)
 
+    def stated(self, name: str) -> float:
+        """Where a number moves from."""
+        known = self.optics.aberrations.get(name, 0.0) if _is_aberration(name) else getattr(self.optics, name)
+        return float(known)
+
     def bound(self) -> list[tuple[float | None, float | None]]:
         """Limits of how far each may move: a step that nothing holds could become zero."""
         low, high = ((limit - float(self.optics.step)) / self.unit("step") for limit in LIMITS_OF_STEP)
@@ -676,12 +682,49 @@ class _Parameters:
                 others[name] = getattr(self.optics, name) + move
         return replace(self.optics, aberrations=aberrations, **others)
 
+    def find_step(self, values: np.ndarray) -> tuple[float, np.ndarray]:
+        """How far the step is from the one stated, and what it moves by in each of the numbers."""
+        units = np.array([self.unit("step") if name == "step" else 0.0 for name in self.names])
+        return float(self.optics.step) - 1 + float(units @ values), units
+
     def freeze(self, values: np.ndarray) -> LinearOptics:
         """The same as plain numbers."""
         found = self.place(torch.tensor(values))
         aberrations = {name: float(value) for name, value in found.aberrations.items()}
         others = {name: float(getattr(found, name)) for name in self.names if not _is_aberration(name)}
         return replace(found, aberrations=aberrations, **others)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slopes:
+    """The explained share and its slopes in numbers of the optics, by a kernel where there is one."""
+
+    spectrum: Spectrum
+    parameters: _Parameters
+    amplitude: bool
+    kernel: ShareSlopes | None
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, parameters: _Parameters, *, amplitude: bool) -> "_Slopes":
+        kernel = ShareSlopes.of(spectrum, parameters.optics, parameters.names, amplitude=amplitude)
+        return cls(spectrum, parameters, amplitude, kernel)
+
+    def __call__(self, values: np.ndarray) -> tuple[float, np.ndarray]:
+        if self.kernel is None:
+            return self._follow_graph(values)
+        units = np.array([self.parameters.unit(name) for name in self.parameters.names])
+        base = [self.parameters.stated(name) for name in self.parameters.names]
+        found = self.kernel(dict(zip(self.parameters.names, base + units * values, strict=True)))
+        if found is None:
+            return self._follow_graph(values)
+        return found[0], units * [found[1][name] for name in self.parameters.names]
+
+    def _follow_graph(self, values: np.ndarray) -> tuple[float, np.ndarray]:
+        point = torch.tensor(values, requires_grad=True)
+        placed = self.parameters.place(point)
+        share = measure_explained_share(self.spectrum, placed, amplitude=self.amplitude).cpu()
+        (slopes,) = torch.autograd.grad(share, point)
+        return float(share.detach()), slopes.numpy()
 
 
 def _is_aberration(name: str) -> bool:
@@ -698,15 +741,10 @@ def _estimate_errors(
     """
     parameters = _Parameters(optics, tuple(names))
 
-    def gradient(values: np.ndarray) -> np.ndarray:
-        point = torch.tensor(values, requires_grad=True)
-        share = measure_explained_share(spectrum, parameters.place(point), amplitude=True)
-        (found,) = torch.autograd.grad(-share, point)
-        return found.numpy()
-
+    measure = _Slopes.of(spectrum, parameters, amplitude=True)
     columns = []
     for move in DIFFERENCE_STEP * np.eye(len(names)):
-        columns.append((gradient(move) - gradient(-move)) / (2 * DIFFERENCE_STEP))
+        columns.append((measure(-move)[1] - measure(move)[1]) / (2 * DIFFERENCE_STEP))
     curvature = (np.array(columns) + np.array(columns).T) / 2
     rest = _measure_rest(spectrum, optics, amplitude=True)
     known = 0.0 if is_step_free else parameters.unit("step") / STEP_TOLERANCE

@@ -32,7 +32,8 @@ __all__ = [
     "electron_wavelength",
     "interaction",
 ]
-__all__ += ["photon_wavelength", "probe_wave", "split_aberration_change", "to_cartesian", "to_polar"]
+__all__ += ["photon_wavelength", "probe_wave", "split_aberration_change"]
+__all__ += ["tabulate_aberration_change", "to_cartesian", "to_polar"]
 
 _ORDERS = [(1, 0), (1, 2), (2, 1), (2, 3), (3, 0), (3, 2), (3, 4), (4, 1), (4, 3), (4, 5)]
 _ORDERS += [(5, 0), (5, 2), (5, 4), (5, 6)]
@@ -215,6 +216,31 @@ def split_aberration_change(
     shared = monomials[table.index] * table.binomials  # (power of q, power of k)
     of_k, of_q = (_raise_to_powers(wavelength * one, table.powers) for one in (k, q))
     return of_q @ shared.to(k.device), of_k
+
+
+def tabulate_aberration_change(
+    names: tuple[str, ...], wavelength: float, /
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What `split_aberration_change` sums over coefficients: powers, and a table for each of them.
+
+    Args:
+        names: of cartesian coefficients.
+        wavelength: angstrom.
+
+    Returns:
+        ``(monomial, 2)`` powers of an angle (y, x), and ``(coefficient, monomial of q, monomial of k)`` what
+        an angstrom of a coefficient turns products of both by, radian; ``None`` with a name that is none.
+
+    Example:
+        >>> powers, table = tabulate_aberration_change(("C10",), 0.02)
+        >>> table.shape == (1, len(powers), len(powers))
+        True
+    """
+    if not names or any(_find_orders(name) is None for name in names):
+        return None
+    found = _tabulate_powers(names, torch.float64)
+    monomials = (2 * math.pi / wavelength) * found.monomials.numpy()
+    return found.powers, monomials[:, found.index.numpy()] * found.binomials.numpy()
 
 
 @dataclass(frozen=True, eq=False)

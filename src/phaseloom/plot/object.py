@@ -22,6 +22,7 @@ from phaseloom.plot.style import (
     image,
     limits,
     new_figure,
+    new_page,
     show_length,
     unit_of,
 )
@@ -116,14 +117,14 @@ def object_phase(r: Result, slice: int | None = None) -> Figure:
     Raises:
         BadInput: the object has no such slice.
     """
-    figure = new_figure(6.4, 5.2)
+    figure = new_page(6.4, 5.2)
     draw_phase(figure.subplots(), r, ObjectField.of(r), slice)
     return figure
 
 
 def object_amplitude(r: Result) -> Figure:
     """Amplitude of the object's transmission, the product over slices."""
-    figure = new_figure(6.4, 5.2)
+    figure = new_page(6.4, 5.2)
     draw_amplitude(figure.subplots(), r, ObjectField.of(r))
     return figure
 
@@ -135,7 +136,7 @@ def object_sigma(r: Result) -> Figure:
     """
     known = r.uncertainty
     sigma = None if known is None else known.sigma if known.drawn is None else known.drawn
-    figure = new_figure(6.4, 5.2)
+    figure = new_page(6.4, 5.2)
     if sigma is None:
         why = "the result is of an earlier version" if known is None else known.missing
         figure.text(0.5, 0.5, f"No map of sigma: {why}", ha="center", va="center", wrap=True)

@@ -38,7 +38,7 @@ from phaseloom.plot.style import (
     SMALL_FONT,
     frame,
     limits,
-    new_figure,
+    new_page,
     show_length,
     unit_of,
 )
@@ -55,6 +55,9 @@ __all__ = ["comparison", "report", "trust_facts"]
 
 PAGE_WIDTH = 15.0
 """Of the page, inch."""
+
+TITLE_HEIGHT = 0.4
+"""Height of the title, inch."""
 
 ADVICE_LINE_HEIGHT = 0.19
 """Height of a line of advice, inch."""
@@ -141,7 +144,7 @@ def comparison(a: Result, b: Result, correlation: RingCorrelation | None = None)
             angstrom.
     """
     panels = 2 if correlation is None else 3
-    figure = new_figure(5.4 * panels, 4.6)
+    figure = new_page(5.4 * panels, 4.6)
     row = figure.subplots(1, panels)
     fields = (ObjectField.of(a), ObjectField.of(b))
     span = limits(np.concatenate([field.phase().ravel() for field in fields]))
@@ -173,9 +176,12 @@ def draw_correlation(axes: Axes, correlation: RingCorrelation) -> None:
 
 def _rows(title: str, heights: Mapping[str, float]) -> dict[str, Any]:
     """The page and its rows by name."""
-    figure = new_figure(PAGE_WIDTH, sum(heights.values()) + 0.4)
+    heights = {"title": TITLE_HEIGHT, **heights}
+    figure = new_page(PAGE_WIDTH, sum(heights.values()))
     rows = figure.subfigures(len(heights), 1, height_ratios=list(heights.values()), squeeze=False)[:, 0]
-    figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle(
+        title, fontsize=14, fontweight="bold", x=0.01, y=1 - 0.08 / sum(heights.values()), ha="left"
+    )
     return {"page": figure, **dict(zip(heights, rows, strict=True))}
 
 

@@ -21,6 +21,7 @@ from phaseloom.plot.style import (
     image,
     limits,
     new_figure,
+    new_page,
     show_length,
 )
 from phaseloom.units import ANGLE, ENERGY, LENGTH, Dimension
@@ -66,7 +67,7 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
         most = max(MIN_PATTERNS_READ, min(most, MAX_VALUES_READ // size))
     index, grid = choose_patterns(scan, most)
     total, mean = read_totals(scan, index)
-    figure = new_figure(12, 8.8)
+    figure = new_page(12, 8.8)
     (pattern, field), (spread, words) = figure.subplots(2, 2, height_ratios=[1.25, 1])
     _draw_mean(pattern, scan, mean)
     _draw_field(field, scan, index, grid, total)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 __all__ = ["LINE_COLOURS", "LINE_DASHES", "average_blocks", "colour_bar", "colour_wheel", "draw_map"]
-__all__ += ["draw_note", "frame", "image", "limits", "name_powers", "new_figure", "round_length", "save"]
-__all__ += ["show_length", "unit_of", "wave_colours"]
+__all__ += ["draw_note", "frame", "image", "limits", "name_powers", "new_figure", "new_page", "round_length"]
+__all__ += ["save", "show_length", "unit_of", "wave_colours"]
 
 SMALL_FONT = 8
 """Of labels and legends, points."""
@@ -52,6 +52,15 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.05)
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new_page(width: float, height: float) -> Figure:
+    """As `new_figure`, for panels that `phaseloom.plot.panel_layout` can place, which takes less time."""
+    from phaseloom.plot.panel_layout import PanelLayout
+
+    figure = new_figure(width, height)
+    figure.set_layout_engine(PanelLayout())
     return figure
 
 

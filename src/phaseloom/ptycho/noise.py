@@ -121,6 +121,17 @@ def poisson(
     each = rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
     if math.isinf(limit):
         return each
+    is_rare = floor * math.exp(MAX_LOG_RATIO) > limit**2 / 2  # what lies beyond then has a high deviance
+    if each.requires_grad or not is_rare:
+        return _limit_by_amplitude(rate, counts, each, limit)
+    some = _find_pixels_to_limit(each, limit)
+    if some is not None:
+        each[some] = _limit_by_amplitude(rate[some], counts[some], each[some], limit)
+    return each
+
+
+def _limit_by_amplitude(rate: Tensor, counts: Tensor, each: Tensor, limit: float) -> Tensor:
+    """The deviance ``each``, or its continuation where the model is too dark."""
     edge = _log_ratio_at_limit(counts, limit)
     far = counts > rate * edge.exp()
     beyond = rate - 2 * (edge / 2).exp() * rate.sqrt() * counts.sqrt() + counts * (1 + edge)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from phaseloom.data.calibrate import Disk, fit_disk
+from phaseloom.data.calibrate import Disk, fit_disk, mean_for_disk
 from phaseloom.data.diagnostics import inspect
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -138,7 +138,7 @@ class RunAhead:
     @cached_property
     def mean(self) -> np.ndarray:
         """Mean pattern, untrusted pixels zero, without background."""
-        mean = self.scan.mean_pattern(most=500)
+        mean = mean_for_disk(self.scan)
         mean = mean - (0.0 if self.scan.background is None else self.scan.background)
         return np.where(self.scan.mask, mean, 0.0).clip(min=0)
 

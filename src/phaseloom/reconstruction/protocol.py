@@ -103,7 +103,7 @@ from phaseloom.runs.folder import (
     save_recipe,
 )
 from phaseloom.runs.lock import OutputLock, release_on_failure
-from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
+from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan, find_lit_patterns
 
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
 
@@ -245,6 +245,21 @@ class Job:
             job.recorded = job._settle_object(recipe.rates)  # a given object, a direct image, or a flat one
             job.recipe = job.recorded
             job.save_recipe()
+        return job
+
+    @classmethod
+    def begin_short(cls, recipe: Reconstruct, scan: Scan4D, /) -> "Job":
+        """A run that writes nothing, on data that `begin` has read, checked and knows by their hash.
+
+        Args:
+            recipe: with ``start: none`` and ``mask: none``: nothing is looked for.
+            scan: patterns of the data, as the run takes them; blank ones are left out.
+        """
+        lit = find_lit_patterns(scan, recipe.file.name)
+        settled, data, start = _settle_start(recipe, scan if lit.all() else scan.select(lit))
+        job = cls(settled, data, start, None)
+        job.recorded = job._settle_object(recipe.rates)
+        job.recipe = job.recorded
         return job
 
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, lock: OutputLock | None):
@@ -858,21 +873,27 @@ def _take_distances_as_stated(recipe: Reconstruct, scan: Scan4D) -> tuple[Recons
 
 def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D, Start | None]:
     """The recipe with its probe, defocus and orientation settled, and the scan laid accordingly."""
+    settled, scan, start = _settle_start(recipe, scan)
+    hashes = {"data": digest_of_scan(scan), "setup": hash_setup(scan)}
+    return settled.model_copy(update={"found": settled.found | hashes}), scan, start
+
+
+def _settle_start(recipe: Reconstruct, scan: Scan4D) -> tuple[Reconstruct, Scan4D, Start | None]:
+    """`find_start` without the hashes by which a run that is resumed knows its data."""
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
     kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "holograms")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
-    found |= {"data": digest_of_scan(scan), "setup": hash_setup(scan)}
     file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
     return settled.model_copy(update={"file": file, "found": found}), scan, start
 
 
 def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
     """All epochs of a run that writes nothing: what a calibration tries its candidates by."""
-    whole = recipe.with_usual_noise().model_copy(update={"tiles": False})  # of a part of the scan
-    job = Job.begin(whole, scan=scan)
+    of_part = {"tiles": False, "file": IN_MEMORY, "read": None}  # of a part of the scan
+    job = Job.begin_short(recipe.with_usual_noise().model_copy(update=of_part), scan)
     job.wants_evidence = False  # also for a result that somebody asks for
     job.run_epochs()
     return job
