@@ -1,9 +1,9 @@
 """Start from an earlier result
 ============================
 
-Of two scans of one sample, the second run starts from the object and the probe of the first. A start that is
-near the end needs small steps: with a tenth of an object's and a probe's rate it is closer to the counts after
-its first epoch than a run from a flat object after four.
+Of two scans of one sample, the second run starts from the object and the probe of the first. A start that
+is near the end needs small steps: with a tenth of the largest rates of object and probe it is closer to the
+counts after its first epoch than a run from a flat object after four.
 """
 
 # %%

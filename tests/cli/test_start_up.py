@@ -3,13 +3,11 @@
 import gc
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from phaseloom import plugins, spec
-from phaseloom.runs import import_hooks
 from phaseloom.simulation import simulate
 
 AFTER = "\nprint('LOADED', *sorted(sys.modules))"
@@ -137,40 +135,3 @@ def test_a_result_is_written_once(finished, monkeypatch):
 def test_the_native_reader_needs_no_pytorch(files, tmp_path):
     loaded = list_loaded(["look", str(files.native)], tmp_path)
     assert not loaded & {"torch", "scipy.io", "phaseloom.data.formats.mat"}
-
-
-def test_a_command_imports_libraries_without_their_help_texts(plain):
-    """They work as they do; what is imported outside of a command has its help."""
-    path, settings = plain
-    program = (
-        "import sys\n"
-        "from phaseloom import cli\n"
-        "from phaseloom.cli import command\n"
-        f"sys.argv = {['phaseloom', 'look', path.name, *settings]}\n"
-        "try: cli.main()\n"
-        "except SystemExit: pass\n"
-        "from matplotlib.image import AxesImage\n"
-        "from matplotlib.lines import Line2D\n"
-        "from scipy.special import erfc\n"
-        "line = Line2D([0], [0])\n"
-        "line.set(color='red', lw=3)\n"
-        "print(not AxesImage.set.__doc__, line.get_color(), line.get_linewidth(), round(erfc(0.0)))\n"
-        "print([one for one in sys.meta_path if 'import_hooks' in type(one).__module__])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=path.parent, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-2:] == ["True red 3.0 1", "[]"]
-    outside = (
-        "from phaseloom import plot; from matplotlib.lines import Line2D; print(len(Line2D.set.__doc__))"
-    )
-    done = subprocess.run([sys.executable, "-c", outside], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 1000
-
-
-def test_a_library_without_what_writes_help_texts_is_left_alone():
-    for change in import_hooks._CHANGES.values():
-        change(SimpleNamespace())
-    artists = SimpleNamespace(Artist=type("Artist", (), {}))
-    import_hooks._CHANGES["matplotlib.artist"](artists)
-    assert list(vars(artists)) == ["Artist"]

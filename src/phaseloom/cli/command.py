@@ -88,13 +88,12 @@ def main() -> None:
     Exit code 2 for input that cannot be used; 1 for a failure of a plugin, of memory or of the program, whose
     traceback is kept in a file.
     """
-    from phaseloom.runs.import_hooks import skip_help_texts
     from phaseloom.runs.interrupts import interrupt_on_signals
     from phaseloom.runs.lock import release_all
 
     _let_threads_sleep()
     try:
-        with _seldom_collected(), skip_help_texts(), interrupt_on_signals(), _sentences(), _one_voice():
+        with _seldom_collected(), interrupt_on_signals(), _sentences(), _one_voice():
             code = app(standalone_mode=False) or 0
             if code == CODE_OF_CTRL_C:  # what newer Typer makes of an interruption, whatever the signal
                 raise KeyboardInterrupt
