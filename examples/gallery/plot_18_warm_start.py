@@ -2,8 +2,8 @@
 ============================
 
 Of two scans of one sample, the second run starts from the object and the probe of the first. A start that
-is near the end needs small steps: with a tenth of the largest rates of object and probe it is closer to the
-counts after its first epoch than a run from a flat object after four.
+is near the end needs small steps: with rates of 0.1 for object and probe it is closer to the counts
+after its first epoch than a run from a flat object after four.
 """
 
 # %%
