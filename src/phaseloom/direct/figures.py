@@ -68,7 +68,7 @@ def draw_aberrations(axes: Axes, optics: LinearOptics, /) -> None:
         optics: whose.
 
     Example:
-        >>> axes = new_figure(3, 3).subplots()
+        >>> axes = new_page(3, 3).subplots()
         >>> draw_aberrations(axes, LinearOptics(0.02, 0.02, {"C10": -100.0}))
         >>> shown = axes.images[0].get_array()
         >>> round(float(shown.min()), 1)  # at the rim: pi semiangle^2 C10 / wavelength

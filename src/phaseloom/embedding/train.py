@@ -146,5 +146,5 @@ def _note_data(recipe: Autoencode, scan: Scan4D) -> Autoencode:
     """The recipe with a hash of its scan, which must be that with which a run that is resumed began."""
     found = digest_of_scan(scan)
     if recipe.found.get("data", found) != found:
-        raise BadInput("file", str(recipe.file), "has changed since the training began: begin a new one")
+        raise BadInput("file", recipe.file.name, "has changed since the training began: begin a new one")
     return recipe.model_copy(update={"found": {**recipe.found, "data": found}})
