@@ -372,12 +372,16 @@ class TestLevels:
         torch.testing.assert_close(finer[..., ::2, ::2], wave, rtol=0, atol=1e-5)
         torch.testing.assert_close(levels._resample_transmission(finer, (20, 6)), wave, rtol=0, atol=1e-5)
 
-    def test_there_is_no_coarser_grid_where_light_would_be_lost(self):
+    @pytest.mark.parametrize(("outside", "is_coarse"), [(5e-3, True), (2e-2, False)])
+    def test_there_is_no_coarser_grid_where_light_would_be_lost(self, outside, is_coarse):
         scan, model = experiment(window=128)
         counts = np.asarray(scan.counts).astype(float)
-        counts[:, :4] += 0.02 * counts.mean()
-        assert levels.coarsen_scan(scan, model) is not None
-        assert levels.coarsen_scan(replace(scan, counts=counts), model) is None
+        counts[:, :32] = counts[:, 96:] = 0
+        counts[:, 32:96, :32] = counts[:, 32:96, 96:] = 0
+        counts[:, :4] = outside * counts.sum() / counts[:, :4].size
+        spread = replace(scan, counts=counts)
+        assert (levels.coarsen_scan(spread, model) is not None) is is_coarse
+        assert not levels.has_empty_outer_half(spread)  # for short runs whose losses are compared
 
 
 class TestCalm:

@@ -31,8 +31,11 @@ from phaseloom.ptycho.model import Ptychography
 __all__ = ["coarsen_scan", "count_finer_grids", "halve_canvas", "has_empty_outer_half"]
 __all__ += ["model_detector_pixels", "transfer_parameters"]
 
-MAX_LOST_LIGHT = 1e-3
-"""Share of the light that may fall outside of the inner half of the detector."""
+MAX_LIGHT_OUTSIDE = 1e-3
+"""Share of the light outside of the inner half of the detector, with which that is as good as the whole."""
+
+MAX_LIGHT_LEFT_OUT = 1e-2
+"""The same, with which it shows a coarse object: finer epochs see the rest."""
 
 MIN_PATTERN_SIDE = 64
 """Pixels of a pattern below which nothing is gained."""
@@ -49,7 +52,8 @@ def coarsen_scan(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
     if scan.geometry.near:
         return _double_modelled_pixels(scan) if free and count_finer_grids(scan) else None
     plain = free and model.propagator.onward is None and model.detector.response is None
-    return crop(scan, to=(shape[0] // 2, shape[1] // 2)) if plain and has_empty_outer_half(scan) else None
+    coarse = plain and has_empty_outer_half(scan, at_most=MAX_LIGHT_LEFT_OUT)
+    return crop(scan, to=(shape[0] // 2, shape[1] // 2)) if coarse else None
 
 
 def count_finer_grids(scan: Scan4D, /) -> int:
@@ -76,14 +80,19 @@ def model_detector_pixels(scan: Scan4D, /) -> Scan4D:
     return scan
 
 
-def has_empty_outer_half(scan: Scan4D, /) -> bool:
-    """Whether hardly any light falls outside of the inner half of the detector, and that half is enough."""
+def has_empty_outer_half(scan: Scan4D, /, *, at_most: float = MAX_LIGHT_OUTSIDE) -> bool:
+    """Whether hardly any light falls outside of the inner half of the detector, and that half is enough.
+
+    Args:
+        scan: of which the mean pattern is judged.
+        at_most: share of the light.
+    """
     shape = scan.geometry.shape
     if scan.modelled is not None or any(n % 4 or n // 2 < MIN_PATTERN_SIDE for n in shape):
         return False
     light = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
     rows, columns = (slice(n // 4, n - n // 4) for n in shape)
-    return bool(light[rows, columns].sum() >= (1 - MAX_LOST_LIGHT) * light.sum())
+    return bool(light[rows, columns].sum() >= (1 - at_most) * light.sum())
 
 
 def halve_canvas(canvas: Canvas, /) -> Canvas:

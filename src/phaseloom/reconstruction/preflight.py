@@ -338,9 +338,7 @@ def _check_thick_slices(run: RunAhead) -> str:
 
 def _check_orientation(run: RunAhead) -> str:
     """Nothing says how the detector lies against the scan."""
-    turning = {"flip", "transpose", "rotate"}
-    known = run.scan.oriented or run.started
-    if known or turning & {step.name for step in run.job.recipe.prepare}:
+    if run.scan.oriented or run.started or run.job.recipe.states_orientation:
         return ""
     return (
         "orientation: the file does not say how the detector lies against the scan, one way of eight, of "

@@ -88,6 +88,7 @@ from phaseloom.reconstruction.run_folder import (
 )
 from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.starts.distance_profile import combine_ranges, profile_distance
+from phaseloom.reconstruction.starts.earlier_result import require_orientation_of_object
 from phaseloom.reconstruction.starts.first_image import make_first_image
 from phaseloom.reconstruction.starts.material_start import RATIOS, begin_with_holograms
 from phaseloom.reconstruction.steering.commands import Steering
@@ -238,6 +239,7 @@ class Job:
             require_counts(data, lowest=recipe.lowest_count(data))
             if check is not None:
                 check(data)
+            require_orientation_of_object(recipe, data)
             recipe, data = calibrate_scan(recipe, data)  # orientation, rotation, defocus, step, slices
             recipe, data = find_near_field(recipe, data)  # magnification and distance of holograms
             settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation

@@ -82,7 +82,7 @@ run.yaml`).
 """
 
 
-STEPS_THAT_ORIENT = ("flip", "transpose", "rotate")
+STEPS_THAT_ORIENT = frozenset({"flip", "transpose", "rotate"})
 """Steps of `prepare` by which a recipe states how the detector lies."""
 
 MAX_EPOCHS = 10_000_000
