@@ -279,7 +279,7 @@ def _facts_text(r: Result) -> str:
     """The facts of a result, a line each."""
     blocks = [_run_facts(r), trust_facts(r), _metric_facts(r), _data_facts(r), _found_facts(r)]
     blocks.append(_provenance_facts(r.provenance))
-    lines = ["\n".join(f"{name:<17.17} {value}" for name, value in block) for block in blocks if block]
+    lines = ["\n".join(f"{name:<19.19} {value}" for name, value in block) for block in blocks if block]
     return "\n\n".join(lines)
 
 

@@ -172,7 +172,11 @@ def draw_positions(axes: Axes, r: Result, *, words: bool = True) -> None:
     moved = np.asarray(r.positions, float)
     move = moved - start
     fit = distortion(start, moved)
-    common = f"\n{fit.in_words()}" if words and fit and _is_significant(fit, len(start)) else ""
+    common = (
+        "\n" + fit.in_words().replace(", rotation", ",\nrotation")
+        if words and fit and _is_significant(fit, len(start))
+        else ""
+    )
     _draw_moves(axes, start, move - move.mean(0), "rms move", common)
 
 
