@@ -172,11 +172,9 @@ def draw_positions(axes: Axes, r: Result, *, words: bool = True) -> None:
     moved = np.asarray(r.positions, float)
     move = moved - start
     fit = distortion(start, moved)
-    common = (
-        "\n" + fit.in_words().replace(", rotation", ",\nrotation")
-        if words and fit and _is_significant(fit, len(start))
-        else ""
-    )
+    common = ""
+    if words and fit and _is_significant(fit, len(start)):
+        common = "\n" + fit.in_words().replace(", rotation", ",\nrotation")
     _draw_moves(axes, start, move - move.mean(0), "rms move", common)
 
 
