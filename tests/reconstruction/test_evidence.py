@@ -18,6 +18,7 @@ from phaseloom.reconstruction.evidence import (
     doubt_open_twin,
     doubt_positions,
     find_doubts,
+    is_confirmed,
 )
 from phaseloom.reconstruction.half_data_frc import reconstruct_halves
 from phaseloom.reconstruction.protocol import Job, run_in_memory
@@ -69,6 +70,9 @@ def recipe(defocus: float = DEFOCUS, **settings) -> Reconstruct:
         ({"agreement": 0.1}, Verdict.DOUBTFUL, "correlation 0.10"),
         ({"agreement": -0.9}, None, ""),  # its twin
         ({"agreement": 0.9, "defocus": -100.0}, None, ""),  # made up for by the probe
+        # both images lie along the scan and agree, however the detector is turned
+        ({"agreement": 0.9, "rotation": -0.3}, Verdict.WRONG_START, "turned by -17.2 degrees"),
+        ({"agreement": 0.9, "transposed": True}, Verdict.WRONG_START, "transposed"),
         ({"agreement": 0.9, "step": 0.85}, None, ""),  # held by what was stated, and may be noise
         (
             {"agreement": 0.9, "step": 0.85, "contradicts_step": True},
@@ -83,6 +87,7 @@ def test_what_a_comparison_says(changed, verdict, says):
     doubts = find_doubts(replace(GOOD, **changed))
     assert [one.verdict for one in doubts] == ([verdict] if verdict else [])
     assert all(says in one.sentence for one in doubts)
+    assert not (doubts and is_confirmed(replace(GOOD, **changed)))
 
 
 @pytest.mark.parametrize(

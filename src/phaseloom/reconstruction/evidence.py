@@ -246,12 +246,12 @@ def find_doubts(found: Comparison, /) -> tuple[Doubt, ...]:
     if found.gain < MIN_GAIN_OF_WITNESS:
         return ()  # it knows nothing
     step = _doubt_step(found)
-    if (
-        abs(found.agreement) > MIN_AGREEMENT_TO_CONFIRM
-    ):  # a free probe made up for optics that are stated wrongly
+    orientation = _doubt_orientation(found)  # both images lie along the scan: agreement says nothing of it
+    if abs(found.agreement) > MIN_AGREEMENT_TO_CONFIRM and not orientation:
+        # a free probe made up for a defocus that is stated wrongly
         text = f"the image is right but for its scale: the direct image wants {step}"
         return (Doubt(Verdict.WRONG_START, text),) if step and found.contradicts_step else ()
-    causes = [_doubt_orientation(found), _doubt_defocus(found), step]
+    causes = [orientation, _doubt_defocus(found), step]
     doubts = [Doubt(Verdict.WRONG_START, f"the direct image wants {cause}") for cause in causes if cause]
     if abs(found.agreement) < MIN_AGREEMENT:
         text = f"the phase is not that of the direct image (correlation {found.agreement:.2f})"
@@ -384,7 +384,7 @@ def is_confirmed(found: Comparison, /) -> bool:
         found: of `compare_with_direct_image`.
     """
     sure = found.gain >= MIN_GAIN_OF_WITNESS and not found.contradicts_step
-    return sure and found.agreement > MIN_AGREEMENT_TO_CONFIRM
+    return sure and found.agreement > MIN_AGREEMENT_TO_CONFIRM and not _doubt_orientation(found)
 
 
 def _doubt_orientation(found: Comparison) -> str:
