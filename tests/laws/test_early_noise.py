@@ -10,10 +10,12 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
+from phaseloom.fitting.outcome import Verdict
 from phaseloom.ptycho import noise
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.result_builder import judge_run
 from phaseloom.simulation import simulate
 
 
@@ -69,6 +71,34 @@ def test_a_near_field_keeps_the_usual_noise_model(scan: Scan4D) -> None:
     level = begin(scan).level
     level.model.detector.near = True
     assert choose(level, 30.0) == 0.01
+
+
+@pytest.mark.parametrize(("loss", "share"), [(1.19, 1.0), (30.0, 0.25)])
+def test_steps_are_a_quarter_where_the_usual_noise_model_begins_far_from_the_counts(
+    scan: Scan4D, loss: float, share: float
+) -> None:
+    level = begin(scan).level
+    groups = level.progress.optimizer.param_groups
+    choose(level, *[30.0] * 5)
+    assert {group["brake"] for group in groups} == {1.0}
+    choose(level, *[30.0] * 5, loss)
+    assert {group["brake"] for group in groups} == {share}
+    choose(level, *[30.0] * 5, loss, 30.0)
+    assert {group["brake"] for group in groups} == {share}  # once
+
+
+def test_a_loss_that_rises_with_the_noise_model_is_no_fault_of_the_steps(scan: Scan4D) -> None:
+    job = begin(scan)
+    rates = {"object": 1.0, "probe": 1.0}
+    losses = [9.0 * 0.2**n + 1.48 for n in range(6)] + [1.9 * 0.99**n for n in range(6)]
+    job.progress.history = [
+        {"number": n, "loss": loss, "holdout": None, "terms": {"noise": loss}, "rates": rates}
+        for n, loss in enumerate(losses, 1)
+    ]
+    job.progress.epoch = 12
+    assert judge_run(job).verdict is Verdict.STEPS_TOO_LONG
+    job.progress.other_noise_epochs = 6
+    assert judge_run(job).verdict is not Verdict.STEPS_TOO_LONG
 
 
 def test_losses_of_two_noise_models_are_not_compared(scan: Scan4D) -> None:

@@ -90,9 +90,14 @@ class Progress:
     other_noise_epochs: int = 0
 
     @property
+    def incomparable_epochs(self) -> int:
+        """Epochs of the history whose losses do not compare with those to come."""
+        return max(self.coarse_epochs, self.other_noise_epochs)
+
+    @property
     def comparable_epochs(self) -> list[dict[str, Any]]:
         """The part of the history whose losses compare with those to come."""
-        return self.history[max(self.coarse_epochs, self.other_noise_epochs) :]
+        return self.history[self.incomparable_epochs :]
 
     @property
     def stopped(self) -> str:

@@ -216,7 +216,8 @@ def judge_fit(
         history: of a fit (`phaseloom.fitting.loop.Progress.history`).
         stopped: why it ended (`phaseloom.fitting.loop.Progress.stop`), or the sentence of a file.
         floor: loss at which nothing but noise is left (1 for a likelihood); 0: not known.
-        since: epochs of the history that were done on a coarser grid, so that later losses start anew.
+        since: epochs of the history on a coarser grid or by another noise model, with which later losses do
+            not compare.
         newton: see `advise_rates`.
         mean_pattern_loss: loss of a model that knows the mean pattern alone; 0: not known.
         is_start_confirmed: whether other evidence says that the start was right, so that a high loss is not
@@ -288,11 +289,11 @@ def add_doubts(judgement: Judgement, doubts: Sequence[Doubt], /) -> Judgement:
 
 @dataclass(frozen=True)
 class FitRecord:
-    """The epochs of a history that a verdict is about: those on the last grid.
+    """The epochs of a history that a verdict is about: those whose losses compare with the last one.
 
     Attributes:
         history: all of them.
-        events: those on the last grid.
+        events: those on the last grid, by the last noise model.
         loss: of each event, of those terms only that were there in all.
         noise: of each event, what compares with counts.
         shown: place of the event whose parameters are the result.

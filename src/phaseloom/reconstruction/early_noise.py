@@ -8,7 +8,7 @@ their say; so does the slope ``1 - sqrt(counts / model)`` of a difference of amp
 
 import math
 
-from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.loop import Progress, shorten_steps
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.noise import Divergence, compare_amplitudes, raise_floor
 
@@ -45,12 +45,21 @@ def find_early_noise(likelihood: Likelihood, usual: Divergence, floor: float, /)
     return compare_amplitudes(usual) if is_thick else raise_floor(usual, floor)
 
 
+BRAKES_FAR_FROM_COUNTS = 2
+"""How often the longest steps are halved where the usual noise model begins with a loss far above the noise.
+
+Pixels in the dark then hold more counts than the model will ever have for them, and whole steps on their
+slopes swing the image and stretch the positions (decision 054).
+"""
+
+
 def choose_noise(
     likelihood: Likelihood, usual: Divergence, early: Divergence, progress: Progress, /, *, epochs: int
 ) -> None:
     """Set the noise model of the next epoch by the losses of those before.
 
-    Losses by another noise model are not compared with any more.
+    Losses by another noise model are not compared with any more. Steps are shorter from the change on where
+    the model is still far from the counts.
 
     Args:
         likelihood: whose noise model is set.
@@ -63,8 +72,11 @@ def choose_noise(
         last = math.ceil(MAX_SHARE_OF_EPOCHS * epochs)
         for number, event in enumerate(progress.history, 1):
             loss = (event.get("terms") or {}).get("noise", event["loss"])
-            if loss < MIN_LOSS_OF_EARLY_NOISE or number >= last:
+            is_near = loss < MIN_LOSS_OF_EARLY_NOISE
+            if is_near or number >= last:
                 progress.other_noise_epochs = number
                 progress.best = None
+                for _ in range(0 if is_near else BRAKES_FAR_FROM_COUNTS):
+                    shorten_steps(progress.optimizer)
                 break
     likelihood.set_noise(usual if progress.other_noise_epochs else early)

@@ -277,7 +277,7 @@ def judge_run(job: Underway, /) -> Judgement:
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
     end = {
         "stopped": progress.stop,
-        "since": progress.coarse_epochs,
+        "since": progress.incomparable_epochs,
         "mean_pattern_loss": job.level.likelihood.mean_pattern_loss,
     }
     judge = partial(verdicts.judge_fit, progress.history, **end, floor=floor, newton=newton)
@@ -489,8 +489,8 @@ def _metrics(job: Underway, left: Mapping[str, float]) -> dict[str, float]:
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history[: job.progress.result_epoch]
-    since = len(job.progress.history) - len(job.progress.comparable_epochs)
-    held = [event["holdout"] for event in history[since:] if event["holdout"] is not None]
+    events = history[job.progress.incomparable_epochs :]
+    held = [event["holdout"] for event in events if event["holdout"] is not None]
     numbers = {
         "loss": history[-1]["loss"] if history else math.nan,
         "amplitude error": left["amplitude"],
