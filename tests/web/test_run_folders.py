@@ -279,6 +279,19 @@ class TestProgress:
 
         assert judge_losses(log, read_recipe(run)).split(":")[0] in Result.load(run / "result.h5").verdict
 
+    def test_losses_of_two_noise_models_are_not_judged_together(self, tmp_path):
+        losses = [9.0 * 0.2**n + 1.48 for n in range(6)] + [1.9 * 0.99**n for n in range(6)]
+        for since in (0, 6):
+            rates = {"object": 1.0}
+            more = [
+                {"loss": loss, "rates": rates, "incomparable_epochs": since * (n > 5)}
+                for n, loss in enumerate(losses)
+            ]
+            text = "".join(epoch(n, **one) for n, one in enumerate(more, 1))
+            (tmp_path / "events.jsonl").write_text(text)
+            said = judge_losses(EventLog.read_all(tmp_path), {"noise": "poisson", "rates": {"object": 1}})
+            assert said.startswith("steps too long") == (since == 0)
+
 
 class TestComparison:
     def test_a_run_is_equal_to_itself(self, run, tmp_path):

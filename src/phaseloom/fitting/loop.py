@@ -71,7 +71,7 @@ class Progress:
         model: the module whose parameters move.
         optimizer: with the state that it keeps across calls of `fit`.
         epoch: how many have been done.
-        history: one `Epoch` as a dict for each.
+        history: one `Epoch` as a dict for each; with ``incomparable_epochs`` where there are some.
         stop: why the last call ended, as a code and a sentence.
         best: epoch, hold-out loss and parameters of the best epoch so far.
         shown: the epoch whose parameters the model has at the end, when it is not the last one.
@@ -192,7 +192,8 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
             return
         settled = rates_have_fallen(progress.optimizer, shape, settings.horizon, number, progress.history)
         progress.epoch = number
-        progress.history.append(asdict(epoch))
+        since = progress.incomparable_epochs
+        progress.history.append(asdict(epoch) | ({"incomparable_epochs": since} if since else {}))
         _remember_best(progress, epoch)
         stop = _early_stop(progress, patience, settling=settled)
         if stop is None and number >= epochs:

@@ -99,4 +99,5 @@ def judge_losses(log: EventLog, recipe: dict[str, Any], /) -> str:
     stopped = stop_of_sentence(str(log.last.get("stopped", "")))
     optimizer = recipe.get("optimizer")
     newton = 1.0 if optimizer == "gauss_newton" or "gauss_newton" in (optimizer or {}) else np.inf
-    return str(verdicts.judge_fit(log.epochs, stopped=stopped, floor=floor, newton=newton))
+    since = int(log.last.get("incomparable_epochs", 0))
+    return str(verdicts.judge_fit(log.epochs, stopped=stopped, floor=floor, since=since, newton=newton))
