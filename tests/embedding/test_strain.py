@@ -11,6 +11,7 @@ from phaseloom.embedding.strain.disk_likelihood import DiskExpansion, DiskState,
 from phaseloom.embedding.strain.disk_probe import DiskProbe, correlate_disk, find_peaks
 from phaseloom.embedding.strain.lattice import build_turn, find_lattice, list_symmetries, measure_turn
 from phaseloom.embedding.strain.lattice_map import map_lattices
+from phaseloom.embedding.strain.probe_estimate import estimate_probe
 from phaseloom.embedding.strain.strain_figure import plot_strain
 from phaseloom.embedding.strain.strain_map import StrainMap, compute_strain, describe_strain, map_strain
 from phaseloom.errors import BadInput
@@ -235,6 +236,22 @@ def test_pixels_that_are_not_square_are_allowed_for():
     apart = errors_of(found, TURNS, STRAINED)
     assert np.sqrt((apart**2).mean(0))[0] < 0.2
     assert np.sqrt((apart[:, 1:] ** 2).mean()) < 0.003
+
+
+@pytest.mark.parametrize("electrons", [100, 400])
+def test_the_radius_of_a_disk_does_not_depend_on_the_dose(electrons):
+    """The fit had ended at 3.9 pixels, with twice the deviance, and errors of strain grew tenfold."""
+    y, x = np.indices((64, 64))
+    rate = sum(
+        np.exp(-np.hypot(h, k)) / (1 + np.exp((np.hypot(y - 32 - 14 * h, x - 32 - 13 * k) - 3) / 0.3))
+        for h in R
+        for k in R
+    )
+    counts = np.random.default_rng(0).poisson(electrons * rate, (30, 64, 64))
+    probe = estimate_probe(counts, np.ones((64, 64), bool))
+    assert probe is not None
+    assert probe.radius == pytest.approx(3, abs=0.1)
+    assert probe.width == pytest.approx(0.3 * np.pi / np.sqrt(3), abs=0.15)  # deviation of the logistic edge
 
 
 def test_a_slope_of_a_disk_is_not_a_shift():
