@@ -147,6 +147,28 @@ def test_a_reference_region_has_no_strain_in_the_mean():
 
 
 @pytest.mark.medium
+def test_the_error_of_the_reference_is_told_and_shifts_all_places_alike():
+    """Few patterns of a reference give the rest an offset of rotation and strain that is no signal."""
+    rng, scan = np.random.default_rng(4), make_scan(0 * TURNS, NONE)
+    lattices, chosen = map_lattices(scan), np.arange(30) < 9
+    covariance = np.linalg.inv(lattices.information)[:, 2:, 2:]
+    offsets, told = [], []
+    for _ in range(60):
+        moved = np.stack([rng.multivariate_normal(np.zeros(4), one) for one in covariance])
+        bases = lattices.bases + chosen[:, None, None] * moved.reshape(-1, 2, 2).swapaxes(1, 2)
+        found = compute_strain(replace(lattices, bases=bases), scan, chosen)
+        offsets.append(found.values[~chosen] * [1, 100, 100, 100])
+        note = next(note for note in found.notes if "reference of 9 patterns" in note)
+        told.append([float(word) for word in note.replace("%", "").split() if word.startswith("0.")])
+    common = np.array(offsets).std(0)
+    assert np.ptp(common, axis=0).max() < 0.05 * common.max()  # alike in all places
+    turn, strain = np.median(told, 0)
+    assert common[:, 0].mean() == pytest.approx(turn, rel=0.25)
+    assert np.sqrt((common[:, 1:] ** 2).mean()) == pytest.approx(strain, rel=0.25)
+    assert not any("reference of" in note for note in compute_strain(lattices, scan).notes)
+
+
+@pytest.mark.medium
 def test_few_electrons_give_wide_errors_not_wrong_lattices():
     found = map_strain(make_scan(TURNS, NONE, 250))
     apart = errors_of(found, TURNS, NONE)
