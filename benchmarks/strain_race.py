@@ -12,9 +12,9 @@ a lattice the lattice and rotation of each grain; its template matching (ACOM) i
 axis and the size of a pixel, and its `calculate_strain` begins with the orientations found. phaseloom is
 given none of it. py4DSTEM's settings are swept for each dose on a film that is not judged.
 
-    python -m benchmarks.strain_race simulate FOLDER --seed N    # where abTEM is installed, without phaseloom
-    python -m benchmarks.strain_race tune FOLDER                 # where py4DSTEM is installed, without phaseloom
-    python -m benchmarks.strain_race match FOLDER                # likewise
+    python -m benchmarks.strain_race simulate FOLDER --seed N  # with abTEM, without phaseloom
+    python -m benchmarks.strain_race tune FOLDER               # with py4DSTEM, without phaseloom
+    python -m benchmarks.strain_race match FOLDER              # likewise
     python -m benchmarks.strain_race measure FOLDER
     python -m benchmarks.strain_race score FOLDER --out benchmarks/results/strain-race-DATE.json
 """
@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -326,7 +327,7 @@ def fit_known_lattices(film: np.lib.npyio.NpzFile, peaks) -> np.ndarray:
 
 
 def match_templates(name: str, peaks, settings: Matching) -> np.ndarray:
-    """Rotation and strain ``(n, 4)`` by py4DSTEM's template matching and its strain of the matched crystal."""
+    """Rotation and strain ``(n, 4)`` by py4DSTEM's template matching and its strain of the match."""
     from py4DSTEM.process.diffraction import Crystal
 
     crystal = Crystal.from_ase(build_cell(name))
@@ -361,12 +362,12 @@ def tune(folder: Path) -> None:
         # each electron is kept by chance: counts of fewer electrons
         counts = np.random.default_rng(0).binomial(film["counts"], electrons / TUNING.electrons)
         best: dict[str, tuple[float, dict[str, float]]] = {}
-        for values in product((0.0, 1.0), (1.0, 0.8, 0.5), (1.0, 2.0), (0.02, 0.1)):
+        for values in product((0.0, 1.0), (1.0, 0.8, 0.5), (1.0, 2.0, 3.0), (0.005, 0.02, 0.1)):
             detection = Detection(*values)
             peaks = find_disks(film, counts, detection)
             judged = judge(film, fit_known_lattices(film, peaks), SYMMETRIES[TUNING.name])
             _keep_best(best, "disks", judged, asdict(detection))
-            for more in product((1.0,), (0.04, 0.08, 0.12), (0.02, 0.04)):
+            for more in product((1.0,), (0.02, 0.04, 0.08), (0.02, 0.04)):
                 matching = Matching(*more)
                 key = asdict(detection) | asdict(matching)
                 judged = judge(film, match_templates(TUNING.name, peaks, matching), SYMMETRIES[TUNING.name])
@@ -385,11 +386,13 @@ def _keep_best(best: dict, method: str, judged: dict, key: dict[str, float]) -> 
 
 def match(folder: Path) -> None:
     """Disk detection and template matching by py4DSTEM, with the settings of `tune`."""
+    import py4DSTEM  # noqa: F401 - not part of the seconds
+
     settings = json.loads((folder / "settings.json").read_text())
     for number, one in enumerate(FILMS, 1):
         film = np.load(folder / f"{number}.npz")
         chosen = settings[f"{one.electrons:g}"]
-        for method in ("disks", "templates"):
+        for method in METHODS[1:]:
             parts = dict(chosen[method])
             detection = Detection(*(parts.pop(name) for name in list(parts)[:4]))
             start = time.process_time()
@@ -423,7 +426,7 @@ def measure(folder: Path) -> None:
         print(one.name, f"{seconds:.1f} s", found.symmetry, *found.notes, sep="; ", flush=True)
 
 
-def judge(film: np.lib.npyio.NpzFile, values: np.ndarray, symmetry: int) -> dict[str, object]:
+def judge(film: np.lib.npyio.NpzFile, values: np.ndarray, symmetry: int) -> dict[str, Any]:
     """Errors outside of the reference, the median of which is zero: degrees, and percent of strain."""
     truth = np.concatenate([film["rotation"][:, None], film["strain"]], 1)
     period = 360 / symmetry
@@ -455,12 +458,12 @@ def judge(film: np.lib.npyio.NpzFile, values: np.ndarray, symmetry: int) -> dict
     }
 
 
-def score(folder: Path) -> dict[str, object]:
+def score(folder: Path) -> dict[str, Any]:
     """Errors of all, film by film."""
-    films: dict[str, object] = {}
+    films: dict[str, Any] = {}
     for number, one in enumerate(FILMS, 1):
         film = np.load(folder / f"{number}.npz")
-        row: dict[str, object] = {"film": asdict(one) | {"seed": int(film["seed"])}}
+        row: dict[str, Any] = {"film": asdict(one) | {"seed": int(film["seed"])}}
         for method in METHODS:
             found = np.load(folder / f"{number}.{method}.npz")
             row[method] = judge(film, found["values"], SYMMETRIES[one.name]) | {
