@@ -49,6 +49,7 @@ K_MAX = 1.2  # inverse angstrom, of templates
 NEAR = 2.4  # pixels between a disk and the known lattice
 MIN_DISKS = 5
 MIN_REFERENCE = 3  # patterns with a lattice
+NUMBERS = ("rotation_median", "strain_median", "strain_bias", "strain_spread", "seconds")
 METHODS = ("ours", "disks", "templates")
 BACKGROUND = 0.04  # share of the electrons, diffuse
 
@@ -471,14 +472,15 @@ def score(folder: Path) -> dict[str, Any]:
             }
         ours = np.load(folder / f"{number}.ours.npz")
         row["error_of_strain"] = float(100 * np.nanmedian(ours["errors"][~film["inside"], 1:]))
+        # the error of the reference, common to all, is not that of a pattern
+        apart = ours["values"][:, 1:] - film["strain"]
+        apart = (apart - np.nanmedian(apart[~film["inside"]], 0)) / ours["errors"][:, 1:]
+        row["coverage"] = float((np.abs(apart[~film["inside"]]) < 1.96).mean())
         films[one.name] = row
     settings = json.loads((folder / "settings.json").read_text())
     machine = {"system": platform.platform(), "processor": _name_processor(), "threads": 1}
-    summary = {
-        method: {
-            name: float(np.median([films[one.name][method][name] for one in FILMS]))
-            for name in ("rotation_median", "strain_median", "strain_bias", "strain_spread", "seconds")
-        }
+    summary: dict[str, Any] = {
+        method: {name: float(np.median([films[one.name][method][name] for one in FILMS])) for name in NUMBERS}
         for method in METHODS
     }
     summary["lower"] = {
@@ -488,6 +490,11 @@ def score(folder: Path) -> dict[str, Any]:
         for name in ("rotation_median", "strain_median")
         for other in METHODS[1:]
     }
+    counts = {
+        "strain within 0.1 %": sum(films[one.name]["ours"]["strain_median"] < 0.1 for one in FILMS),
+        "rotation within 1 degree": min(films[one.name]["ours"]["rotation_within_degree"] for one in FILMS),
+    }
+    summary |= counts
     head = {"date": date.today().isoformat(), "commit": _name_commit(), "machine": machine}
     return {**head, "py4DSTEM": settings, "films": films, "summary": summary, "count": len(FILMS)}
 
