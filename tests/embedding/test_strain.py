@@ -11,6 +11,7 @@ from phaseloom.embedding.strain.disk_likelihood import DiskExpansion, DiskState,
 from phaseloom.embedding.strain.disk_probe import DiskProbe, correlate_disk, find_peaks
 from phaseloom.embedding.strain.lattice import build_turn, find_lattice, list_symmetries, measure_turn
 from phaseloom.embedding.strain.lattice_map import map_lattices
+from phaseloom.embedding.strain.probe_estimate import estimate_probe
 from phaseloom.embedding.strain.strain_figure import plot_strain
 from phaseloom.embedding.strain.strain_map import StrainMap, compute_strain, describe_strain, map_strain
 from phaseloom.errors import BadInput
@@ -146,6 +147,28 @@ def test_a_reference_region_has_no_strain_in_the_mean():
 
 
 @pytest.mark.medium
+def test_the_error_of_the_reference_is_told_and_shifts_all_places_alike():
+    """Few patterns of a reference give the rest an offset of rotation and strain that is no signal."""
+    rng, scan = np.random.default_rng(4), make_scan(0 * TURNS, NONE)
+    lattices, chosen = map_lattices(scan), np.arange(30) < 9
+    covariance = np.linalg.inv(lattices.information)[:, 2:, 2:]
+    offsets, told = [], []
+    for _ in range(60):
+        moved = np.stack([rng.multivariate_normal(np.zeros(4), one) for one in covariance])
+        bases = lattices.bases + chosen[:, None, None] * moved.reshape(-1, 2, 2).swapaxes(1, 2)
+        found = compute_strain(replace(lattices, bases=bases), scan, chosen)
+        offsets.append(found.values[~chosen] * [1, 100, 100, 100])
+        note = next(note for note in found.notes if "reference of 9 patterns" in note)
+        told.append([float(word) for word in note.replace("%", "").split() if word.startswith("0.")])
+    common = np.array(offsets).std(0)
+    assert np.ptp(common, axis=0).max() < 0.05 * common.max()  # alike in all places
+    turn, strain = np.median(told, 0)
+    assert common[:, 0].mean() == pytest.approx(turn, rel=0.25)
+    assert np.sqrt((common[:, 1:] ** 2).mean()) == pytest.approx(strain, rel=0.25)
+    assert not any("reference of" in note for note in compute_strain(lattices, scan).notes)
+
+
+@pytest.mark.medium
 def test_few_electrons_give_wide_errors_not_wrong_lattices():
     found = map_strain(make_scan(TURNS, NONE, 250))
     apart = errors_of(found, TURNS, NONE)
@@ -235,6 +258,22 @@ def test_pixels_that_are_not_square_are_allowed_for():
     apart = errors_of(found, TURNS, STRAINED)
     assert np.sqrt((apart**2).mean(0))[0] < 0.2
     assert np.sqrt((apart[:, 1:] ** 2).mean()) < 0.003
+
+
+@pytest.mark.parametrize("electrons", [100, 400])
+def test_the_radius_of_a_disk_does_not_depend_on_the_dose(electrons):
+    """The fit had ended at 3.9 pixels, with twice the deviance, and errors of strain grew tenfold."""
+    y, x = np.indices((64, 64))
+    rate = sum(
+        np.exp(-np.hypot(h, k)) / (1 + np.exp((np.hypot(y - 32 - 14 * h, x - 32 - 13 * k) - 3) / 0.3))
+        for h in R
+        for k in R
+    )
+    counts = np.random.default_rng(0).poisson(electrons * rate, (30, 64, 64))
+    probe = estimate_probe(counts, np.ones((64, 64), bool))
+    assert probe is not None
+    assert probe.radius == pytest.approx(3, abs=0.1)
+    assert probe.width == pytest.approx(0.3 * np.pi / np.sqrt(3), abs=0.15)  # deviation of the logistic edge
 
 
 def test_a_slope_of_a_disk_is_not_a_shift():

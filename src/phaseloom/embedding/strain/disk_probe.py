@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,16 +58,18 @@ def correlate_disk(patterns: np.ndarray, probe: DiskProbe, mask: np.ndarray, /) 
     ring = (distance > probe.radius + 1.5 * probe.width) & (distance <= probe.reach)
     shape = [fft.next_fast_len(n + 2 * reach, real=True) for n in mask.shape]
 
-    def spread(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        product = np.asarray(fft.rfft2(images, shape)) * np.asarray(fft.rfft2(kernel, shape))
-        whole = np.asarray(fft.irfft2(product, shape))
-        return whole[..., reach : reach + mask.shape[0], reach : reach + mask.shape[1]]
+    kernels = [np.asarray(fft.rfft2(kernel, shape)) for kernel in (disk, ring.astype(float))]
 
-    good = mask.astype(float)
-    of_disk, of_ring = (np.maximum(spread(good, kernel), 0.0) for kernel in (disk, ring.astype(float)))
+    def spread(images: np.ndarray) -> Iterator[np.ndarray]:
+        spectrum = np.asarray(fft.rfft2(images, shape))
+        for kernel in kernels:
+            whole = np.asarray(fft.irfft2(spectrum * kernel, shape))
+            yield whole[..., reach : reach + mask.shape[0], reach : reach + mask.shape[1]]
+
+    of_disk, of_ring = (np.maximum(one, 0.0) for one in spread(mask.astype(float)))
     enough = (of_disk > 0.4 * disk.sum()) & (of_ring > 0.2 * ring.sum())
     counts = np.where(mask, patterns, 0.0)
-    inside, around = spread(counts, disk), spread(counts, ring.astype(float))
+    inside, around = spread(counts)
     share = of_disk / np.maximum(of_ring, 1e-9)
     noise = np.sqrt(np.maximum(inside + share**2 * around, 0.25))
     return np.where(enough, (inside - share * around) / noise, 0.0)

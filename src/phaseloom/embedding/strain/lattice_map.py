@@ -129,7 +129,7 @@ def map_lattices(
     origins, misfit = np.full((len(scan), 2), np.nan), np.full(len(scan), np.nan)
     bases, information = np.full((len(scan), 2, 2), np.nan), np.full((len(scan), 6, 6), np.nan)
     for index in _split(np.arange(len(lit))):
-        fit = _fit_each(near, lit[index], _choose_starts(near, lit, index, sums, model), model)
+        fit = _fit_each(near, lit, index, sums, model)
         good = _resemble(fit.bases, common)
         at = lit[index][good]
         origins[at], bases[at] = fit.origins[good], fit.bases[good]
@@ -216,9 +216,14 @@ def _find_origins(
     reach = int(max(2.0, 0.45 * np.linalg.norm(common, axis=0).min()))
     low = np.maximum(np.rint(middle).astype(int) - reach, 0)
     high = np.rint(middle).astype(int) + reach + 1
+    # a correlation reaches no farther than the disk and its ring
+    edge = np.maximum(low - int(np.ceil(probe.reach)), 0)
+    rows, columns = (slice(at, end + int(np.ceil(probe.reach))) for at, end in zip(edge, high, strict=True))
+    inner = tuple(slice(at - from_, end - from_) for at, end, from_ in zip(low, high, edge, strict=True))
     measured = np.full((len(lit), 2), np.nan)
     for index in _split(np.arange(len(lit))):
-        maps = correlate_disk(near.add(lit[index]), probe, near.mask)[:, low[0] : high[0], low[1] : high[1]]
+        sums = near.add(lit[index])[:, rows, columns]
+        maps = correlate_disk(sums, probe, near.mask[rows, columns])[(slice(None), *inner)]
         for at, one in zip(index, maps, strict=True):
             places, heights = find_peaks(one, MIN_PEAK, 1.5)
             if len(heights):
@@ -271,17 +276,19 @@ def _fit_sums(
     return replace(fit, origins=fit.origins + np.einsum("nij,nj->ni", bases, slipped))
 
 
-def _choose_starts(
-    near: _Neighbourhood, lit: np.ndarray, index: np.ndarray, sums: LatticeFit, model: LatticeModel
+def _choose_starts(  # noqa: PLR0917 - maps are those of the patterns of the index
+    maps: np.ndarray,
+    near: _Neighbourhood,
+    lit: np.ndarray,
+    index: np.ndarray,
+    sums: LatticeFit,
+    model: LatticeModel,
 ) -> LatticeFit:
     """Of the lattices of a pattern's own sum and of its neighbours' the one whose disks it shows best.
 
     Along a boundary a sum shows the lattice that most of its patterns have.
     """
     chosen = index.copy()
-    if max(len(near.members[one]) for one in lit[index]) == 1:
-        return sums.select(chosen)
-    maps = correlate_disk(near.read(lit[index]), model.probe, near.mask)
     for at, number in enumerate(index):
         others = np.searchsorted(lit, near.members[lit[number]])
         others = others[(others < len(lit)) & np.isin(near.members[lit[number]], lit)]
@@ -305,11 +312,16 @@ def _detect(maps: np.ndarray, fit: LatticeFit, model: LatticeModel) -> np.ndarra
     return (weights * sample_maps(maps, points)).sum(1)
 
 
-def _fit_each(near: _Neighbourhood, numbers: np.ndarray, sums: LatticeFit, model: LatticeModel) -> LatticeFit:
+def _fit_each(
+    near: _Neighbourhood, lit: np.ndarray, index: np.ndarray, sums: LatticeFit, model: LatticeModel
+) -> LatticeFit:
     """Lattices of single patterns, from those of sums; NaN where their disks are not seen."""
+    numbers = lit[index]
     if max(len(near.members[one]) for one in numbers) == 1:
-        return sums
+        return sums.select(index)
     patterns = near.read(numbers)
+    maps = correlate_disk(patterns, model.probe, near.mask)
+    sums = _choose_starts(maps, near, lit, index, sums, model)
     share = patterns.sum((1, 2)) / near.add(numbers).sum((1, 2)).clip(1e-9)
     levels = sums.levels * share[:, None, None]
     expected = DiskLevels(levels, (LEVEL_SPREAD * np.maximum(levels, MIN_LEVEL)) ** -2.0)
@@ -322,7 +334,7 @@ def _fit_each(near: _Neighbourhood, numbers: np.ndarray, sums: LatticeFit, model
         patterns[begin], model, LatticeStart(sums.origins[begin], sums.bases[begin]), levels=some
     )
     shown = replace(found, levels=some.mean)
-    seen = _detect(correlate_disk(patterns[begin], model.probe, near.mask), shown, model) >= MIN_DETECTION
+    seen = _detect(maps[begin], shown, model) >= MIN_DETECTION
     found = replace(found, bases=np.where(seen[:, None, None], found.bases, np.nan))
     return fit.place(np.flatnonzero(begin), found)
 

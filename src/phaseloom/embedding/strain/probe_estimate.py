@@ -16,6 +16,8 @@ MIN_SPOT_SIGNIFICANCE = 6.0  # standard deviations of shot noise, of spots that 
 SPOTS_OF_PATTERN = 4
 MIN_SHARE_OF_CONTRAST = 0.4  # of the largest, for the disk of a smaller radius
 MAX_SPOTS = 40
+SHARES_OF_RADIUS = (0.8, 0.9, 1.0, 1.1)  # with which the fit is tried first
+WIDTHS = (0.4, 0.65, 1.05)  # pixels of the edge, likewise
 ITERATIONS = 6
 MAX_SHIFT_OF_PROBE = 1.0  # pixels of an iteration
 
@@ -47,7 +49,9 @@ def estimate_probe(
     def loss(values: np.ndarray) -> float:
         return _measure_deviance(*cut, build(values))
 
-    first = np.log([start.radius, 0.6])
+    # a wide sharp disk and a narrow soft one both fit fairly: the search begins in the better valley
+    shares = SHARES_OF_RADIUS if radius is None else (1.0,)
+    first = min((np.log([share * start.radius, width]) for share in shares for width in WIDTHS), key=loss)
     simplex = first + np.array([[0.0, 0.0], [0.08, 0.0], [0.0, 0.3]])
     found = optimize.minimize(
         loss, first, method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 36, "xatol": 2e-3}

@@ -35,6 +35,7 @@ UNITS = {"rotation": "degree"} | dict.fromkeys(QUANTITIES[1:], "1")
 STRAIN_ALLOWANCE = 0.03  # by which a relabelled lattice may be strained more, and is chosen for its rotation
 MAX_ERROR = 0.05  # of strain, beyond which nothing is known
 MIN_LATTICES = 3  # that are compared
+ERROR_OF_MEDIAN = math.sqrt(math.pi / 2)  # over that of a mean, of normal errors
 STEP = 1e-5  # of a basis, for derivatives
 ARRAYS = ("values", "errors", "misfit", "totals", "positions", "bases", "origins", "reference")
 
@@ -256,9 +257,11 @@ def compute_strain(
     slopes = _differentiate(bases[known], reference, axes)
     relabel = np.linalg.solve(scale @ lattices.bases[known], bases[known])
     errors[known] = _propagate(slopes, relabel, scale, covariance[known], lattices.misfit[known])
+    notes = (*lattices.notes, *noted)
+    if chosen is not None:
+        notes = (*notes, _describe_reference(errors[pool]))
     lost = known & ~(errors[:, 1:] < MAX_ERROR).all(1)
     values[lost] = errors[lost] = np.nan
-    notes = (*lattices.notes, *noted)
     if lost.any():
         fix = f"{lost.sum()} patterns determine strain to no better than {100 * MAX_ERROR:g} %: left out"
         notes = (*notes, fix)
@@ -303,6 +306,16 @@ def _invert_information(lattices: LatticeMap) -> np.ndarray:
     information = np.nan_to_num(lattices.information)
     trace = np.trace(information, axis1=1, axis2=2)[:, None, None]
     return np.linalg.inv(information + (1e-12 * trace + 1e-12) * np.eye(6))[:, 2:, 2:]
+
+
+def _describe_reference(errors: np.ndarray) -> str:
+    """What the error of a reference adds to all places, from those of its patterns ``(m, 4)``."""
+    common = ERROR_OF_MEDIAN * np.sqrt((errors**2).mean(0) / len(errors))
+    strain = 100 * float(np.sqrt((common[1:] ** 2).mean()))
+    return (
+        f"reference of {len(errors)} patterns: its own error, {common[0]:.3f} degrees and {strain:.3f} % of "
+        "strain, shifts all places alike"
+    )
 
 
 def _label(bases: np.ndarray, reference: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
