@@ -309,12 +309,39 @@ def test_a_calibrated_run_keeps_its_step_unless_a_rate_is_stated(true):
 def test_a_second_slice_that_explains_no_more_is_not_taken(true, monkeypatch, losses, count):
     """Of losses below shot noise the second slice was taken though it explained less."""
 
-    def run(few, state, slices, gap, epochs):
+    def run(few, state, slices, gap, epochs, entrance=None):
         held = losses[slices - 1]
         return ShortRun(replace(state, slices=slices, gap=gap), held, held, None)
 
     monkeypatch.setattr(estimators, "_run_with_slices", run)
     assert estimators.estimate_slices(true, knowing(defocus=DEFOCUS)).state.slices == count
+
+
+@pytest.mark.parametrize(("focus", "held"), [(90.0, 1.1), (150.0, 1.1)])
+def test_stated_slices_begin_at_the_defocus_that_explains_more(true, monkeypatch, focus, held):
+    """One slice finds the defocus of the middle, or of the first of two far apart: the other was not tried."""
+
+    def run(few, state, slices, gap, epochs, entrance=None):
+        begun = estimators._defocus_at_entrance(state, slices, gap) if entrance is None else entrance
+        loss = held if begun == focus else held + 0.4
+        return ShortRun(replace(state, slices=slices, gap=gap, defocus=begun), loss, loss, None)
+
+    monkeypatch.setattr(estimators, "_run_with_slices", run)
+    thing = {"pixels": {"slices": 2, "thickness": "12 nm"}}
+    setting = Reconstruct.of({"object": thing, "probe": {"focused": {"semiangle": "35 mrad"}}})
+    state = replace(knowing(defocus=90.0), setting=setting)
+    assert estimators.estimate_slices(true, state).state.defocus == pytest.approx(focus)
+
+
+@pytest.mark.parametrize(("second", "count"), [(1.02, 2), (1.39, 1)])
+def test_a_second_slice_that_explains_some_is_tried_at_the_defocus_as_found(true, monkeypatch, second, count):
+    def run(few, state, slices, gap, epochs, entrance=None):
+        loss = 1.5 if slices == 1 else 1.4 if entrance is None else second
+        return ShortRun(replace(state, slices=slices, gap=gap, defocus=entrance or 0.0), loss, loss, None)
+
+    monkeypatch.setattr(estimators, "_run_with_slices", run)
+    found = estimators.estimate_slices(true, knowing(defocus=90.0)).state
+    assert (found.slices, found.defocus) == (count, 90.0)
 
 
 def test_a_single_slice_that_is_stated_is_not_questioned(true):

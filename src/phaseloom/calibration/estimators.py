@@ -568,21 +568,29 @@ def estimate_slices(
     gap = thing.get("thickness") or 0.0
     gap = float(np.mean(gap)) if given > 1 else 0.0
     few = select_middle(scan, patterns)
+    entrance = _defocus_at_entrance(state, given, gap)
     short_runs = {given: _run_with_slices(few, state, given, gap, epochs)}
+    if given > 1:  # one slice finds the defocus of the middle, or that of the slice that differs most
+        as_found = _run_with_slices(few, state, given, gap, epochs, entrance=state.defocus)
+        if as_found.held < short_runs[given].held:
+            short_runs[given], entrance = as_found, state.defocus
     count = given
     wanted = _count_slices_to_try(scan, state) if thing.get("slices") is None else given
     if wanted != given:
         focus = state.depth_of_focus(scan)
         depth = max(math.sqrt(12) * state.focal_spread, 2 * SLICE_IN_DEPTHS_OF_FOCUS * focus)
         apart = depth / wanted if wanted > 2 else SLICE_IN_DEPTHS_OF_FOCUS * focus
-        short_runs[wanted] = _run_with_slices(few, state, wanted, apart, epochs)
-        gain = short_runs[given].held - short_runs[wanted].held
-        excess = max(short_runs[given].held - 1, 0.0)
-        if gain > MIN_GAIN_OF_SLICES and short_runs[wanted].held - 1 < MAX_EXCESS_WITH_MORE_SLICES * excess:
-            count = wanted
+        alone = short_runs[given].held
+        limit = min(alone - MIN_GAIN_OF_SLICES, 1 + MAX_EXCESS_WITH_MORE_SLICES * max(alone - 1, 0.0))
+        more = _run_with_slices(few, state, wanted, apart, epochs)
+        if limit <= more.held < alone - MIN_GAIN_OF_SLICES:
+            as_found = _run_with_slices(few, state, wanted, apart, epochs, entrance=state.defocus)
+            more = min(more, as_found, key=lambda one: one.held)
+        short_runs[wanted] = more
+        count = wanted if more.held < limit else given
     changed = count != given
     apart = short_runs[count].state.gap if changed else gap
-    focused = short_runs[count].state.defocus if changed else _defocus_at_entrance(state, count, apart)
+    focused = short_runs[count].state.defocus if changed else entrance
     found = replace(state, slices=count, gap=apart, defocus=focused)
     value = f"{count}" + (f", {LENGTH.show(apart)} apart" if count > 1 else "")
     old = f"{given}" + (f", {LENGTH.show(gap)} apart" if given > 1 else "")
@@ -653,12 +661,22 @@ def _count_slices_to_try(scan: Scan4D, state: CalibrationState) -> int:
     return min(MAX_SLICES, math.ceil(math.sqrt(12) * in_focus / SLICE_IN_DEPTHS_OF_FOCUS))
 
 
-def _run_with_slices(scan: Scan4D, state: CalibrationState, count: int, gap: float, epochs: int) -> ShortRun:
+def _run_with_slices(
+    scan: Scan4D,
+    state: CalibrationState,
+    count: int,
+    gap: float,
+    epochs: int,
+    *,
+    entrance: float | None = None,
+) -> ShortRun:
     """A run of so many slices, whose distances move, judged by patterns held out.
 
-    One that ends with its first slice at the bottom is done again the right way up.
+    One that ends with its first slice at the bottom is done again the right way up. Without a defocus at the
+    ``entrance`` the one of the state is that of the middle.
     """
-    start = replace(state, slices=count, gap=gap, defocus=_defocus_at_entrance(state, count, gap))
+    defocus = _defocus_at_entrance(state, count, gap) if entrance is None else entrance
+    start = replace(state, slices=count, gap=gap, defocus=defocus)
     rates: dict[str, Any] = {"positions": {"rate": 1.0, "start": 4}}
     rates |= {"thickness": {"rate": 0.1, "start": 4}} if count > 1 else {}
     modes = state.modes or 1
