@@ -78,6 +78,8 @@ def reconstruct(
         )
         folder = new_run_folder(out, recipe.title or recipe.file.stem, runs)
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
+        if note := job.scan.metadata.get("detector pixel"):
+            typer.echo(f"detector pixel: {note}")
     run(job, quiet=quiet, halves=halves, draws=draws)
 
 

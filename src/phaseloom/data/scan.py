@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from phaseloom import plugins
-from phaseloom.data.counts import Counts, SelectedCounts
+from phaseloom.data.counts import Counts, SelectedCounts, compute_mean
 from phaseloom.errors import BadInput
 from phaseloom.renames import renamed_attribute
 from phaseloom.units import (
@@ -345,11 +345,7 @@ class Scan4D:
 
     def mean_pattern(self, *, most: int = 2000) -> np.ndarray:
         """Mean of at most ``most`` evenly spread patterns, float64, read in chunks."""
-        index = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
-        total = np.zeros(self.counts.shape[1:])
-        for start in range(0, len(index), 64):
-            total += self.counts[index[start : start + 64]].sum(axis=0, dtype=np.float64)
-        return total / len(index)
+        return compute_mean(self.counts, most=most)
 
     @property
     def extent(self) -> tuple[float, float]:

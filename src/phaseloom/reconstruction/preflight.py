@@ -138,7 +138,7 @@ class RunAhead:
     @cached_property
     def mean(self) -> np.ndarray:
         """Mean pattern, untrusted pixels zero, without background."""
-        mean = mean_for_disk(self.scan)
+        mean = mean_for_disk(self.scan.counts)
         mean = mean - (0.0 if self.scan.background is None else self.scan.background)
         return np.where(self.scan.mask, mean, 0.0).clip(min=0)
 
