@@ -61,10 +61,33 @@ def test_the_speckles_tell_the_size_of_the_beam(diameter: float) -> None:
 
 def test_dose_is_counted_by_pattern_and_area() -> None:
     counts, _, _, _, per_area = find(GOOD, "dose").value.split()[:5]
-    height, width = GOOD.extent
+    assert GOOD.area_per_pattern is not None
     assert float(counts) == pytest.approx(1e5, rel=0.01)
-    assert float(per_area) == pytest.approx(float(counts) * 40 / (height * width), rel=0.01)
+    assert float(per_area) == pytest.approx(float(counts) / GOOD.area_per_pattern, rel=0.01)
     assert find(speckled(dose=20), "dose").level == "warn"
+
+
+def test_the_dose_of_a_raster_is_counts_over_the_product_of_its_steps() -> None:
+    """However few positions there are: the extent of 5 x 8 positions has 4 x 7 steps."""
+    places = np.indices((5, 8)).reshape(2, -1).T * np.array([2.0, 1.5])
+    for grid in ((5, 8), None):
+        per_area = find(replace(GOOD, positions=places, grid=grid), "dose").value.split()[4]
+        assert float(per_area) == pytest.approx(1e5 / 3.0, rel=0.05 if grid is None else 0.01)
+
+
+def test_holograms_share_the_field_that_all_of_them_cover() -> None:
+    geometry = Geometry(
+        wavelength=1.0, shape=(8, 10), angle=(1e-6, 1e-6), distance=1e9, focus=np.inf, beam="photon"
+    )
+    scan = Scan4D(
+        counts=np.ones((4, 8, 10)),
+        positions=np.array([[0, 0], [0, 50], [80, 0], [80, 50.0]]),
+        geometry=geometry,
+    )
+    pixel = geometry.pixel[0]
+    assert scan.area_per_pattern == pytest.approx((80 + 8 * pixel) * (50 + 10 * pixel) / 4)
+    positions_alone = replace(scan, positions=np.zeros((4, 2)))
+    assert positions_alone.area_per_pattern == pytest.approx(8 * 10 * pixel**2 / 4)
 
 
 def with_counts(change) -> Scan4D:

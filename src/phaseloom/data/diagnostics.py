@@ -664,11 +664,11 @@ def _describe_overlap(survey: _ScanSurvey) -> str | None:
 
 def _describe_dose(survey: _ScanSurvey) -> str:
     mean = float(survey.totals.mean())
-    height, width = (max(length, survey.step) or survey.step or 1.0 for length in survey.scan.extent)
-    area = mean * len(survey.scan) / height / width  # a product of tiny steps would be zero
-    electrons = survey.geometry.beam == "electron"
-    text = f"{mean:.4g} counts per pattern, "
-    text += f"{area:.3g} per A^2" if electrons else f"{area * 1e8:.3g} per um^2"
+    text = f"{mean:.4g} counts per pattern"
+    if area := survey.scan.area_per_pattern:
+        per_area = mean / area
+        electrons = survey.geometry.beam == "electron"
+        text += f", {per_area:.3g} per A^2" if electrons else f", {per_area * 1e8:.3g} per um^2"
     return f"{text}, changing by {survey.changes:.0%}" if mean >= 100 and survey.changes > 0.3 else text
 
 
