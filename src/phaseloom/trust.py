@@ -79,8 +79,8 @@ def _describe_explained(r: "Result") -> str:
             return "So short a run does not measure how much of what differs between patterns it explains."
         return (
             "The recorded patterns differ from each other by little more than counting noise"
-            f"{_describe_dose(r)}, so that they can hardly show whether the picture is right; compare it with "
-            "the direct image (phaseloom direct)."
+            f"{_describe_dose(r)}, so that they can hardly show whether the picture is right; compare it "
+            "with the direct image (phaseloom direct)."
         )
     error = r.metrics.get("error of explained", 0.0)
     unsure = f" ± {100 * error:.0f}" if error >= 0.005 else ""

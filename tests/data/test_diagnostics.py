@@ -10,7 +10,7 @@ from phaseloom.data import formats
 from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts, require_order_of_axes
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.scan import scan_overview
+from phaseloom.plot.scan import list_facts, scan_overview
 from phaseloom.reconstruction.recipe import Reconstruct
 
 N, DX, DIAMETER = 48, 0.5, 8.0
@@ -73,6 +73,22 @@ def test_the_dose_of_a_raster_is_counts_over_the_product_of_its_steps() -> None:
     for grid in ((5, 8), None):
         per_area = find(replace(GOOD, positions=places, grid=grid), "dose").value.split()[4]
         assert float(per_area) == pytest.approx(1e5 / 3.0, rel=0.05 if grid is None else 0.01)
+
+
+@pytest.mark.parametrize("has_grid", [True, False])
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+@pytest.mark.parametrize("drift", [0.0, 0.02])
+def test_picture_and_lines_say_the_same_of_the_raster(has_grid: bool, angle: float, drift: float) -> None:
+    """The lines had "perfect, 26 x 26" beside "676 free positions" in the picture of one scan."""
+    sine, cosine = np.sin(angle), np.cos(angle)
+    places = np.indices((5, 8)).reshape(2, -1).T * 2.0 + np.arange(40)[:, None] ** 2 * drift
+    places = places @ np.array([[cosine, sine], [-sine, cosine]])
+    scan = replace(GOOD, positions=places, grid=(5, 8) if has_grid else None)
+    said = find(scan, "raster")
+    assert dict(list_facts(scan))["raster"] == said.value
+    is_found = drift == 0 and (has_grid or angle == 0)
+    assert said.value.startswith("perfect, 5 x 8") == is_found == (said.level == "note")
+    assert ("free positions" in said.value) == (not has_grid and not is_found)
 
 
 def test_holograms_share_the_field_that_all_of_them_cover() -> None:
