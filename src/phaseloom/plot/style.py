@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -318,7 +318,7 @@ def add_free_legend(axes: Axes, /) -> None:
     names = [name for name in axes.get_legend_handles_labels()[1] if not name.startswith("_")]
     high, wide = _measure_legend(axes, names)
     drawn = np.concatenate([_sample_line(axes, line) for line in axes.get_lines()] or [np.empty((0, 2))])
-    look = {"fontsize": SMALL_FONT, "frameon": False}
+    look: dict[str, Any] = {"fontsize": SMALL_FONT, "frameon": False}
     for place, x, y in LEGEND_CORNERS:
         beside = np.abs(drawn[:, 0] - x) > wide
         if (beside | (np.abs(drawn[:, 1] - y) > high)).all():
@@ -331,7 +331,14 @@ def add_free_legend(axes: Axes, /) -> None:
     axes.legend(loc="upper right", **look)
 
 
-LEGEND_CORNERS = (("upper right", 1, 1), ("upper left", 0, 1), ("lower left", 0, 0), ("lower right", 1, 0))
+LegendCorner = Literal["upper right", "upper left", "lower left", "lower right"]
+
+LEGEND_CORNERS: tuple[tuple[LegendCorner, int, int], ...] = (
+    ("upper right", 1, 1),
+    ("upper left", 0, 1),
+    ("lower left", 0, 0),
+    ("lower right", 1, 0),
+)
 """Where a legend may be, in the order of preference, with the corner in units of the axes."""
 
 LINE_OF_LEGEND = 1.5
