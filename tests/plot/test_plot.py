@@ -466,6 +466,24 @@ def test_the_axis_of_losses_has_three_ticks_at_least(low, high):
     assert len([tick for tick in inside if tick.label1.get_text()]) >= 3
 
 
+def test_no_point_is_under_the_legend_of_the_moves():
+    r = outcome()
+    draw = np.random.default_rng(1)
+    places = np.indices((10, 10)).reshape(2, -1).T * 5.0
+    for size in (0.02, 3.0):
+        moved = replace(r, positions=places + draw.uniform(-size, size, places.shape), positions_start=places)
+        figure = plot.report(moved)
+        figure.canvas.draw()
+        axes = next(axes for axes in figure.axes if axes.get_title().startswith("Moves in the"))
+        assert count_under_legend(axes) == 0
+
+
+def count_under_legend(axes):
+    box = axes.get_legend().get_window_extent()
+    drawn = [line.get_transform().transform(line.get_xydata()) for line in axes.get_lines()]
+    return sum(box.contains(x, y) for places in drawn for x, y in places)
+
+
 @pytest.mark.parametrize("shape", ["falling", "flat", "rising", "scattered"])
 def test_the_legend_of_losses_hides_no_curve(shape):
     count = 30
@@ -476,11 +494,7 @@ def test_the_legend_of_losses_hides_no_curve(shape):
     rows = [{"number": e + 1, "loss": v, "holdout": 1.02 * v} for e, v in enumerate(loss[shape])]
     figure = plot.losses(replace(outcome(), history=rows))
     figure.canvas.draw()
-    axes = figure.axes[0]
-    box = axes.get_legend().get_window_extent()
-    for line in axes.get_lines():
-        places = line.get_transform().transform(line.get_xydata())
-        assert not any(box.contains(x, y) for x, y in places)
+    assert count_under_legend(figure.axes[0]) == 0
 
 
 def test_measured_and_modelled_patterns_share_one_log_scale():

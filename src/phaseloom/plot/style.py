@@ -315,6 +315,7 @@ def add_free_legend(axes: Axes, /) -> None:
 
     Call it when everything is drawn and the scales are set.
     """
+    axes.get_ylim()  # a transform of data is right only after limits were asked for
     names = [name for name in axes.get_legend_handles_labels()[1] if not name.startswith("_")]
     high, wide = _measure_legend(axes, names)
     drawn = np.concatenate([_sample_line(axes, line) for line in axes.get_lines()] or [np.empty((0, 2))])

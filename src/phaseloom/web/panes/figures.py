@@ -312,6 +312,7 @@ class CurvesView:
             one.legend.label_text_font_size = "11px"
             one.legend.click_policy = "hide"
             one.legend.ncols = min(len(names) + (floor is not None), LEGEND_COLUMNS)
+            one.legend.update(margin=0, padding=2, spacing=10, border_line_color=None, location="top_left")
             one.add_layout(one.legend[0], "above")  # where it hides no curve
         one.add_tools(
             HoverTool(tooltips=[(x, "@x"), ("value", "@y{0.0000}")], mode="vline"),
