@@ -283,3 +283,29 @@ def test_a_choice_that_is_not_installed_may_be_another_package_s():
         pl.Reconstruct.of({"file": "scan.cxi", "noise": "welsch"})
     with pytest.raises(pl.BadInput, match="did you mean 'poisson'"):
         pl.Reconstruct.of({"file": "scan.cxi", "noise": "poison"})
+
+
+def test_a_reader_may_leave_values_that_are_not_finite_here_and_there(tmp_path):
+    """They were refused, and a mask took half of the detector for a thousandth of the values."""
+    draw = np.random.default_rng(0)
+    counts = draw.poisson(50.0, (64, 12, 12)).astype(np.float32)
+    spoilt = np.where(draw.random(counts.shape) < 0.005, np.nan, counts)
+    spoilt[:, 3, 4] = np.nan
+
+    def read_spots(path: Path, /) -> pl.Scan4D:
+        """Frames with lost values."""
+        geometry = pl.Geometry(wavelength=0.02, shape=(12, 12), angle=(1e-3, 1e-3), beam="electron")
+        return pl.Scan4D(
+            counts=spoilt, positions=np.indices((8, 8)).reshape(2, -1).T * 1.0, geometry=geometry
+        )
+
+    plugins.register("formats", read_spots, name="spots")
+    (tmp_path / "a.spots").write_bytes(b"x")
+    scan = pl.read(tmp_path / "a.spots", format="spots")
+    assert np.argwhere(~scan.mask).tolist() == [[3, 4]]
+    assert np.isfinite(scan.counts[:]).all()
+    kept = np.isfinite(spoilt)
+    assert np.array_equal(np.asarray(scan.counts)[kept], spoilt[kept])
+    assert "1 pixels are not finite and were masked" in scan.metadata["remarks"]
+    assert "values that are not finite were replaced by the mean of their pixel" in scan.metadata["remarks"]
+    assert np.isnan(spoilt).any()  # the arrays of the reader are its own

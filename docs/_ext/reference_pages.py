@@ -143,11 +143,15 @@ def _aliases(module: ModuleType, here: set[str]) -> str:
     return f"Documented elsewhere: {', '.join(f'``{name}``' for name in others)}.\n" if others else ""
 
 
+OF_PYDANTIC = "model_config"
+"""A member of every class of settings, with a sentence of pydantic about its own documentation."""
+
+
 def _directive(path: str) -> str:
     module, _, name = path.rpartition(".")
     value = getattr(importlib.import_module(module), name)
     if inspect.isclass(value):
-        members = "" if _is_error(value) else "\n   :members:"
+        members = "" if _is_error(value) else f"\n   :members:\n   :exclude-members: {OF_PYDANTIC}"
         return f".. autoclass:: {path}{members}\n"
     if inspect.isroutine(value) or hasattr(value, "__wrapped__"):
         return f".. autofunction:: {path}\n"

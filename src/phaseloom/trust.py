@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phaseloom.fitting.outcome import Verdict
-from phaseloom.metrics.phase import find_lit
+from phaseloom.metrics.scan_area import measure_area_per_position
 
 if TYPE_CHECKING:
     from phaseloom.result import Result
@@ -77,11 +77,10 @@ def _describe_explained(r: "Result") -> str:
             return ""
         if not any("explained" in event for event in r.history):
             return "So short a run does not measure how much of what differs between patterns it explains."
-        dose = _compute_dose(r)
         return (
-            f"The recorded patterns differ from each other by little more than counting noise ({dose:.2g} "
-            "electrons per Å²), so that they can hardly show whether the picture is right; compare it with "
-            "the direct image (phaseloom direct)."
+            "The recorded patterns differ from each other by little more than counting noise"
+            f"{_describe_dose(r)}, so that they can hardly show whether the picture is right; compare it "
+            "with the direct image (phaseloom direct)."
         )
     error = r.metrics.get("error of explained", 0.0)
     unsure = f" ± {100 * error:.0f}" if error >= 0.005 else ""
@@ -100,10 +99,10 @@ def _warn_of_share(r: "Result", verdict: Verdict) -> str:
     return "That share alone does not show that the picture is right: a free probe can explain as much."
 
 
-def _compute_dose(r: "Result") -> float:
-    """Electrons per square angstrom of the field that was lit."""
-    counts = float((np.abs(r.probe) ** 2).sum()) * len(r.positions)
-    return counts / max(int(find_lit(r.coverage).sum()) * math.prod(r.pixel), 1e-9)
+def _describe_dose(r: "Result") -> str:
+    """Electrons per square angstrom, as `phaseloom look` has them."""
+    area = measure_area_per_position(r.positions)
+    return f" ({float((np.abs(r.probe) ** 2).sum()) / area:.2g} electrons per Å²)" if area else ""
 
 
 def _describe_places(r: "Result") -> str:

@@ -66,6 +66,19 @@ def test_a_run_that_has_ended_is_sent_nothing_that_it_would_not_take(phaseloom, 
     assert "nobody works on the run: it takes it when it is resumed" in phaseloom("steer", run, "save").out
 
 
+def test_what_a_training_cannot_take_is_refused_at_once(phaseloom, tmp_path):
+    """It was sent, and refused when the paused training went on, perhaps the next day."""
+    training = tmp_path / "training"
+    training.mkdir()
+    (training / "run.yaml").write_text("{file: scan.h5, model: {recommended: {latent_dim: 3}}, epochs: 4}")
+    for words in (["set", "rate=0.1"], ["off", "probe"], ["back", "1"], ["branch", tmp_path / "new"]):
+        found = phaseloom("steer", training, *words)
+        assert found.code == 2
+        assert f"steer {words[0]}: is for reconstructions; a training of a network takes status" in found.err
+    assert read_commands(training) == []
+    assert "sent: pause" in phaseloom("steer", training, "pause").out
+
+
 def test_a_killed_run_takes_commands_when_it_is_resumed(phaseloom, run):
     gone = asdict(replace(Holder.here(), began=1.0))  # its number belongs to another process now
     (run / ".phaseloom.lock").write_text(json.dumps(gone))

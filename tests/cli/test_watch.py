@@ -37,7 +37,9 @@ def test_a_finished_file_ends_as_an_ordinary_run_on_that_file(scan, tmp_path, ph
     assert not again.code, again.err
 
 
-def test_a_scan_that_stays_short_says_so_and_keeps_its_patterns(scan, tmp_path, phaseloom, monkeypatch):
+def test_a_scan_that_stays_short_says_so_and_keeps_its_patterns(
+    scan, tmp_path, phaseloom, monkeypatch, caplog
+):
     monkeypatch.chdir(tmp_path)
     scan.counts[:50].tofile("scan.raw")
     setup = (
@@ -47,7 +49,8 @@ def test_a_scan_that_stays_short_says_so_and_keeps_its_patterns(scan, tmp_path, 
     words = ("watch", "scan.raw", "--setup", "setup.yaml", "--silence", "0.5", "--until", "50 nm", *SETTINGS)
     ended = phaseloom(*words, "--out", "run", "-q")
     assert not ended.code, ended.err
-    assert "nothing comes any more after 50 of 72 patterns" in ended.out
+    said = ended.out + ended.err + caplog.text
+    assert said.count("nothing comes any more after 50 of 72 patterns") == 1  # printed and logged before
     assert len(pl.read(tmp_path / "run" / "scan.h5")) == 50
     assert np.array_equal(pl.load(tmp_path / "run" / "result.h5").positions_start.shape, (50, 2))
 

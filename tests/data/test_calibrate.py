@@ -1,12 +1,14 @@
 """The bright-field disk is found to a tenth of a pixel, and the error is as large as told."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import erfc
 
+from phaseloom import read
 from phaseloom.data import calibrate, prepare
 from phaseloom.data.calibrate import Disk, fit_disk, half_maximum_radius
 from phaseloom.data.scan import Geometry, Scan4D
@@ -211,6 +213,48 @@ REFUSED = {
 def test_what_makes_no_sense_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match="calibrate"):
         prepare.calibrate(scan(), **REFUSED[name])
+
+
+def disk_file(tmp_path: Path) -> Path:
+    path = tmp_path / "scan.npy"
+    mean = disk((48, 44), 11.3, (23.4, 21.7), dose=3e5)
+    np.save(path, np.random.default_rng(2).poisson(np.tile(mean / 30, (30, 1, 1)).reshape(5, 6, 48, 44)))
+    return path
+
+
+def test_a_file_without_the_angle_of_a_pixel_takes_it_from_the_semiangle(tmp_path: Path) -> None:
+    """As `docs/howto-missing-metadata.md` promises; before, the angle was asked for all the same."""
+    knobs = {"energy": "80 keV", "step": "0.4 A", "semiangle": "22 mrad"}
+    found = read(disk_file(tmp_path), knobs=knobs)
+    assert found.geometry.angle == pytest.approx((22e-3 / 11.3,) * 2, rel=0.005)
+    said = found.metadata["detector pixel"]
+    assert "semiangle 22 mrad" in said
+    assert "pixels" in said
+    assert "semiangle: 22 mrad" in found.metadata["setup"]
+    assert "angle: 1." not in found.metadata["setup"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"angle": "1 mrad"}, "semiangle: 22 mrad gives the angle of a pixel, and so does angle"),
+        ({"pixel": "0.2 A"}, "so does pixel"),
+        ({"distance": "1 m", "detector_pixel": "55 um"}, "so does detector_pixel"),
+        ({"focus": "1 mm"}, "cannot define a near field"),
+        ({"semiangle": "-2 mrad"}, "must be a positive number"),
+    ],
+)
+def test_a_semiangle_beside_another_sampling_is_refused(tmp_path: Path, more: dict, reason: str) -> None:
+    knobs = {"energy": "80 keV", "step": "0.4 A", "semiangle": "22 mrad"} | more
+    with pytest.raises(BadInput, match=reason):
+        read(disk_file(tmp_path), knobs=knobs)
+
+
+def test_a_semiangle_without_a_disk_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    np.save(tmp_path / "flat.npy", np.ones((3, 3, 40, 40)))
+    knobs = {"energy": "80 keV", "step": "0.4 A", "semiangle": "22 mrad"}
+    with pytest.raises(BadInput, match=r"flat.npy: semiangle: 22 mrad .*give the angle of a pixel instead"):
+        read(tmp_path / "flat.npy", knobs=knobs)
 
 
 NO_DISKS = {

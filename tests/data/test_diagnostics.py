@@ -10,7 +10,7 @@ from phaseloom.data import formats
 from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts, require_order_of_axes
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.scan import scan_overview
+from phaseloom.plot.scan import list_facts, scan_overview
 from phaseloom.reconstruction.recipe import Reconstruct
 
 N, DX, DIAMETER = 48, 0.5, 8.0
@@ -61,10 +61,49 @@ def test_the_speckles_tell_the_size_of_the_beam(diameter: float) -> None:
 
 def test_dose_is_counted_by_pattern_and_area() -> None:
     counts, _, _, _, per_area = find(GOOD, "dose").value.split()[:5]
-    height, width = GOOD.extent
+    assert GOOD.area_per_pattern is not None
     assert float(counts) == pytest.approx(1e5, rel=0.01)
-    assert float(per_area) == pytest.approx(float(counts) * 40 / (height * width), rel=0.01)
+    assert float(per_area) == pytest.approx(float(counts) / GOOD.area_per_pattern, rel=0.01)
     assert find(speckled(dose=20), "dose").level == "warn"
+
+
+def test_the_dose_of_a_raster_is_counts_over_the_product_of_its_steps() -> None:
+    """However few positions there are: the extent of 5 x 8 positions has 4 x 7 steps."""
+    places = np.indices((5, 8)).reshape(2, -1).T * np.array([2.0, 1.5])
+    for grid in ((5, 8), None):
+        per_area = find(replace(GOOD, positions=places, grid=grid), "dose").value.split()[4]
+        assert float(per_area) == pytest.approx(1e5 / 3.0, rel=0.05 if grid is None else 0.01)
+
+
+@pytest.mark.parametrize("has_grid", [True, False])
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+@pytest.mark.parametrize("drift", [0.0, 0.02])
+def test_picture_and_lines_say_the_same_of_the_raster(has_grid: bool, angle: float, drift: float) -> None:
+    """The lines had "perfect, 26 x 26" beside "676 free positions" in the picture of one scan."""
+    sine, cosine = np.sin(angle), np.cos(angle)
+    places = np.indices((5, 8)).reshape(2, -1).T * 2.0 + np.arange(40)[:, None] ** 2 * drift
+    places = places @ np.array([[cosine, sine], [-sine, cosine]])
+    scan = replace(GOOD, positions=places, grid=(5, 8) if has_grid else None)
+    said = find(scan, "raster")
+    assert dict(list_facts(scan))["raster"] == said.value
+    is_found = drift == 0 and (has_grid or angle == 0)
+    assert said.value.startswith("perfect, 5 x 8") == is_found == (said.level == "note")
+    assert ("free positions" in said.value) == (not has_grid and not is_found)
+
+
+def test_holograms_share_the_field_that_all_of_them_cover() -> None:
+    geometry = Geometry(
+        wavelength=1.0, shape=(8, 10), angle=(1e-6, 1e-6), distance=1e9, focus=np.inf, beam="photon"
+    )
+    scan = Scan4D(
+        counts=np.ones((4, 8, 10)),
+        positions=np.array([[0, 0], [0, 50], [80, 0], [80, 50.0]]),
+        geometry=geometry,
+    )
+    pixel = geometry.pixel[0]
+    assert scan.area_per_pattern == pytest.approx((80 + 8 * pixel) * (50 + 10 * pixel) / 4)
+    positions_alone = replace(scan, positions=np.zeros((4, 2)))
+    assert positions_alone.area_per_pattern == pytest.approx(8 * 10 * pixel**2 / 4)
 
 
 def with_counts(change) -> Scan4D:

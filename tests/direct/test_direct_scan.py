@@ -15,7 +15,9 @@ from phaseloom.data.descan import measure_deflections
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import measure_centres_of_mass
+from phaseloom.direct.figures import plot_direct_image
 from phaseloom.direct.fit import STEP_TOLERANCE, are_pixels_coarse, fit_optics, refine_optics
+from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.reconstruct import (
     PHOTON_NOTE,
     _describe_explained_share,
@@ -414,3 +416,16 @@ def test_the_command_makes_an_image_of_a_scan_without_raster(tmp_path, phaseloom
         assert file["phase"].shape == GRID
         assert len(file["image_positions"]) == file["phase"].size
         assert len(file["positions"]) == keep.sum()
+
+
+def test_the_figure_has_no_empty_panels():
+    """An image without an amplitude left a hole where that of others is, and one without halves another."""
+    scan, _ = simulate_scan(3, 100.0, 1e4)
+    found = reconstruct_scan(scan)
+    phase = replace(found, image=replace(found.image, amplitude=None), correlation=None)
+    both = replace(phase, image=replace(found.image, amplitude=found.image.phase))
+    for one, count in ((both, 5), (phase, 4)):
+        figure = plot_direct_image(DirectResult(one, scan, None))  # pyright: ignore[reportArgumentType]
+        panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+        assert len(panels) == count
+        assert all(axes.images or axes.lines or axes.texts for axes in panels)

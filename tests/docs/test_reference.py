@@ -69,6 +69,14 @@ def test_no_page_names_an_address_in_memory(writer):
         assert " at 0x" not in text, page
 
 
+def test_members_that_pydantic_adds_are_left_out(writer):
+    """Each settings class had its `model_config`, with a sentence and a link that are pydantic's own."""
+    text = "\n".join(writer.api_pages().values())
+    assert (
+        text.count("   :members:\n") == text.count("   :members:\n   :exclude-members: model_config\n") > 100
+    )
+
+
 def test_the_shortest_path_is_taken(documented):
     assert "phaseloom.Scan4D" in documented
     assert "phaseloom.data.scan.Scan4D" not in documented

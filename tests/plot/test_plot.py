@@ -439,8 +439,62 @@ def test_a_common_move_of_all_positions_is_no_move():
     assert "×" in texts(plot.positions(outcome()))
     r = outcome()
     r = replace(r, positions=r.positions_start + np.array([3.0, -2.0]))
-    assert "as measured" in texts(plot.positions(r))
+    assert "not moved" in texts(plot.positions(r))
     assert plot.positions(r).axes[0].yaxis_inverted()
+
+
+def test_positions_that_moved_by_rounding_are_not_moved():
+    """Positions in single precision had arrows, magnified a million times."""
+    r = outcome()
+    rounded = replace(r, positions=(r.positions_start / 0.2).astype(np.float32).astype(float) * 0.2)
+    assert (rounded.positions != r.positions_start).any()
+    words = texts(plot.positions(rounded))
+    assert "not moved" in words
+    assert "arrows" not in words
+    assert "Moves in the order" not in texts(plot.report(rounded))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.011, 1.048), (0.97, 1.4), (0.96, 3.9), (0.9, 40.0), (1.0, 5e4)])
+def test_the_axis_of_losses_has_three_ticks_at_least(low, high):
+    """Of a run from 1.05 down to 1.01 no round number of a decade was within the axis, of others one."""
+    rows = [{"number": e + 1, "loss": low + (high - low) / 2**e, "terms": {"noise": 1.0}} for e in range(9)]
+    figure = plot.losses(replace(outcome(), history=rows))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    bottom, top = axes.get_ylim()
+    inside = [tick for tick in axes.yaxis.get_major_ticks() if bottom <= tick.get_loc() <= top]
+    assert len([tick for tick in inside if tick.label1.get_text()]) >= 3
+
+
+def test_no_point_is_under_the_legend_of_the_moves():
+    r = outcome()
+    draw = np.random.default_rng(1)
+    places = np.indices((10, 10)).reshape(2, -1).T * 5.0
+    for size in (0.02, 3.0):
+        moved = replace(r, positions=places + draw.uniform(-size, size, places.shape), positions_start=places)
+        figure = plot.report(moved)
+        figure.canvas.draw()
+        axes = next(axes for axes in figure.axes if axes.get_title().startswith("Moves in the"))
+        assert count_under_legend(axes) == 0
+
+
+def count_under_legend(axes):
+    box = axes.get_legend().get_window_extent()
+    drawn = [line.get_transform().transform(line.get_xydata()) for line in axes.get_lines()]
+    return sum(box.contains(x, y) for places in drawn for x, y in places)
+
+
+@pytest.mark.parametrize("shape", ["falling", "flat", "rising", "scattered"])
+def test_the_legend_of_losses_hides_no_curve(shape):
+    count = 30
+    x = np.arange(count) / count
+    draw = np.random.default_rng(0)
+    loss = {"falling": 1 + 9 * 0.8 ** (30 * x), "flat": 2 + 0 * x, "rising": 1 + x}
+    loss["scattered"] = np.exp(draw.uniform(0, 3, count))
+    rows = [{"number": e + 1, "loss": v, "holdout": 1.02 * v} for e, v in enumerate(loss[shape])]
+    figure = plot.losses(replace(outcome(), history=rows))
+    figure.canvas.draw()
+    assert count_under_legend(figure.axes[0]) == 0
 
 
 def test_measured_and_modelled_patterns_share_one_log_scale():

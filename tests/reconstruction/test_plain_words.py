@@ -72,9 +72,11 @@ def test_an_error_bar_of_what_a_prior_takes_is_not_called_that_of_counting(resul
 def test_noise_that_hides_everything_is_told_with_its_dose(result):
     metrics = {"hold-out": 1.0, "places matter": 0.1, "direct image": 0.2}
     few = replace(result, metrics=metrics, uncertainty=None, history=[{"number": 5, "explained": None}])
-    text = describe_trust(replace(few, verdict_code="doubtful"))
-    dose = 100 * 256 * 9 / (24 * 24 * 0.25)
-    assert f"({dose:.2g} electrons per Å²)" in text
+    still = describe_trust(replace(few, verdict_code="doubtful"))
+    assert "than counting noise, so that" in still
+    places = np.indices((3, 3)).reshape(2, -1).T * 4.0
+    text = describe_trust(replace(few, verdict_code="doubtful", positions=places))
+    assert f"({100 * 256 / 4.0**2:.2g} electrons per Å²)" in text
     assert "do not interpret it yet" in text
     assert "can be used" not in describe_trust(replace(few, verdict_code="converged"))
     assert "hardly better than with the beam positions exchanged" in text

@@ -242,7 +242,7 @@ def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Esti
 def _disk_offset(scan: Scan4D) -> tuple[float, float]:
     """Pixels by which the bright disk lies off the middle, where there clearly is one."""
     try:
-        disk = fit_disk(mean_for_disk(scan), mask=scan.mask)
+        disk = fit_disk(mean_for_disk(scan.counts), mask=scan.mask)
     except BadInput:
         return 0.0, 0.0
     return disk.off(scan.geometry.shape) if disk.clear else (0.0, 0.0)

@@ -78,6 +78,8 @@ def reconstruct(
         )
         folder = new_run_folder(out, recipe.title or recipe.file.stem, runs)
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
+        if note := job.scan.metadata.get("detector pixel"):
+            typer.echo(f"detector pixel: {note}")
     run(job, quiet=quiet, halves=halves, draws=draws)
 
 
@@ -169,7 +171,7 @@ class _GrowthReport:
             return
         for line in self.growing.describe() if self.growing.end is None else ():
             kind = line.lstrip("0123456789 ").split(" (")[0]
-            if kind not in self.kinds:  # numbers in it grow; the last ones are printed at the end
+            if kind not in self.kinds:  # numbers in it grow; the last ones are logged at the end
                 self.kinds.add(kind)
                 print_line(f"WARN {line}")
         self._judge_resolution(growth, print_line)
@@ -205,9 +207,7 @@ class _GrowthReport:
     def _print_end(self, print_line: Callable[[str], Any]) -> None:
         if self.is_over:
             return
-        self.is_over = True
-        for line in self.growing.describe():
-            print_line(f"WARN {line}")
+        self.is_over = True  # what was wrong with the scan is logged when the growth ends
         print_line(f"the scan is over: {len(self.growing)} patterns are here, the last epochs follow")
 
 

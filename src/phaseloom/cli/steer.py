@@ -61,6 +61,7 @@ def steer(
     if command not in ("status", *COMMANDS):
         raise BadInput("steer", command, f"is not a command: {nearest(command, ('status', *COMMANDS))}")
     _check_arguments(command, given, settings, epoch=epoch, start=start)
+    _require_kind_of_run(folder, command)
     if command == "status":
         _print_status(folder)
     elif command == "branch":
@@ -87,6 +88,21 @@ def _check_arguments(
         raise BadInput(f"steer {command}", "--set", "goes with set and branch alone")
     if (epoch is not None or start) and command != "branch":
         raise BadInput(f"steer {command}", "--epoch and --start", "go with branch alone")
+
+
+COMMANDS_OF_TRAININGS = ("status", "pause", "resume", "stop", "save")
+
+
+def _require_kind_of_run(folder: Path, command: str) -> None:
+    """Refuse commands that only a reconstruction takes at once: a paused training answers when it goes on."""
+    if command in COMMANDS_OF_TRAININGS:
+        return
+    from phaseloom.documents import load_yaml
+
+    if "model" in load_yaml(folder / "run.yaml"):  # a section of trainings alone
+        taken = ", ".join(COMMANDS_OF_TRAININGS)
+        fix = f"is for reconstructions; a training of a network takes {taken}: begin one with other settings"
+        raise BadInput(f"steer {command}", None, fix)
 
 
 def _read_epoch(text: str) -> int:

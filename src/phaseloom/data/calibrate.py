@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseloom.data.scan import Scan4D
+from phaseloom.data.counts import Counts, compute_mean
 from phaseloom.errors import BadInput
 
 __all__ = ["Disk", "fit_disk", "half_maximum_radius", "mean_for_disk"]
@@ -94,16 +94,16 @@ def fit_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
     return _fit_trusted(mean.shape, np.where(good, mean, 0.0).tobytes(), good.tobytes())
 
 
-def mean_for_disk(scan: Scan4D, /) -> np.ndarray:
+def mean_for_disk(counts: Counts, /) -> np.ndarray:
     """Mean pattern in which a disk is looked for: of some patterns, of all of a small scan.
 
     Whoever reads all patterns then asks `fit_disk` for the same disk, which is fitted once.
 
     Args:
-        scan: of which at most `MAX_PATTERNS_FOR_DISK` are read, or `MAX_VALUES_OF_SMALL_SCAN` values.
+        counts: of which at most `MAX_PATTERNS_FOR_DISK` are read, or `MAX_VALUES_OF_SMALL_SCAN` values.
     """
-    most = MAX_VALUES_OF_SMALL_SCAN // math.prod(scan.geometry.shape)
-    return scan.mean_pattern(most=max(MAX_PATTERNS_FOR_DISK, most))
+    most = MAX_VALUES_OF_SMALL_SCAN // math.prod(counts.shape[1:])
+    return compute_mean(counts, most=max(MAX_PATTERNS_FOR_DISK, most))
 
 
 @lru_cache(maxsize=16)

@@ -25,6 +25,7 @@ __all__ = [
     "Source",
     "SparseSource",
     "compute_counts",
+    "compute_mean",
     "get_present",
     "list_own_patterns",
     "load_counts",
@@ -412,6 +413,21 @@ def compute_counts(like: Counts, compute: Callable[[int], np.ndarray], dtype: np
     """Patterns from their numbers: now where the ones that they stand for are an array, else at reading."""
     computed = ComputedCounts(compute, like.shape, dtype)
     return load_counts(computed) if isinstance(like, np.ndarray) else computed
+
+
+def compute_mean(counts: Counts, /, *, most: int) -> np.ndarray:
+    """Mean ``(y, x)`` of at most ``most`` evenly spread patterns, float64, read in chunks.
+
+    Example:
+        >>> compute_mean(np.arange(5.0).reshape(5, 1, 1), most=3)
+        array([[2.]])
+    """
+    count = counts.shape[0]
+    index = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+    total = np.zeros(counts.shape[1:])
+    for start in range(0, len(index), 64):
+        total += counts[index[start : start + 64]].sum(axis=0, dtype=np.float64)
+    return total / len(index)
 
 
 def load_counts(counts: Counts, /) -> np.ndarray:

@@ -18,7 +18,15 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import ENERGY, LENGTH
 
-__all__ = ["Finding", "d4sigma", "inspect", "require_counts", "require_order_of_axes"]
+__all__ = [
+    "Finding",
+    "d4sigma",
+    "describe_raster",
+    "find_lines",
+    "inspect",
+    "require_counts",
+    "require_order_of_axes",
+]
 
 Level = Literal["good", "note", "warn", "bad"]
 
@@ -68,6 +76,12 @@ MIN_CHANGE_OF_EXCHANGED, MAX_SPREAD_OF_EXCHANGED = 1.0, 0.2
 
 MIN_PATTERNS_TO_ORDER, MAX_PATTERNS_TO_ORDER = 64, 200
 """Patterns from which the order of the axes is told, and by which it is."""
+
+MAX_SPREAD_OF_PERFECT = 1e-3
+"""Steps by which positions of a perfect raster lie off it at most."""
+
+MAX_PLACES_OF_RASTER = 1.2
+"""Places of a raster over the positions that lie on it, at most."""
 
 NEIGHBOURS_ASKED = 8
 """Of a place, among which the nearest other one is looked for first."""
@@ -151,6 +165,54 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
         else:
             findings.append(Finding(name, value, "good", "", pixels))
     return findings
+
+
+def describe_raster(scan: Scan4D, /) -> str:
+    """Whether positions form a raster, and how perfect it is, as all that shows a scan says it.
+
+    Example:
+        >>> from phaseloom.data.scan import Geometry
+        >>> geometry = Geometry(wavelength=0.0197, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
+        >>> places = np.indices((3, 4)).reshape(2, -1).T * 0.5
+        >>> scan = Scan4D(counts=np.ones((12, 8, 8)), positions=places, geometry=geometry)
+        >>> describe_raster(scan), describe_raster(replace(scan, grid=(3, 4)))
+        ('perfect, 3 x 4, by its positions', 'perfect, 3 x 4')
+    """
+    lines = find_lines(scan.positions, scan.grid)
+    if lines is not None:
+        shown = f"perfect, {lines[0]} x {lines[1]}"
+        return shown if scan.grid == lines else f"{shown}, by its positions"
+    if scan.grid is not None and min(scan.grid) == 1:
+        return f"a line of {len(scan)} positions"
+    if scan.grid is not None:
+        return f"{scan.grid[0]} x {scan.grid[1]}, positions off a perfect one"
+    return f"none: {len(scan)} free positions"
+
+
+def find_lines(positions: np.ndarray, grid: tuple[int, int] | None, /) -> tuple[int, int] | None:
+    """Lines of a perfect raster (slow, fast), turned or not; ``None`` where the positions do not form one.
+
+    Without a grid it has to lie along the axes; a sixth of its places may then be left out.
+
+    Args:
+        positions: ``(n, 2)``.
+        grid: numbers of patterns along the axes of the scan, where it states them.
+    """
+    if grid is not None and min(grid) > 1:
+        places = positions.reshape(*grid, 2)
+        slow, fast = (np.diff(places, axis=axis) for axis in (0, 1))
+        step = min(float(np.linalg.norm(moves.mean((0, 1)))) for moves in (slow, fast))
+        spread = max(float(np.abs(moves - moves.mean((0, 1))).max()) for moves in (slow, fast))
+        return grid if spread < MAX_SPREAD_OF_PERFECT * step else None
+    lines = [_count_lines(axis) for axis in positions.T]
+    few = lines[0] * lines[1] <= MAX_PLACES_OF_RASTER * len(positions) and min(lines) > 1
+    return (lines[0], lines[1]) if few else None
+
+
+def _count_lines(places: np.ndarray) -> int:
+    """Different coordinates, those apart that differ by more than rounding."""
+    gaps = np.diff(np.sort(places))
+    return 1 + int((gaps > MAX_SPREAD_OF_PERFECT * max(float(gaps.max(initial=0.0)), 1e-300)).sum())
 
 
 def require_counts(scan: Scan4D, /, *, lowest: float | None = None) -> None:
@@ -445,12 +507,10 @@ class _ScanSurvey:
     def stands_still(self) -> bool:
         return self.repeated_positions == len(self.scan) - 1 and self.repeated_positions > 0
 
-    @property
-    def raster(self) -> list[int] | None:
+    @cached_property
+    def raster(self) -> tuple[int, int] | None:
         """Lines along each axis; none if the positions are not on a perfect raster."""
-        positions = self.scan.positions
-        lines = [len(np.unique((axis / self.step).round(3))) for axis in positions.T]
-        return None if lines[0] * lines[1] > 1.2 * len(positions) or min(lines) < 2 else lines
+        return find_lines(self.scan.positions, self.scan.grid)
 
     @property
     def extent(self) -> float:
@@ -664,11 +724,11 @@ def _describe_overlap(survey: _ScanSurvey) -> str | None:
 
 def _describe_dose(survey: _ScanSurvey) -> str:
     mean = float(survey.totals.mean())
-    height, width = (max(length, survey.step) or survey.step or 1.0 for length in survey.scan.extent)
-    area = mean * len(survey.scan) / height / width  # a product of tiny steps would be zero
-    electrons = survey.geometry.beam == "electron"
-    text = f"{mean:.4g} counts per pattern, "
-    text += f"{area:.3g} per A^2" if electrons else f"{area * 1e8:.3g} per um^2"
+    text = f"{mean:.4g} counts per pattern"
+    if area := survey.scan.area_per_pattern:
+        per_area = mean / area
+        electrons = survey.geometry.beam == "electron"
+        text += f", {per_area:.3g} per A^2" if electrons else f", {per_area * 1e8:.3g} per um^2"
     return f"{text}, changing by {survey.changes:.0%}" if mean >= 100 and survey.changes > 0.3 else text
 
 
@@ -698,9 +758,7 @@ def _describe_flight(survey: _ScanSurvey) -> str | None:
 
 
 def _describe_raster(survey: _ScanSurvey) -> str | None:
-    if len(survey.scan) < 9 or survey.step == 0:
-        return None
-    return f"perfect, {survey.raster[0]} x {survey.raster[1]}" if survey.raster else "irregular"
+    return None if len(survey.scan) < 9 or survey.step == 0 else describe_raster(survey.scan)
 
 
 def _describe_extent(survey: _ScanSurvey) -> str | None:

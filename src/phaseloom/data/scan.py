@@ -16,8 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from phaseloom import plugins
-from phaseloom.data.counts import Counts, SelectedCounts
+from phaseloom.data.counts import Counts, SelectedCounts, compute_mean
 from phaseloom.errors import BadInput
+from phaseloom.metrics.scan_area import measure_area_per_position
 from phaseloom.renames import renamed_attribute
 from phaseloom.units import (
     ELECTRON_REST_ENERGY,
@@ -345,17 +346,34 @@ class Scan4D:
 
     def mean_pattern(self, *, most: int = 2000) -> np.ndarray:
         """Mean of at most ``most`` evenly spread patterns, float64, read in chunks."""
-        index = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
-        total = np.zeros(self.counts.shape[1:])
-        for start in range(0, len(index), 64):
-            total += self.counts[index[start : start + 64]].sum(axis=0, dtype=np.float64)
-        return total / len(index)
+        return compute_mean(self.counts, most=most)
 
     @property
     def extent(self) -> tuple[float, float]:
         """Scanned field (y, x), angstrom, without the width of the probe."""
         height, width = np.ptp(self.positions, axis=0).tolist()
         return height, width
+
+    @property
+    def area_per_pattern(self) -> float | None:
+        """Area of the object for each pattern, square angstrom; counts over it are the dose, per area.
+
+        Of far fields that of a position (`phaseloom.metrics.scan_area.measure_area_per_position`), ``None``
+        where they do not move. In the near field every pattern has the whole window, so it is the field that
+        all windows cover over their number.
+
+        Example:
+            >>> geometry = Geometry(wavelength=0.0197, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
+            >>> places = np.indices((2, 3)).reshape(2, -1).T * 0.5
+            >>> scan = Scan4D(counts=np.ones((6, 8, 8)), positions=places, geometry=geometry, grid=(2, 3))
+            >>> scan.area_per_pattern
+            0.25
+        """
+        if not self.geometry.near:
+            return measure_area_per_position(self.positions, grid=self.grid)
+        sizes = zip(self.extent, self.geometry.shape, self.geometry.pixel, strict=True)
+        height, width = (length + count * pixel for length, count, pixel in sizes)
+        return height * width / len(self)
 
     def digest(self) -> str:
         """A hash of counts, positions and mask, to recognise the data of a result."""

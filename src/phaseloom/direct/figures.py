@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,41 +24,55 @@ __all__ = ["draw_aberrations", "plot_direct_image"]
 
 
 def plot_direct_image(result: DirectResult, /) -> Figure:
-    """Phase and amplitude of a direct image, aberrations, correlation of half sets, mean pattern with disk.
+    """Phase of a direct image, mean pattern with disk, aberrations; amplitude and ring correlation if known.
 
     Args:
         result: of `phaseloom.direct.recipe.reconstruct_recipe`.
     """
     found = result.found
-    grid = found.grid
-    steps = scan_steps(grid.places() * float(found.optics.step), grid.shape)
-    step = (steps[0], steps[1])
-    figure = new_page(12.0, 8.4)
-    panels = figure.subplots(2, 3).ravel()
-    phase = found.image.phase.double().numpy()
-    unit = "radian" if found.image.method.is_in_radian else "arbitrary units"
-    low, high = limits(phase)
-    drawn = image(
-        panels[0], phase, pixel=step, title=f"Phase ({found.image.method})", cmap="magma", vmin=low, vmax=high
-    )
-    colour_bar(panels[0], drawn, unit)
+    panels: list[Callable[[Axes], None]] = [lambda axes: _draw_phase(axes, result)]
     if found.image.amplitude is not None:
-        loss = found.image.amplitude.double().numpy()
-        low, high = limits(loss)
-        drawn = image(
-            panels[1], loss, pixel=step, title="Loss of amplitude", cmap="cividis", vmin=low, vmax=high
-        )
-        colour_bar(panels[1], drawn, "-log |object|")
-    else:
-        panels[1].axis("off")
-    _draw_disk(panels[2], result)
-    draw_aberrations(panels[3], found.optics)
-    _list_coefficients(panels[4], found.optics, {} if found.fit is None else found.fit.errors)
-    if found.correlation is not None:
-        _draw_correlation(panels[5], found.correlation)
-    else:
-        panels[5].axis("off")
+        panels.append(lambda axes: _draw_amplitude(axes, result))
+    panels.append(lambda axes: _draw_disk(axes, result))
+    panels.append(lambda axes: draw_aberrations(axes, found.optics))
+    errors = {} if found.fit is None else found.fit.errors
+    panels.append(lambda axes: _list_coefficients(axes, found.optics, errors))
+    if (curve := found.correlation) is not None:
+        panels.append(lambda axes: _draw_correlation(axes, curve))
+    columns = -(-len(panels) // 2)
+    figure = new_page(4.0 * columns, 8.4)
+    places = figure.subplots(2, columns).ravel()
+    for draw, axes in zip(panels, places, strict=False):
+        draw(axes)
+    for axes in places[len(panels) :]:
+        axes.remove()
     return figure
+
+
+def _measure_step(result: DirectResult) -> tuple[float, float]:
+    """Steps of the scan (y, x), angstrom."""
+    grid = result.found.grid
+    steps = scan_steps(grid.places() * float(result.found.optics.step), grid.shape)
+    return steps[0], steps[1]
+
+
+def _draw_phase(axes: Axes, result: DirectResult) -> None:
+    found = result.found.image
+    phase = found.phase.double().numpy()
+    low, high = limits(phase)
+    look = {"title": f"Phase ({found.method})", "cmap": "magma", "vmin": low, "vmax": high}
+    drawn = image(axes, phase, pixel=_measure_step(result), **look)
+    colour_bar(axes, drawn, "radian" if found.method.is_in_radian else "arbitrary units")
+
+
+def _draw_amplitude(axes: Axes, result: DirectResult) -> None:
+    amplitude = result.found.image.amplitude
+    assert amplitude is not None
+    loss = amplitude.double().numpy()
+    low, high = limits(loss)
+    look = {"title": "Loss of amplitude", "cmap": "cividis", "vmin": low, "vmax": high}
+    drawn = image(axes, loss, pixel=_measure_step(result), **look)
+    colour_bar(axes, drawn, "-log |object|")
 
 
 def draw_aberrations(axes: Axes, optics: LinearOptics, /) -> None:

@@ -9,6 +9,7 @@
 - `spectral`: correlations in bands of frequency, also of mixed states, and what a scan puts into each.
 - `clusters`: groups of rows of numbers, how stable they are, and how they agree with labels.
 - `standardise_pair`: reconstructions of halves of the data without trends, registered to one another.
+- `scan_area`: the area that a scan has for each position, from which doses per area follow.
 - `pattern_misfit`: how much of what differs between diffraction patterns a model explains.
 
 Everything takes numpy arrays, or what `numpy.asarray` accepts, and returns floats, arrays or frozen values;

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
 from phaseloom.metrics.mixed_states import fidelity
+from phaseloom.metrics.scan_area import measure_hull
 
 __all__ = ["Bands", "ScanSpectrum", "band_correlation", "band_fidelity", "divide_bands", "scan_spectrum"]
 __all__ += ["snr_threshold"]
@@ -204,20 +205,18 @@ def scan_spectrum(
         shapes = (pattern.shape, trusted.shape, places.shape)
         raise BadInput("scan_spectrum", shapes, "must be a pattern (y, x), its mask and positions (shot, 2)")
     window = pattern.size * pixel[0] * pixel[1]
-    pattern = np.where(trusted, pattern, 0) * (window / _measure_hull(places))
+    pattern = np.where(trusted, pattern, 0) * (window / _require_area(places))
     parts = divide_bands((pattern.shape[0], pattern.shape[1]), count=count, pixel=pixel)
     pixels = parts.total(trusted.astype(float))
     value = np.divide(parts.total(pattern), pixels, out=np.full(count, np.nan), where=pixels > 0)
     return ScanSpectrum(pattern, parts.edges, value)
 
 
-def _measure_hull(places: np.ndarray) -> float:
+def _require_area(places: np.ndarray) -> float:
     """Area of the convex hull of points."""
-    from scipy.spatial import ConvexHull
-
-    spread = np.linalg.svd(places - places.mean(0), compute_uv=False)
-    if len(places) < 3 or spread[-1] <= 1e-9 * spread[0]:
+    area, _ = measure_hull(places)
+    if not area > 0:
         raise BadInput(
             "scan_spectrum.positions", None, "lie on a line and enclose no area: use a mean pattern"
         )
-    return float(ConvexHull(places / spread[0]).volume) * float(spread[0]) ** 2
+    return area

@@ -12,6 +12,7 @@ from phaseloom.plot.style import (
     LINE_COLOURS,
     LINE_DASHES,
     SMALL_FONT,
+    add_free_legend,
     draw_note,
     frame,
     name_powers,
@@ -32,6 +33,9 @@ History = Sequence[Mapping[str, Any]]
 
 PANELS_ABREAST = 4
 """Panels side by side."""
+
+MIN_RATIO_OF_LOG_TICKS = 5.0
+"""Highest over lowest value of an axis from which 1, 2 and 5 of each decade are ticks enough."""
 
 MIN_TERM_SHARE = 1e-3
 """Share of the lowest loss below which a term is in the legend only."""
@@ -120,7 +124,7 @@ def draw_drift(axes: Axes, r: Result) -> None:
         label = f"{name}: {drift.trend[axis] / scale:+.3g} {unit} in all"
         axes.plot(count, drift.line[:, axis] / scale, LINE_DASHES[axis], linewidth=1.6, label=label, **look)
     axes.grid(color="0.92", linewidth=0.6)
-    axes.legend(fontsize=SMALL_FONT, frameon=False)
+    add_free_legend(axes)
 
 
 def draw_losses(axes: Axes, r: Result) -> None:
@@ -143,7 +147,7 @@ def draw_losses(axes: Axes, r: Result) -> None:
         _plain_log_ticks(axes)
     axes.grid(color="0.92", which="both", linewidth=0.6)
     if len(epochs):
-        axes.legend(fontsize=SMALL_FONT, frameon=False)
+        add_free_legend(axes)
 
 
 def draw_histories(panel: FigureBase, found: Sequence[QuantityHistory]) -> None:
@@ -275,14 +279,20 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
 
 def _plain_log_ticks(axes: Axes) -> None:
     """Plain numbers on a logarithmic axis, few enough to read when it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     low, high = axes.get_ylim()
     if high / low > 100:
         name_powers(axes.yaxis)
         return
+    if high / low < MIN_RATIO_OF_LOG_TICKS:
+        # between the round numbers of a decade there may be one, or none
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        return
     narrow = high / low < 20
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 3 else tuple(range(1, 10))))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="minor", length=0 if narrow else 2)

@@ -31,7 +31,7 @@ from phaseloom.plot.object import (
 )
 from phaseloom.plot.probe import draw_modes
 from phaseloom.plot.scan import draw_patterns
-from phaseloom.plot.scan_maps import draw_positions
+from phaseloom.plot.scan_maps import are_moved, draw_positions
 from phaseloom.plot.style import (
     LINE_COLOURS,
     NORMAL_FONT,
@@ -199,7 +199,7 @@ def _draw_lines(row: FigureBase, lines: Sequence[str], **look: Any) -> None:
 
 def _has_drift(r: Result) -> bool:
     """Whether any position has moved by more than rounding."""
-    return bool(np.abs(r.positions - r.positions_start).max() > 1e-6 * max(r.pixel))
+    return are_moved(r.positions_start, r.positions - r.positions_start)
 
 
 def _format_vector(y: float, x: float) -> str:

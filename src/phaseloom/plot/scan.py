@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.data.counts import split_indices
+from phaseloom.data.diagnostics import describe_raster
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.data.signals import choose_patterns
 from phaseloom.plot.style import (
@@ -162,7 +163,7 @@ def list_facts(scan: Scan4D, /) -> list[tuple[str, str]]:
         ("field", " × ".join(show_length(side) for side in scan.extent) + " (y × x)"),
         ("object pixel", " × ".join(show_length(side) for side in geometry.pixel)),
         ("detector", " × ".join(show_length(side, ANGLE) for side in geometry.angle) + " per pixel"),
-        ("scan", f"raster {scan.grid[0]}×{scan.grid[1]}" if scan.grid else f"{len(scan)} free positions"),
+        ("raster", describe_raster(scan)),
         ("field type", "near" if geometry.near else "far"),
     ]
 

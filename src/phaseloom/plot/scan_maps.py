@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["Distortion", "distortion", "groups", "positions", "tilts"]
+__all__ = ["Distortion", "are_moved", "distortion", "groups", "positions", "tilts"]
 
 MAX_ARROWS = 2500
 """How many arrows a panel shows at most."""
 
 MIN_EXPLAINED_SHARE = 0.2
 """Share of the moves, as a square, from which the part common to all is worth a panel of its own."""
+
+
+MIN_MOVE = 2e-6
+"""Share of the scanned field that moves have to be more than, rms: single precision rounds to a tenth."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,22 @@ def groups(batches: Sequence[Any], positions: np.ndarray) -> Figure:
     return figure
 
 
+def are_moved(start: np.ndarray, move: np.ndarray, /) -> bool:
+    """Whether positions moved against each other by more than rounding.
+
+    Args:
+        start: ``(n, 2)`` where they were.
+        move: ``(n, 2)`` by how much they moved, in the same unit; what is common to all does not count.
+
+    Example:
+        >>> start = np.array([[0.0, 0.0], [0.0, 400.0], [500.0, 0.0]])
+        >>> [are_moved(start, size * np.eye(3, 2)) for size in (1e-4, 1e-2)]
+        [False, True]
+    """
+    rms = float(np.sqrt(((move - move.mean(0)) ** 2).sum(1).mean()))
+    return rms > MIN_MOVE * float(np.ptp(start, axis=0).max())
+
+
 def draw_positions(axes: Axes, r: Result, *, words: bool = True) -> None:
     """Dots where the shots started, arrows to where they were found; what is common to all in words."""
     start = np.asarray(r.positions_start, float)
@@ -186,8 +206,8 @@ def _draw_moves(axes: Axes, start: np.ndarray, move: np.ndarray, what: str, more
     shown = np.arange(0, len(start), -(-len(start) // MAX_ARROWS))
     places = start[shown] / scale
     axes.plot(*places.T[::-1], ".", color="0.6", markersize=3, zorder=1)
-    title = "Positions as measured"
-    if rms > 1e-6 * scale:
+    title = "Positions: not moved"
+    if are_moved(start, move):
         factor = _magnification(start, size)
         title = f"Positions: {what} {show_length(rms)}" + (f", arrows ×{factor:g}" if factor > 1 else "")
         _arrows(axes, places, move[shown] / scale * factor, size[shown])

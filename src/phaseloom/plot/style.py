@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -308,6 +308,64 @@ def frame(axes: Axes, /, *, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y, fontsize=SMALL_FONT)
     axes.tick_params(labelsize=SMALL_FONT)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def add_free_legend(axes: Axes, /) -> None:
+    """Add a legend in a corner where no line of the diagram is; without one, make room for it on top.
+
+    Call it when everything is drawn and the scales are set.
+    """
+    axes.get_ylim()  # a transform of data is right only after limits were asked for
+    names = [name for name in axes.get_legend_handles_labels()[1] if not name.startswith("_")]
+    high, wide = _measure_legend(axes, names)
+    drawn = np.concatenate([_sample_line(axes, line) for line in axes.get_lines()] or [np.empty((0, 2))])
+    look: dict[str, Any] = {"fontsize": SMALL_FONT, "frameon": False}
+    for place, x, y in LEGEND_CORNERS:
+        beside = np.abs(drawn[:, 0] - x) > wide
+        if (beside | (np.abs(drawn[:, 1] - y) > high)).all():
+            axes.legend(loc=place, **look)
+            return
+    room = 1 / max(1 - high, 0.3)
+    base, end = axes.transData.transform([(1, value) for value in axes.get_ylim()])[:, 1]
+    above = axes.transData.inverted().transform((0, base + room * (end - base)))[1]
+    axes.set_ylim(top=float(above))
+    axes.legend(loc="upper right", **look)
+
+
+LegendCorner = Literal["upper right", "upper left", "lower left", "lower right"]
+
+LEGEND_CORNERS: tuple[tuple[LegendCorner, int, int], ...] = (
+    ("upper right", 1, 1),
+    ("upper left", 0, 1),
+    ("lower left", 0, 0),
+    ("lower right", 1, 0),
+)
+"""Where a legend may be, in the order of preference, with the corner in units of the axes."""
+
+LINE_OF_LEGEND = 1.5
+LETTER_OF_LEGEND = 0.55
+"""Height of a line and width of a letter, in units of the font's size."""
+
+
+def _measure_legend(axes: Axes, names: list[str]) -> tuple[float, float]:
+    """Estimated height and width of a legend in one column, as shares of the axes."""
+    height, width = (max(size / axes.figure.dpi, 0.5) for size in (axes.bbox.height, axes.bbox.width))
+    letters = max(map(len, names), default=0)
+    high = (len(names) * LINE_OF_LEGEND + 1.5) * SMALL_FONT / 72 / height
+    wide = (letters * LETTER_OF_LEGEND + 4.5) * SMALL_FONT / 72 / width
+    return min(high, 0.9), min(wide, 1.0)
+
+
+def _sample_line(axes: Axes, line: Any) -> np.ndarray:
+    """``(n, 2)`` places along a line in units of the axes."""
+    places = line.get_transform().transform(np.asarray(line.get_xydata(), float))
+    places = axes.transAxes.inverted().transform(places)
+    places = places[np.isfinite(places).all(1)]
+    if len(places) < 2 or line.get_linestyle() == "None":
+        return places
+    between = np.arange(8)[:, None, None] / 8
+    inner = (places[:-1] * (1 - between) + places[1:] * between).reshape(-1, 2)
+    return np.concatenate([inner, places])
 
 
 def draw_note(panel: FigureBase, text: str, /) -> None:

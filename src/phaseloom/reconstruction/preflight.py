@@ -138,7 +138,7 @@ class RunAhead:
     @cached_property
     def mean(self) -> np.ndarray:
         """Mean pattern, untrusted pixels zero, without background."""
-        mean = mean_for_disk(self.scan)
+        mean = mean_for_disk(self.scan.counts)
         mean = mean - (0.0 if self.scan.background is None else self.scan.background)
         return np.where(self.scan.mask, mean, 0.0).clip(min=0)
 
@@ -237,12 +237,13 @@ def _check_dose(run: RunAhead) -> str:
     counts = float(run.mean.sum())
     pixel = run.model.object.cell
     slices, states = _count_slices_and_states(run)
-    area = counts * len(run.scan) / run.field
-    each = area * pixel / (slices * states)
-    if each >= 6 or run.scan.geometry.near:
+    each = counts * len(run.scan) / run.field * pixel / (slices * states)
+    area = run.scan.area_per_pattern
+    if each >= 6 or run.scan.geometry.near or area is None:
         return ""
-    limit = 1 / (2 * math.sqrt(max(area * pixel, 1e-9)))
-    text = f"{counts:.3g} counts per pattern are {area:.3g} per A^2 and {each:.2g} for each free number"
+    dose = counts / area
+    limit = 1 / (2 * math.sqrt(max(dose * pixel, 1e-9)))
+    text = f"{counts:.3g} counts per pattern are {dose:.3g} per A^2 and {each:.2g} for each free number"
     split = f" ({slices} slices, {states} states)" if slices * states > 1 else ""
     fix = "Take fewer slices and states, or larger pixels (prepare: crop), and add a penalty."
     return f"dose: {text} of the object{split}; its phase is uncertain by {limit:.2g} rad at best. {fix}"

@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from phaseloom import plugins, spec
 from phaseloom.data.formats import sidecar
+from phaseloom.data.formats.arrays import clean_counts
 from phaseloom.data.formats.files import has_hdf5_name_or_content, open_hdf5, require_file_or_store
 from phaseloom.data.formats.header import NEEDS, MissingValues, list_missing, merge
 from phaseloom.data.formats.header import Header as Header
@@ -202,6 +205,8 @@ def _read_with_knobs(
     try:
         with collect_remarks() as remarks:
             scan = reader(path, **chosen)
+            if name not in __all__ and isinstance(scan, Scan4D):
+                scan = _repair_values(scan, path.name)
     except MissingValues as problem:
         problem.known |= own
         raise
@@ -214,6 +219,15 @@ def _read_with_knobs(
         lines = scan.metadata["setup"] + sidecar.compose(own, frozenset(), kinds)
         scan = replace(scan, metadata={**scan.metadata, "setup": lines})
     return scan
+
+
+def _repair_values(scan: Scan4D, name: str) -> Scan4D:
+    """The scan of a plugin with numbers alone, as the readers of the package have it."""
+    if scan.counts.dtype.kind != "f":
+        return scan
+    counts = scan.counts.copy() if isinstance(scan.counts, np.ndarray) else scan.counts
+    counts, trusted = clean_counts(counts, name, negative="keep")
+    return replace(scan, counts=counts, mask=scan.mask & trusted)
 
 
 def _name_side_car(problem: BadInput, path: Path, beside: str, written: set[str]) -> BadInput:

@@ -100,8 +100,8 @@ NEEDS = {
     "energy": ("200 keV", "the accelerating voltage; of X-rays the photon energy, and beam: photon"),
     "angle": (
         "0.5 mrad",
-        "semiangle of the beam / radius of the bright-field disk in pixels; or pixel, or distance and "
-        "detector_pixel",
+        "semiangle of the beam / radius of the bright-field disk in pixels; or semiangle, and the disk is "
+        "fitted; or pixel, or distance and detector_pixel",
     ),
     "distance": ("1 m", "from the object to the detector (the camera length)"),
     "detector_pixel": ("55 um", "the edge of a pixel of the detector, in its data sheet"),
@@ -170,7 +170,8 @@ def join_words(words: list[str]) -> str:
 def merge(setup: Mapping[str, Any], header: Header, /) -> tuple[dict[str, Any], frozenset[str]]:
     """What the user says, with what only the file says added; and which keys are of the file.
 
-    The sampling is one statement: a user's ``angle`` or ``pixel`` replaces the file's detector pixel as well.
+    The sampling is one statement: a user's ``angle``, ``pixel`` or ``semiangle`` replaces the file's detector
+    pixel as well.
 
     Example:
         >>> known, from_file = merge({"pixel": 0.2}, Header(energy=80e3, angle=1e-3))
@@ -183,7 +184,7 @@ def merge(setup: Mapping[str, Any], header: Header, /) -> tuple[dict[str, Any], 
         file.pop("pixel" if "angle" in file else "detector_pixel", None)
         if "distance" in file:
             file.pop("detector_pixel", None)
-    if {"angle", "pixel"} & set(given):
+    if {"angle", "pixel", "semiangle"} & set(given):
         file = {k: v for k, v in file.items() if k not in ("angle", "pixel", "detector_pixel")}
     if "detector_pixel" in given and "distance" in given | file:
         file = {k: v for k, v in file.items() if k not in ("angle", "pixel")}
@@ -209,7 +210,7 @@ def list_missing(
     """
     names = [] if "energy" in known or header.wavelength is not None else ["energy"]
     flight = [name for name in ("distance", "detector_pixel") if name not in known]
-    if flight and not {"angle", "pixel"} & set(known):
+    if flight and not {"angle", "pixel", "semiangle"} & set(known):
         names += ["angle"] if len(flight) == 2 else flight
     if "positions" not in known and (header.positions is None or "step" in known):
         names += [] if has_raster or "grid" in known else ["grid"]

@@ -10,10 +10,11 @@ from typing import Any, Literal, ParamSpec, TypedDict
 
 import numpy as np
 
+from phaseloom.data.calibrate import fit_disk, mean_for_disk
 from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
 from phaseloom.data.formats.arrays import Negative, clean_counts
-from phaseloom.data.formats.header import Header, MissingValues, list_missing, merge
+from phaseloom.data.formats.header import Header, MissingValues, join_words, list_missing, merge
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
 from phaseloom.data.formats.quantities.tables import TABLE_SUFFIXES, read_positions_table, read_table
 from phaseloom.data.formats.sidecar import compose
@@ -44,7 +45,9 @@ class Setup(TypedDict, total=False):
         energy: of a photon, or kinetic energy of an electron, eV.
         beam: what is diffracted; default: what the file says, else electrons.
         angle: radian per detector pixel. Give the sampling once: ``angle``, or ``pixel``, or ``distance``
-            with ``detector_pixel``.
+            with ``detector_pixel``, or ``semiangle``.
+        semiangle: of the beam, radian: the radius of the bright-field disk in the mean pattern then gives the
+            angle of a pixel.
         pixel: of the object, angstrom (far field).
         distance: object to detector, angstrom.
         detector_pixel: edge of a detector pixel, angstrom.
@@ -71,6 +74,7 @@ class Setup(TypedDict, total=False):
     energy: Energy | None
     beam: Beam | None
     angle: Angle | None
+    semiangle: Angle | None
     pixel: Length | None
     distance: Length | None
     detector_pixel: Length | None
@@ -184,6 +188,11 @@ def build_scan(
         raise MissingValues(path, missing, stated, from_file, holds=holds)
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
     _, height, width = counts.shape
+    trusted &= _read_mask(path, given["mask"], header, read_member, (height, width))
+    _require_some(trusted, path.name)
+    notes = dict[str, str]()
+    if given["semiangle"] is not None:
+        given["angle"], notes["detector pixel"] = _fit_angle(given, counts, trusted, path.name)
     own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
     geometry = _build_geometry(given, (height, width), path.name, own_wavelength)
     grid = _require_raster(given["grid"], raster, path.name)
@@ -198,8 +207,6 @@ def build_scan(
     if given["field"] is None and (reason := describe_near_field(geometry, positions)):
         missing = {"focus": f"{reason}: {FOCUS_HELP}"}
         raise MissingValues(path, missing, stated, from_file)
-    trusted &= _read_mask(path, given["mask"], header, read_member, geometry.shape)
-    _require_some(trusted, path.name)
     return Scan4D(
         counts=counts,
         positions=positions,
@@ -211,7 +218,7 @@ def build_scan(
         heights=header.heights,
         grid=grid,
         oriented=header.oriented,
-        metadata={**header.metadata, "setup": compose(stated, from_file, Setup.__annotations__)},
+        metadata={**header.metadata, **notes, "setup": compose(stated, from_file, Setup.__annotations__)},
     )
 
 
@@ -258,6 +265,32 @@ def _build_geometry(
     )
 
 
+def _fit_angle(given: Mapping[str, Any], counts: Counts, trusted: np.ndarray, name: str) -> tuple[float, str]:
+    """Radian per detector pixel by the bright-field disk of a beam of known angle, and how that was found."""
+    semiangle = given["semiangle"]
+    place = f"{name}: semiangle"
+    if not (math.isfinite(semiangle) and semiangle > 0):
+        raise BadInput(place, semiangle, "must be a positive number")
+    both = [] if given["distance"] is None else ["detector_pixel"]
+    if stated := [key for key in ("angle", "pixel", *both) if given[key] is not None]:
+        fix = f"gives the angle of a pixel, and so does {join_words(stated)}: leave one of them out"
+        raise BadInput(place, ANGLE.show(semiangle), fix)
+    if given["focus"] is not None:
+        raise BadInput(place, ANGLE.show(semiangle), "cannot define a near field: give detector_pixel")
+    if get_unfinished() is not None:
+        fix = "needs the mean pattern, which a scan that grows does not have yet: give the angle of a pixel"
+        raise BadInput(place, ANGLE.show(semiangle), fix)
+    try:
+        disk = fit_disk(mean_for_disk(counts), mask=trusted)
+    except BadInput as problem:
+        value = f"{ANGLE.show(semiangle)} (disk: {problem.value})" if problem.value else ANGLE.show(semiangle)
+        raise BadInput(place, value, f"{problem.fix} (angle: 0.5 mrad)") from problem
+    angle = semiangle / disk.radius
+    radius = f"{disk.radius:.2f} +- {disk.radius_error:.2f} pixels"
+    how = f"semiangle {ANGLE.show(semiangle)} over the bright-field disk's radius of {radius}"
+    return angle, f"{ANGLE.show(float(f'{angle:.4g}'))}: {how}"
+
+
 def _pixel_angle(
     given: dict[str, Any], shape: tuple[int, int], wavelength: float, name: str
 ) -> tuple[float, float]:
@@ -267,7 +300,7 @@ def _pixel_angle(
     )
     by_distance = distance is not None and detector_pixel is not None
     if (angle is not None) + (pixel is not None) + by_distance != 1:
-        fix = "is not clear: give either angle, or pixel, or distance and detector_pixel"
+        fix = "is not clear: give either angle, or pixel, or distance and detector_pixel, or semiangle"
         raise BadInput(f"{name}: sampling", None, fix)
     for key in ("angle", "pixel", "distance", "detector_pixel"):
         value = given[key]

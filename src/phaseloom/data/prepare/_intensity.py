@@ -166,7 +166,7 @@ def poisson(
     Args:
         scan: the scan.
         dose: mean counts per pattern.
-        per_area: counts per square angstrom of the scanned field; instead of ``dose``.
+        per_area: counts per square angstrom, see `Scan4D.area_per_pattern`; instead of ``dose``.
         seed: of the draw.
 
     Raises:
@@ -180,7 +180,7 @@ def poisson(
     if dose is not None and per_area is None:
         wanted = require_number(dose, "poisson.dose", above=0)
     elif per_area is not None and dose is None:
-        wanted = require_number(per_area, "poisson.per_area", above=0) * _scanned_area_per_pattern(scan)
+        wanted = require_number(per_area, "poisson.per_area", above=0) * _require_area_per_pattern(scan)
     else:
         raise BadInput("poisson", None, "needs one of dose (counts per pattern) and per_area (per A^2)")
     if wanted > MAX_DOSE:
@@ -353,14 +353,9 @@ def _raster_steps(scan: Scan4D, grid: tuple[int, int]) -> tuple[float, float]:
     return steps[0], steps[1]
 
 
-def _scanned_area_per_pattern(scan: Scan4D) -> float:
-    """Area of the scanned field for each pattern, square angstrom."""
-    if scan.grid is not None and min(scan.grid) > 1:
-        places = scan.positions.reshape(*scan.grid, 2)
-        slow, fast = (np.diff(places, axis=axis).reshape(-1, 2).mean(0) for axis in (0, 1))
-        area = abs(float(slow[0] * fast[1] - slow[1] * fast[0]))
-    else:
-        area = scan.extent[0] * scan.extent[1] / len(scan)
-    if not area > 0:
-        raise BadInput("poisson.per_area", None, "needs a scan of some area: give dose instead")
+def _require_area_per_pattern(scan: Scan4D) -> float:
+    """Area of the object for each pattern, square angstrom."""
+    area = scan.area_per_pattern
+    if area is None:
+        raise BadInput("poisson.per_area", None, "needs positions that move: give dose instead")
     return area

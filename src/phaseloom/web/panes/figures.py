@@ -34,6 +34,8 @@ TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 MISSING_COLOUR = "#e6e6e6"
 HEIGHT = 340
 
+LEGEND_COLUMNS = 3
+
 _BAR_LOOK: Any = {"title_text_font_size": "11px", "major_label_text_font_size": "11px", "title_standoff": 4}
 
 UNITS = {
@@ -309,6 +311,9 @@ class CurvesView:
             one.legend.background_fill_alpha = 0.7
             one.legend.label_text_font_size = "11px"
             one.legend.click_policy = "hide"
+            one.legend.ncols = min(len(names) + (floor is not None), LEGEND_COLUMNS)
+            one.legend.update(margin=0, padding=2, spacing=10, border_line_color=None, location="top_left")
+            one.add_layout(one.legend[0], "above")  # where it hides no curve
         one.add_tools(
             HoverTool(tooltips=[(x, "@x"), ("value", "@y{0.0000}")], mode="vline"),
             CrosshairTool(dimensions="height", line_alpha=0.3),
