@@ -36,6 +36,7 @@ __all__ = [
     "compare_orientations",
     "estimate_near_field",
     "guess_focus",
+    "is_distance_guessed",
     "is_distance_shown",
     "set_near_field",
 ]
@@ -107,6 +108,11 @@ ERRORS_OF_RANGE = 2.0
 
 MAX_ERROR_OF_SHOWN = 0.08
 """Half a range, in the logarithm, up to which holograms show their distance."""
+
+MAX_CHANGE_NOT_SHOWN = 0.25
+"""Change of a distance, in the logarithm, from which on it has to be shown: two and a half times what one that
+is stated is taken to be known to. Smooth blobs under 1000 counts a pixel asked for 73 mm (61 to 87) in place of
+45, and the run went astray with it."""
 
 MIN_DISTANCE_ERROR = 0.02
 """Errors of the distance below which the one stated is kept."""
@@ -456,6 +462,22 @@ def is_distance_shown(limits: Sequence[float] | None, /) -> bool:
         (True, False)
     """
     return limits is not None and math.log(limits[1] / limits[0]) < 2 * MAX_ERROR_OF_SHOWN
+
+
+def is_distance_guessed(factor: float, limits: Sequence[float] | None, /) -> bool:
+    """Whether holograms want a distance far from the one stated without showing it.
+
+    Args:
+        factor: distance that they want over the one stated.
+        limits: range of the distance; ``None``: nothing is known.
+
+    Example:
+        >>> is_distance_guessed(1.6, (0.6, 0.9)), is_distance_guessed(1.1, (0.6, 0.9))
+        (True, False)
+        >>> is_distance_guessed(1.6, (0.95, 1.05))
+        False
+    """
+    return abs(math.log(factor)) > MAX_CHANGE_NOT_SHOWN and not is_distance_shown(limits)
 
 
 def bound_distance(best: float, error: float, /) -> Range:

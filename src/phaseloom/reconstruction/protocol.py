@@ -35,7 +35,7 @@ from phaseloom.calibration.hologram_start import (
     set_distance,
     widen_window,
 )
-from phaseloom.calibration.near_field import is_distance_shown
+from phaseloom.calibration.near_field import is_distance_guessed, is_distance_shown
 from phaseloom.calibration.one_material import RatioEvidence, compare_ratios
 from phaseloom.calibration.raster import complete_raster
 from phaseloom.calibration.state import Estimator
@@ -841,10 +841,15 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
     if not has_one_height(scan):
         return _take_distances_as_stated(recipe, scan)
     changed, scan, found, lines = search_near_field(recipe, scan)
+    limits = found.flight
+    if is_distance_guessed(scan.geometry.flight / found.stated.flight, limits):
+        changed, scan = set_distance(changed, scan, found.stated.flight)
+        lines.append("so far off, and told so vaguely, it is not believed: the distance stated is kept")
+        log.info("near field: %s", lines[-1])
+        limits = None
     changed, scan, widened = widen_window(changed, scan)
     profile = profile_distance(changed, scan)
     is_clear = profile is not None and profile.is_clear
-    limits = found.flight
     if profile is not None and profile.is_clear:
         best = profile.find_minimum()
         if limits is not None:
