@@ -1,0 +1,147 @@
+"""What explains the PETRA holograms: models of `docs/howto-near-field.md`, one run each, and the data's noise.
+
+    python -m benchmarks.petra_near_field OUT.json --rows "three modes, finer" "one material"
+    python -m benchmarks.petra_near_field OUT.json --noise
+
+Rows are added to those that the file has. Losses are in units of shot noise: of the last epoch (learned),
+which learns from all patterns, and of the 10 patterns held out until then. Patterns held out settle their
+own positions, as in every run.
+"""
+
+import argparse
+import json
+import math
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+import phaseloom as pl
+
+PETRA = {"file": str(pl.samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "start": "none"}
+FINER = "prepare: [{enlarge: {to: [200, 200], match: resample}}]"
+FOUND = '{near_field: {distance: "1.163989e+10 A", focus: "3.832578e+07 A"}}'
+"""Distance and focus that the automatic start finds."""
+FINER_AT_FOUND = f"prepare: [{FOUND}, {{enlarge: {{to: [200, 200], match: resample}}}}]"
+
+ROWS = {
+    "three modes, finer": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}}}",
+    "intensities": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}, rates: {{weights: 0.2}}}}",
+    "blur": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}, rates: {{blur: 0.2}}}}",
+    "changing probe": f"{{epochs: 60, {FINER}, probe: {{relaxed: {{basis: 6, modes: 3}}}}}}",
+    "six modes": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 6}}}}}}",
+    "more epochs": f"{{epochs: 150, {FINER}, probe: {{from_patterns: {{modes: 3}}}}}}",
+    "one material": (
+        f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}, projections: [one_material]}}"
+    ),
+    "one material, six modes": (
+        f"{{epochs: 70, {FINER}, probe: {{from_patterns: {{modes: 6}}}}, projections: [one_material]}}"
+    ),
+    "one material, six modes, found distance": (
+        f"{{epochs: 70, {FINER_AT_FOUND}, probe: {{from_patterns: {{modes: 6}}}}, projections: [one_material]}}"
+    ),
+    "one material, eight modes, found distance": (
+        f"{{epochs: 80, {FINER_AT_FOUND}, probe: {{from_patterns: {{modes: 8}}}}, projections: [one_material]}}"
+    ),
+    "one material, eight modes, found distance, others held out": (
+        f"{{epochs: 80, {FINER_AT_FOUND}, probe: {{from_patterns: {{modes: 8}}}}, "
+        "projections: [one_material], seed: 1}"
+    ),
+}
+
+BLOCK = 7
+"""Side of the blocks in which details of two pixels are compared with shot noise."""
+
+BRIGHTNESS = (0, 10, 50, 200, 1000, 4000, math.inf)
+"""Mean counts a pixel between which blocks are put together."""
+
+
+def run_row(settings: str) -> dict:
+    """One run of a model."""
+    given = yaml.safe_load(settings)
+    began = time.process_time()
+    job = pl.Job.begin(pl.Reconstruct.of(PETRA | given))
+    history = []
+    for epoch in job:
+        history.append(epoch)
+        if epoch.number % 10 == 0:
+            print(epoch, flush=True)
+    held_out = [epoch.holdout for epoch in history if epoch.holdout is not None]
+    return {
+        "settings": given,
+        "learned": round(history[-1].loss, 3),
+        "held_out": round(held_out[-1], 3),
+        "lowest_held_out": round(min(held_out), 3),
+        "epochs_run": len(history),
+        "cpu_s": round(time.process_time() - began, 1),
+        "commit": _read_commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def measure_noise() -> dict:
+    """Power of details two pixels wide over that of shot noise, by brightness: medians of blocks and patterns.
+
+    The finest details of a pattern over the mean pattern, by second differences along both axes, so that no
+    model is needed and what is fixed to the detector falls out. They are an upper bound of what the data's
+    own noise is, for the object has such details, too.
+    """
+    scan = pl.read(pl.samples.near_field(), knobs={"focus": "3.65 mm"})
+    counts = np.asarray(scan.counts, float)
+    mean = counts.mean(0).clip(0.1)
+    detail = np.diff(np.diff(counts / mean, 2, axis=1), 2, axis=2) ** 2
+    kernel = np.outer([1, -2, 1], [1, -2, 1]) ** 2
+    windows = np.lib.stride_tricks.sliding_window_view(counts / mean**2, (3, 3), axis=(1, 2))
+    shot = np.einsum("nyxvu,vu->nyx", windows, kernel)
+    good = np.lib.stride_tricks.sliding_window_view(scan.mask, (3, 3)).all((2, 3))
+    blocks = []
+    for y in range(0, detail.shape[1], BLOCK):
+        for x in range(0, detail.shape[2], BLOCK):
+            cut = np.s_[..., y : y + BLOCK, x : x + BLOCK]
+            if good[cut].all():
+                ratio = detail[cut].sum((1, 2)) / shot[cut].sum((1, 2))
+                blocks.append((mean[1:-1, 1:-1][cut].mean(), np.median(ratio), np.quantile(ratio, 0.02)))
+    level, median, low = np.array(blocks).T
+    out = {}
+    for least, most in zip(BRIGHTNESS, BRIGHTNESS[1:], strict=False):
+        chosen = (level >= least) & (level < most)
+        out[f"{least} to {most} counts"] = {
+            "median": round(float(np.median(median[chosen])), 2),
+            "quietest 2 %": round(float(np.median(low[chosen])), 2),
+        }
+    total = counts.sum((1, 2))
+    out["spread of the counts of patterns"] = round(float(total.std() / total.mean()), 5)
+    return out
+
+
+def _read_commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    """Run the rows asked for and add them to a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=[])
+    parser.add_argument("--noise", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = json.loads(given.out.read_text()) if given.out.exists() else {}
+    found |= {"scan": "petra_near_field.cxi, focus 3.65 mm", "machine": platform.processor() or "x86_64, one thread"}
+    if given.noise:
+        found["noise"] = measure_noise()
+    for name in given.rows:
+        found[name] = run_row(ROWS[name])
+        print(name, found[name], flush=True)
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
