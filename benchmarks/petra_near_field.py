@@ -1,4 +1,4 @@
-"""What explains the PETRA holograms: models of `docs/howto-near-field.md`, one run each, and the data's noise.
+"""What explains the PETRA holograms: models of `docs/howto-near-field.md`, one run each, and the noise.
 
     python -m benchmarks.petra_near_field OUT.json --rows "three modes, finer" "one material"
     python -m benchmarks.petra_near_field OUT.json --noise
@@ -11,47 +11,50 @@ own positions, as in every run.
 import argparse
 import json
 import math
+import os
 import platform
 import subprocess
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 import phaseloom as pl
 
 PETRA = {"file": str(pl.samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "start": "none"}
-FINER = "prepare: [{enlarge: {to: [200, 200], match: resample}}]"
-FOUND = '{near_field: {distance: "1.163989e+10 A", focus: "3.832578e+07 A"}}'
+HALF = {"enlarge": {"to": [200, 200], "match": "resample"}}
+QUARTER = {"enlarge": {"to": [400, 400], "match": "resample"}}
+FOUND = {"near_field": {"distance": "1.163989e+10 A", "focus": "3.832578e+07 A"}}
 """Distance and focus that the automatic start finds."""
-FINER_AT_FOUND = f"prepare: [{FOUND}, {{enlarge: {{to: [200, 200], match: resample}}}}]"
 
+
+def model(modes: int, epochs: int = 60, steps: tuple[Any, ...] = (HALF,), **others: Any) -> dict:
+    """Settings of a model with so many modes."""
+    return {
+        "epochs": epochs,
+        "prepare": list(steps),
+        "probe": {"from_patterns": {"modes": modes}},
+        **others,
+    }
+
+
+MATERIAL: dict[str, Any] = {"projections": ["one_material"]}
 ROWS = {
-    "three modes, finer": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}}}",
-    "intensities": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}, rates: {{weights: 0.2}}}}",
-    "blur": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}, rates: {{blur: 0.2}}}}",
-    "changing probe": f"{{epochs: 60, {FINER}, probe: {{relaxed: {{basis: 6, modes: 3}}}}}}",
-    "six modes": f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 6}}}}}}",
-    "more epochs": f"{{epochs: 150, {FINER}, probe: {{from_patterns: {{modes: 3}}}}}}",
-    "one material": (
-        f"{{epochs: 60, {FINER}, probe: {{from_patterns: {{modes: 3}}}}, projections: [one_material]}}"
-    ),
-    "one material, six modes": (
-        f"{{epochs: 70, {FINER}, probe: {{from_patterns: {{modes: 6}}}}, projections: [one_material]}}"
-    ),
-    "one material, six modes, found distance": (
-        f"{{epochs: 70, {FINER_AT_FOUND}, probe: {{from_patterns: {{modes: 6}}}}, projections: [one_material]}}"
-    ),
-    "one material, eight modes, found distance": (
-        f"{{epochs: 80, {FINER_AT_FOUND}, probe: {{from_patterns: {{modes: 8}}}}, projections: [one_material]}}"
-    ),
-    "one material, eight modes, found distance, others held out": (
-        f"{{epochs: 80, {FINER_AT_FOUND}, probe: {{from_patterns: {{modes: 8}}}}, "
-        "projections: [one_material], seed: 1}"
-    ),
+    "three modes": model(3),
+    "intensities": model(3, rates={"weights": 0.2}),
+    "blur": model(3, rates={"blur": 0.2}),
+    "changing probe": model(3) | {"probe": {"relaxed": {"basis": 6, "modes": 3}}},
+    "six modes": model(6),
+    "more epochs": model(3, epochs=150),
+    "one material": model(3, **MATERIAL),
+    "one material, pixels of a quarter": model(3, 50, (QUARTER,), **MATERIAL),
+    "one material, six modes, found distance": model(6, 70, (FOUND, HALF), **MATERIAL),
+    "one material, eight modes, found distance": model(8, 80, (FOUND, HALF), **MATERIAL),
+    "the same, others held out": model(8, 80, (FOUND, HALF), **MATERIAL, seed=1),
 }
 
 BLOCK = 7
@@ -61,11 +64,10 @@ BRIGHTNESS = (0, 10, 50, 200, 1000, 4000, math.inf)
 """Mean counts a pixel between which blocks are put together."""
 
 
-def run_row(settings: str) -> dict:
+def run_row(settings: dict) -> dict:
     """One run of a model."""
-    given = yaml.safe_load(settings)
     began = time.process_time()
-    job = pl.Job.begin(pl.Reconstruct.of(PETRA | given))
+    job = pl.Job.begin(pl.Reconstruct.of(PETRA | settings))
     history = []
     for epoch in job:
         history.append(epoch)
@@ -73,7 +75,7 @@ def run_row(settings: str) -> dict:
             print(epoch, flush=True)
     held_out = [epoch.holdout for epoch in history if epoch.holdout is not None]
     return {
-        "settings": given,
+        "settings": settings,
         "learned": round(history[-1].loss, 3),
         "held_out": round(held_out[-1], 3),
         "lowest_held_out": round(min(held_out), 3),
@@ -85,7 +87,7 @@ def run_row(settings: str) -> dict:
 
 
 def measure_noise() -> dict:
-    """Power of details two pixels wide over that of shot noise, by brightness: medians of blocks and patterns.
+    """Power of details two pixels wide over that of shot noise, by brightness: medians of blocks.
 
     The finest details of a pattern over the mean pattern, by second differences along both axes, so that no
     model is needed and what is fixed to the detector falls out. They are an upper bound of what the data's
@@ -98,7 +100,7 @@ def measure_noise() -> dict:
     kernel = np.outer([1, -2, 1], [1, -2, 1]) ** 2
     windows = np.lib.stride_tricks.sliding_window_view(counts / mean**2, (3, 3), axis=(1, 2))
     shot = np.einsum("nyxvu,vu->nyx", windows, kernel)
-    good = np.lib.stride_tricks.sliding_window_view(scan.mask, (3, 3)).all((2, 3))
+    good = np.array(np.lib.stride_tricks.sliding_window_view(scan.mask, (3, 3)).all((2, 3)))
     blocks = []
     for y in range(0, detail.shape[1], BLOCK):
         for x in range(0, detail.shape[2], BLOCK):
@@ -108,7 +110,7 @@ def measure_noise() -> dict:
                 blocks.append((mean[1:-1, 1:-1][cut].mean(), np.median(ratio), np.quantile(ratio, 0.02)))
     level, median, low = np.array(blocks).T
     out = {}
-    for least, most in zip(BRIGHTNESS, BRIGHTNESS[1:], strict=False):
+    for least, most in pairwise(BRIGHTNESS):
         chosen = (level >= least) & (level < most)
         out[f"{least} to {most} counts"] = {
             "median": round(float(np.median(median[chosen])), 2),
@@ -133,7 +135,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(given.out.read_text()) if given.out.exists() else {}
-    found |= {"scan": "petra_near_field.cxi, focus 3.65 mm", "machine": platform.processor() or "x86_64, one thread"}
+    found["scan"] = "petra_near_field.cxi, focus 3.65 mm"
+    found["machine"] = f"{platform.machine()}, one thread of {os.cpu_count()}, shared"
     if given.noise:
         found["noise"] = measure_noise()
     for name in given.rows:
