@@ -2,10 +2,12 @@
 
     python -m benchmarks.petra_near_field OUT.json --rows "three modes, finer" "one material"
     python -m benchmarks.petra_near_field OUT.json --noise
+    python -m benchmarks.petra_near_field OUT.json --simulated 9704 9712
 
 Rows are added to those that the file has. Losses are in units of shot noise: of the last epoch (learned),
 which learns from all patterns, and of the 10 patterns held out until then. Patterns held out settle their
-own positions, as in every run.
+own positions, as in every run. Simulated scans at their true distances, from a flat object, say whether
+`one_material` makes images better, and whether patterns held out tell.
 """
 
 import argparse
@@ -24,6 +26,8 @@ import numpy as np
 import torch
 
 import phaseloom as pl
+from benchmarks.near_field_acceptance import read_known, run_case
+from benchmarks.near_field_scans import draw_case, simulate_case
 
 PETRA = {"file": str(pl.samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "start": "none"}
 HALF = {"enlarge": {"to": [200, 200], "match": "resample"}}
@@ -121,6 +125,18 @@ def measure_noise() -> dict:
     return out
 
 
+def compare_simulated(seed: int) -> dict:
+    """A simulated scan without `one_material` and with it."""
+    case = draw_case(seed, distance_error=0.0, focus_error=0.0, side=96, places=7, step=5.0)
+    scan = simulate_case(case)
+    out = {"specimen": case.specimen, "absorption": case.absorption, "counts": round(case.counts)}
+    for name, settings in (("plain", {}), ("one material", MATERIAL)):
+        given = {"epochs": 40, "start": "none", "object_prior": "none", **settings}
+        row = run_case(read_known(case, scan), case, scan.truth, given)
+        out[name] = {key: row[key] for key in ("correlation", "loss", "holdout", "cpu_s")}
+    return out
+
+
 def _read_commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -132,6 +148,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=[])
     parser.add_argument("--noise", action="store_true")
+    parser.add_argument("--simulated", type=int, nargs=2, metavar=("FIRST", "END"), help="seeds")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(given.out.read_text()) if given.out.exists() else {}
@@ -139,6 +156,9 @@ def main() -> None:
     found["machine"] = f"{platform.machine()}, one thread of {os.cpu_count()}, shared"
     if given.noise:
         found["noise"] = measure_noise()
+    if given.simulated:
+        rows = [{"seed": seed, **compare_simulated(seed)} for seed in range(*given.simulated)]
+        found["simulated"] = {"commit": _read_commit(), "scans": rows}
     for name in given.rows:
         found[name] = run_row(ROWS[name])
         print(name, found[name], flush=True)
