@@ -1,6 +1,6 @@
 """What explains the PETRA holograms: models of `docs/howto-near-field.md`, one run each, and the noise.
 
-    python -m benchmarks.petra_near_field OUT.json --rows "three modes, finer" "one material"
+    python -m benchmarks.petra_near_field OUT.json --rows "three modes" "one material"
     python -m benchmarks.petra_near_field OUT.json --noise
     python -m benchmarks.petra_near_field OUT.json --simulated 9704 9712
 
@@ -31,7 +31,6 @@ from benchmarks.near_field_scans import draw_case, simulate_case
 
 PETRA = {"file": str(pl.samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "start": "none"}
 HALF = {"enlarge": {"to": [200, 200], "match": "resample"}}
-QUARTER = {"enlarge": {"to": [400, 400], "match": "resample"}}
 FOUND = {"near_field": {"distance": "1.163989e+10 A", "focus": "3.832578e+07 A"}}
 """Distance and focus that the automatic start finds."""
 
@@ -55,8 +54,6 @@ ROWS = {
     "six modes": model(6),
     "more epochs": model(3, epochs=150),
     "one material": model(3, **MATERIAL),
-    "one material, pixels of a quarter": model(3, 50, (QUARTER,), **MATERIAL),
-    "one material, six modes, found distance": model(6, 70, (FOUND, HALF), **MATERIAL),
     "one material, eight modes, found distance": model(8, 80, (FOUND, HALF), **MATERIAL),
     "the same, others held out": model(8, 80, (FOUND, HALF), **MATERIAL, seed=1),
 }
