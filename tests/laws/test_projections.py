@@ -405,6 +405,30 @@ class TestObject:
         assert apart(after[0], amplitude) < 1e-15
         assert apart(after[1], phase) < 1e-15
 
+    @pytest.mark.parametrize("ratio", [None, 0.2])
+    def test_one_material_stays_whatever_the_zero_of_its_phase(self, ratio):
+        phase = drawn((1, 1, 40, 33))["phase"]
+        before = torch.polar(torch.exp(0.2 * phase + 0.1), phase - 0.4)
+        assert apart(projections.one_material(before, ratio=ratio), before) < 1e-12
+
+    def test_one_material_takes_the_noise_of_the_absorption_and_leaves_what_is_slow(self):
+        """Its ratio is that of the phase although the amplitude is noisier than it absorbs."""
+        parts = drawn((1, 1, 128, 120))
+        y = torch.arange(128, dtype=torch.float64)[:, None]
+        slow = 0.05 * torch.cos(2 * torch.pi * y / 128).expand(128, 120)
+        phase = -0.5 * ((y // 8 + torch.arange(120) // 8) % 2)[None, None]
+        noise = parts["amplitude"].log()
+        after = projections.one_material(torch.polar(torch.exp(0.1 * phase + slow + noise), phase))
+        assert apart(after.angle(), phase) < 1e-12
+        left = after.abs().log() - 0.1 * phase - slow
+        assert (left - left.mean()).std() < 0.2 * noise.std()
+
+    def test_absorption_unlike_the_phase_has_no_negative_ratio(self):
+        """Electrons are advanced where they are lost: details of their amplitude go, none is invented."""
+        phase = drawn((1, 1, 40, 32))["phase"]
+        after = projections.one_material(torch.polar(torch.exp(-0.2 * phase), phase))
+        assert after.abs().log().std() < 0.2 * (0.2 * phase).std()
+
     def test_bounds_hold(self):
         parts = drawn()
         bounded = projections.bounded_amplitude(parts["amplitude"], between=(0.97, 1.01))
@@ -451,6 +475,7 @@ WRONG = {
     "strongest_cosines": [{"keep": 0.0}, {"keep": 1.2}],
     "complex_ratio": [{"alpha1": 2.0}],
     "mirrored_amplitude": [{"relax": -1.0}, {"power": 0.0}, {"scale": -1.0}],
+    "one_material": [{"ratio": -0.1}, {"slow": 0.0}, {"slow": float("nan")}],
     "bounded": [{"most": 0.0}],
     "bounded_amplitude": [{"between": (1.1, 0.9)}],
     "positive": [{"relax": float("nan")}],

@@ -50,6 +50,15 @@ def test_a_near_field_on_finer_pixels_begins_on_those_of_the_detector() -> None:
     assert abs(fine - coarse).sum() < 0.05 * coarse.sum()
 
 
+@pytest.mark.parametrize(("projections", "count"), [(["one_material"], 2), (["orthogonal"], 1)])
+def test_one_material_begins_on_the_pixels_of_the_detector_too(projections: list[str], count: int) -> None:
+    """From a flat object on finer pixels runs are trapped."""
+    scan = prepare.enlarge(holograms(), to=(64, 64), match="resample")
+    job = pl.Job.begin(pl.Reconstruct.of({"epochs": 6, "projections": projections}), scan=scan)
+    assert len(build_levels(job.finest, job.recipe)) == count
+    assert all(epoch.loss < 1e3 for epoch in job)
+
+
 @pytest.mark.slow
 def test_finer_pixels_explain_holograms_of_petra_better() -> None:
     scan = pl.read(pl.samples.near_field(), knobs={"focus": "3.65 mm"})

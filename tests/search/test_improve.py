@@ -309,7 +309,7 @@ def test_every_addition_is_refused_or_changes_the_model():
     )
     for name, propose in LADDER.items():
         addition = propose(job)
-        if name in ("changing probe", "finer pixels"):
+        if name in ("changing probe", "finer pixels", "one material"):
             assert addition is None
             continue
         assert addition is not None, name
@@ -328,6 +328,21 @@ def test_near_fields_are_tried_on_finer_pixels():
     assert isinstance(found, module._Run)
     assert found.job.finest.scan.window.shape == (96, 96)
     assert LADDER["finer pixels"](found.job) is None
+
+
+def test_near_fields_are_tried_with_one_material():
+    case = draw_case(5, side=48, places=5, fills=False)
+    scan = read_known(case, simulate_case(case))
+    settings = {"epochs": 2, "start": "none", "projections": ["orthogonal"]}
+    job = Job.begin(Reconstruct.of(settings), scan=scan)
+    addition = LADDER["one material"](job)
+    assert addition is not None
+    found = module._run("one material", addition, job.recorded, job.finest.scan)
+    assert isinstance(found, module._Run)
+    assert [call.name for call in found.job.recipe.projections] == ["orthogonal", "one_material"]
+    assert LADDER["one material"](found.job) is None
+    settings["object"] = {"pixels": {"kind": "phase"}}
+    assert LADDER["one material"](Job.begin(Reconstruct.of(settings), scan=scan)) is None
 
 
 def test_few_patterns_and_no_noise_model_are_refused():

@@ -51,6 +51,9 @@ __all__ += [
     "split_patterns",
 ]
 
+PROJECTIONS_ON_ANY_GRID = ("one_material",)
+"""Those that may be imposed on coarser grids as well."""
+
 COARSE_EPOCHS = 0.6
 """Share of the epochs that is done on coarser grids, where there are any."""
 
@@ -336,12 +339,14 @@ def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
     """The levels of a run, from the coarsest grid to that of the data.
 
     By default one coarser grid is tried first, or, of a near field that is modelled on finer pixels than the
-    detector's, all grids down to those; unless penalties or projections might mean pixels or the object was
-    predicted; and no more grids than have an epoch each. An object in tiles has none.
+    detector's, all grids down to those; unless penalties or projections might mean pixels (of
+    `PROJECTIONS_ON_ANY_GRID` none does) or the object was predicted; and no more grids than have an epoch
+    each. An object in tiles has none.
     """
     if recipe.tiles:
         return [finest]
-    plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
+    means_pixels = any(call.name not in PROJECTIONS_ON_ANY_GRID for call in recipe.projections)
+    plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not means_pixels
     known = recipe.begins_with_known_object
     known = known or recipe.found.get("direct", {}).get("taken", False)
     known = known or ("holograms" in recipe.found and not multigrid.count_finer_grids(finest.scan))

@@ -221,6 +221,15 @@ def add_finer_pixels(job: Job) -> Mapping[str, Any] | None:
     return {"prepare": [*job.recorded.to_tree().get("prepare", []), finer]}
 
 
+def add_one_material(job: Job) -> Mapping[str, Any] | None:
+    """Details of the absorption tied to those of the phase, of a near field: half as many unknowns."""
+    projections = job.recipe.projections
+    is_tied = any(call.name == "one_material" for call in projections)
+    if not job.scan.geometry.near or job.model.object.kind != "complex" or is_tied:
+        return None
+    return {"projections": [*job.recorded.to_tree().get("projections", []), {"one_material": {}}]}
+
+
 def add_changing_probe(job: Job) -> Mapping[str, Any] | None:
     """A probe that changes from pattern to pattern; one from optics stays what it is."""
     probe = job.recipe.probe
@@ -253,6 +262,7 @@ LADDER: dict[str, Proposal] = {
     "absorption": add_absorption,
     "blur": add_blur,
     "finer pixels": add_finer_pixels,
+    "one material": add_one_material,
     "changing probe": add_changing_probe,
     "second slice": add_second_slice,
 }
