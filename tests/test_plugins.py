@@ -218,6 +218,9 @@ def scalar(model, counts, /):
 def negative(model, counts, /):
     return model - counts * model.log()
 
+def detached(model, counts, /):
+    return (model.detach() - counts).square()
+
 def not_finite(model, counts, /):
     return (model - counts).square() / 0
 
@@ -238,7 +241,8 @@ def nothing(phase, /):
 @pytest.fixture
 def junklab(install):
     """A package with functions that do not do what their rooms ask for."""
-    noises = "".join(f"{name} = junklab:{name}\n" for name in ("scalar", "negative", "not_finite", "fails"))
+    kinds = ("scalar", "negative", "detached", "not_finite", "fails")
+    noises = "".join(f"{name} = junklab:{name}\n" for name in kinds)
     others = (
         "[phaseloom.penalties]\nmany = junklab:many\n[phaseloom.projections]\nsmaller = junklab:smaller\n"
     )
@@ -253,6 +257,7 @@ def junklab(install):
             {"noise": "negative"},
             "noise: negative is negative for 3 counts where 3 are expected: a divergence",
         ),
+        ({"noise": "detached"}, "noise: detached has no gradient: compute with PyTorch all the way"),
         ({"noise": "not_finite"}, "noise: not_finite is not finite for 0 counts where 0.5 are expected"),
         (
             {"noise": "fails"},

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from phaseloom.data import formats
-from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts, require_order_of_axes
+from phaseloom.data.diagnostics import (
+    Finding,
+    d4sigma,
+    find_constant_level,
+    inspect,
+    require_counts,
+    require_order_of_axes,
+)
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot.scan import list_facts, scan_overview
@@ -433,3 +440,13 @@ def test_holograms_and_steady_or_few_patterns_are_not_taken_for_exchanged_axes(t
     few[0, 0] = 9
     np.save(tmp_path / "few.npy", few)
     require_order_of_axes(formats.read(tmp_path / "few.npy", knobs=of), "few")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_known_background_that_is_too_bright_leaves_no_warnings_of_numpy():
+    y, x = np.indices((48, 48)) - 24
+    disk = 100.0 * (np.hypot(y, x) < 8)
+    for level in (-1 / 500, -5.0):
+        found = find_constant_level(disk + level, np.ones((48, 48), bool), patterns=500)
+        assert found.least == pytest.approx(level)
+        assert not found.is_clear

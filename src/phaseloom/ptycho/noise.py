@@ -248,13 +248,17 @@ def check_divergence(divergence: Divergence, /) -> None:
         ...
         phaseloom.errors.BadInput: noise: <lambda> returns () for counts of (2, 3): return one value a pixel
     """
-    model = torch.tensor([[0.5, 3.0, 100.0], [2.0, 30.0, 1e-3]])
+    model = torch.tensor([[0.5, 3.0, 100.0], [2.0, 30.0, 1e-3]], requires_grad=True)
     counts = torch.tensor([[0.0, 3.0, 120.0], [4.0, 20.0, 0.0]])
     name = getattr(getattr(divergence, "func", divergence), "__name__", "noise model")
-    found = divergence(model, counts)
+    with torch.enable_grad():
+        found = divergence(model, counts)
     if not isinstance(found, Tensor) or found.shape != counts.shape or found.is_complex():
         kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         fix = f"returns {kind} for counts of {tuple(counts.shape)}: return one value a pixel"
+        raise BadInput("noise", name, fix)
+    if not found.requires_grad:
+        fix = "has no gradient: compute with PyTorch all the way (no detach, no NumPy)"
         raise BadInput("noise", name, fix)
     for wrong, text in ((~found.isfinite(), "is not finite"), (found < -1e-4, "is negative")):
         if wrong.any():
