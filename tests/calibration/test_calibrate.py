@@ -319,7 +319,7 @@ def test_a_second_slice_that_explains_no_more_is_not_taken(true, monkeypatch, lo
 
 @pytest.mark.parametrize(("focus", "held"), [(90.0, 1.1), (150.0, 1.1)])
 def test_stated_slices_begin_at_the_defocus_that_explains_more(true, monkeypatch, focus, held):
-    """One slice finds the defocus of the middle, or of the first of two far apart: the other was not tried."""
+    """One slice finds the defocus of the middle, or of the first of two far apart; that was not tried."""
 
     def run(few, state, slices, gap, epochs, entrance=None):
         begun = estimators._defocus_at_entrance(state, slices, gap) if entrance is None else entrance
@@ -334,7 +334,7 @@ def test_stated_slices_begin_at_the_defocus_that_explains_more(true, monkeypatch
 
 
 @pytest.mark.parametrize(("second", "count"), [(1.02, 2), (1.42, 1)])
-def test_a_second_slice_that_explains_some_is_tried_at_the_defocus_as_found(true, monkeypatch, second, count):
+def test_a_second_slice_that_explains_some_is_tried_as_found(true, monkeypatch, second, count):
     def run(few, state, slices, gap, epochs, entrance=None):
         loss = 1.5 if slices == 1 else 1.45 if entrance is None else second
         return ShortRun(replace(state, slices=slices, gap=gap, defocus=entrance or 0.0), loss, loss, None)

@@ -19,6 +19,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot.scan import list_facts, scan_overview
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.runs.scan_recipe import find_lit_patterns
 
 N, DX, DIAMETER = 48, 0.5, 8.0
 HOT = ("pixel in the corner", "pixel in the dark", "pixel in the disk", "cluster", "row")
@@ -450,3 +451,21 @@ def test_a_known_background_that_is_too_bright_leaves_no_warnings_of_numpy():
         found = find_constant_level(disk + level, np.ones((48, 48), bool), patterns=500)
         assert found.least == pytest.approx(level)
         assert not found.is_clear
+
+
+def test_a_pattern_far_brighter_than_the_others_is_named(caplog):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(5.0, (120, 16, 16))
+    counts[37] *= 12
+    positions = np.stack(np.meshgrid(np.arange(12), np.arange(10), indexing="ij"), -1).reshape(-1, 2) * 1.0
+    geometry = Geometry(wavelength=0.02, shape=(16, 16), angle=(1e-3, 1e-3), beam="electron")
+    scan = Scan4D(counts=counts, positions=positions, geometry=geometry)
+    (finding,) = [one for one in inspect(scan) if one.name == "bright"]
+    assert finding.value.startswith("pattern 37 holds 1")
+    assert "numbers: [37]" in finding.advice
+    find_lit_patterns(scan, "a.npy", names_bright=True)
+    (record,) = caplog.records
+    assert "a.npy: pattern 37 holds" in record.getMessage()
+    assert "without: {numbers: [37]}" in record.getMessage()
+    even = replace(scan, counts=rng.poisson(5.0, (120, 16, 16)))
+    assert not [one for one in inspect(even) if one.name == "bright"]

@@ -568,26 +568,19 @@ def estimate_slices(
     gap = thing.get("thickness") or 0.0
     gap = float(np.mean(gap)) if given > 1 else 0.0
     few = select_middle(scan, patterns)
-    entrance = _defocus_at_entrance(state, given, gap)
-    short_runs = {given: _run_with_slices(few, state, given, gap, epochs)}
-    if given > 1:  # one slice finds the defocus of the middle, or that of the slice that differs most
-        as_found = _run_with_slices(few, state, given, gap, epochs, entrance=state.defocus)
-        if as_found.held < short_runs[given].held:
-            short_runs[given], entrance = as_found, state.defocus
+    stated, entrance = _run_with_stated_slices(few, state, given, gap, epochs)
+    short_runs = {given: stated}
     count = given
     wanted = _count_slices_to_try(scan, state) if thing.get("slices") is None else given
     if wanted != given:
-        focus = state.depth_of_focus(scan)
-        depth = max(math.sqrt(12) * state.focal_spread, 2 * SLICE_IN_DEPTHS_OF_FOCUS * focus)
-        apart = depth / wanted if wanted > 2 else SLICE_IN_DEPTHS_OF_FOCUS * focus
-        alone = short_runs[given].held
-        limit = min(alone - MIN_GAIN_OF_SLICES, 1 + MAX_EXCESS_WITH_MORE_SLICES * max(alone - 1, 0.0))
-        more = _run_with_slices(few, state, wanted, apart, epochs)
-        if limit <= more.held < alone - MIN_GAIN_OF_SLICES:
+        excess = MAX_EXCESS_WITH_MORE_SLICES * max(stated.held - 1, 0.0)
+        limit = min(stated.held - MIN_GAIN_OF_SLICES, 1 + excess)
+        apart = _space_slices(state, wanted, state.depth_of_focus(scan))
+        short_runs[wanted] = _run_with_slices(few, state, wanted, apart, epochs)
+        if limit <= short_runs[wanted].held < stated.held - MIN_GAIN_OF_SLICES:
             as_found = _run_with_slices(few, state, wanted, apart, epochs, entrance=state.defocus)
-            more = min(more, as_found, key=lambda one: one.held)
-        short_runs[wanted] = more
-        count = wanted if more.held < limit else given
+            short_runs[wanted] = min(short_runs[wanted], as_found, key=lambda one: one.held)
+        count = wanted if short_runs[wanted].held < limit else given
     changed = count != given
     apart = short_runs[count].state.gap if changed else gap
     focused = short_runs[count].state.defocus if changed else entrance
@@ -659,6 +652,30 @@ def _count_slices_to_try(scan: Scan4D, state: CalibrationState) -> int:
     if in_focus < MIN_FOCAL_SPREAD_OF_THICK:
         return 2
     return min(MAX_SLICES, math.ceil(math.sqrt(12) * in_focus / SLICE_IN_DEPTHS_OF_FOCUS))
+
+
+def _space_slices(state: CalibrationState, count: int, depth_of_focus: float) -> float:
+    """Distance of so many slices, in angstrom, to begin with."""
+    if count <= 2:
+        return SLICE_IN_DEPTHS_OF_FOCUS * depth_of_focus
+    least = 2 * SLICE_IN_DEPTHS_OF_FOCUS * depth_of_focus
+    return max(math.sqrt(12) * state.focal_spread, least) / count
+
+
+def _run_with_stated_slices(
+    scan: Scan4D, state: CalibrationState, count: int, gap: float, epochs: int
+) -> tuple[ShortRun, float]:
+    """A run of the slices that a recipe states, and its defocus at the first one.
+
+    One slice finds the defocus of the middle of several, or that of the one by which patterns differ most.
+    """
+    entrance = _defocus_at_entrance(state, count, gap)
+    short_run = _run_with_slices(scan, state, count, gap, epochs)
+    if count > 1:
+        as_found = _run_with_slices(scan, state, count, gap, epochs, entrance=state.defocus)
+        if as_found.held < short_run.held:
+            return as_found, state.defocus
+    return short_run, entrance
 
 
 def _run_with_slices(

@@ -110,9 +110,9 @@ MAX_ERROR_OF_SHOWN = 0.08
 """Half a range, in the logarithm, up to which holograms show their distance."""
 
 MAX_CHANGE_NOT_SHOWN = 0.25
-"""Change of a distance, in the logarithm, from which on it has to be shown: two and a half times what one that
-is stated is taken to be known to. Smooth blobs under 1000 counts a pixel asked for 73 mm (61 to 87) in place of
-45, and the run went astray with it."""
+"""Change of a distance, in the logarithm, from which on it has to be shown: two and a half times what one
+that is stated is taken to be known to. Smooth blobs under 1000 counts a pixel asked for 73 mm (61 to 87) in
+place of 45."""
 
 MIN_DISTANCE_ERROR = 0.02
 """Errors of the distance below which the one stated is kept."""

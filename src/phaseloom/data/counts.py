@@ -26,6 +26,8 @@ __all__ = [
     "SparseSource",
     "compute_counts",
     "compute_mean",
+    "describe_bright_patterns",
+    "find_bright_patterns",
     "get_present",
     "list_own_patterns",
     "load_counts",
@@ -541,3 +543,46 @@ def require_plausible_counts(lowest: float, highest: float, name: str, /) -> Non
     if lowest == highest >= MIN_SATURATED and math.log2(highest + 1).is_integer():
         fix = "the detector was saturated, or this is not the set of patterns"
         raise BadInput(name, None, f"holds {highest:.0f} in every pixel of every pattern: {fix}")
+
+
+MIN_BRIGHTNESS_OF_DAMAGED = 4.0
+"""Counts of a pattern over the median of all, from which it is named as one that may be damaged."""
+
+MAX_SHARE_OF_DAMAGED = 0.01
+"""Share of such patterns, up to which they are: where more are bright, the specimen or the beam is like that."""
+
+
+def find_bright_patterns(totals: np.ndarray, /) -> np.ndarray:
+    """Numbers of the few patterns that are far brighter than the others: damaged frames, cosmic rays.
+
+    Args:
+        totals: counts of each pattern.
+
+    Example:
+        >>> find_bright_patterns(np.r_[np.full(99, 1e4), 1e5])
+        array([99])
+        >>> find_bright_patterns(np.r_[np.full(90, 1e4), np.full(10, 1e5)])
+        array([], dtype=int64)
+    """
+    found = np.flatnonzero(totals > MIN_BRIGHTNESS_OF_DAMAGED * max(float(np.median(totals)), 0.0))
+    is_few = len(found) <= max(1, MAX_SHARE_OF_DAMAGED * len(totals)) < len(totals)
+    return found if is_few and np.median(totals) > 0 else found[:0]
+
+
+def describe_bright_patterns(numbers: np.ndarray, totals: np.ndarray, /) -> str:
+    """Which patterns are far brighter than the others, and by how much.
+
+    Args:
+        numbers: of the patterns, as the scan counts them.
+        totals: counts of these, over the median of all.
+
+    Example:
+        >>> describe_bright_patterns(np.array([7, 9]), np.array([10.2, 8.0]))
+        'patterns 7, 9 hold up to 10.2 times the counts of the others'
+        >>> describe_bright_patterns(np.array([100]), np.array([9.6]))
+        'pattern 100 holds 9.6 times the counts of the others'
+    """
+    named = ", ".join(str(one) for one in numbers[:8]) + (", ..." if len(numbers) > 8 else "")
+    plural = len(numbers) > 1
+    holds = f"{'s' if plural else ''} {named} hold{' up to' if plural else 's'} {totals.max():.3g} times"
+    return f"pattern{holds} the counts of the others"

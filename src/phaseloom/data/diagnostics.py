@@ -13,7 +13,12 @@ from typing import Literal
 import numpy as np
 
 from phaseloom.data.bad_pixels import BadPixels, ClippingSearch, find_bad_pixels
-from phaseloom.data.counts import get_present, split_indices
+from phaseloom.data.counts import (
+    describe_bright_patterns,
+    find_bright_patterns,
+    get_present,
+    split_indices,
+)
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import ENERGY, LENGTH
@@ -291,6 +296,7 @@ class _ScanSurvey:
         size = math.prod(scan.geometry.shape)
         most = min(n, MAX_PATTERNS_READ, max(MIN_PATTERNS_READ, MAX_VALUES_READ // size))
         index = np.unique(np.linspace(0, n - 1, most).round().astype(int))
+        self.index = index
         self.read = len(index)
         self.mean = np.zeros(scan.geometry.shape)
         height, width = scan.geometry.shape
@@ -357,6 +363,11 @@ class _ScanSurvey:
     def blank(self) -> int:
         """How many patterns have no counts, unless none has."""
         return int((self.totals == 0).sum()) if self.highest > 0 else 0
+
+    @cached_property
+    def bright(self) -> np.ndarray:
+        """Numbers of the few patterns read that are far brighter than the others."""
+        return self.index[find_bright_patterns(self.totals)]
 
     @property
     def has_usual_energy(self) -> bool:
@@ -793,10 +804,18 @@ def _describe_background(survey: _ScanSurvey) -> str:
     return f"{stated}; at most {most:.1%}{more} of the counts" if most >= 0.001 else f"{stated}, none seen"
 
 
+def _describe_bright(survey: _ScanSurvey) -> str | None:
+    if not len(survey.bright):
+        return None
+    brightness = survey.totals[np.isin(survey.index, survey.bright)] / np.median(survey.totals)
+    return describe_bright_patterns(survey.bright, brightness)
+
+
 PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "file": _describe_remarks,
     "counts": _describe_counts,
     "blank": lambda s: f"{s.blank} of the {s.read} patterns read" if s.blank else None,
+    "bright": _describe_bright,
     "values": lambda s: (
         f"{s.not_finite} not finite, {s.negative} negative" if s.not_finite or s.negative else None
     ),
@@ -833,6 +852,10 @@ class FindingAdvice(StrEnum):
     REMARKS = "The file was read all the same: check that the patterns used are those meant."
     NO_COUNTS = "Every good pixel is zero: check the data set and the mask."
     BLANK = "Patterns without counts (a closed shutter, lost frames) are left out of reconstructions."
+    BRIGHT = (
+        "Patterns that are damaged spoil what is found by all: leave them out "
+        "(prepare: [{{without: {{numbers: [{survey.bright[0]}]}}}}])."
+    )
     EXCHANGED_AXES = (
         "Counts change much from pattern to pattern, and the mean pattern is flat: are the first two axes of "
         "the file those of the detector? Read it with permute: [2, 3, 0, 1]."
@@ -920,6 +943,7 @@ RULES = (
     FindingRule("counts", "warn", FindingAdvice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
     FindingRule("counts", "warn", FindingAdvice.LARGE_QUANTUM, lambda s: s.quantum > 1),
     FindingRule("blank", "note", FindingAdvice.BLANK, lambda s: True),
+    FindingRule("bright", "warn", FindingAdvice.BRIGHT, lambda s: True),
     FindingRule("values", "bad", FindingAdvice.NOT_FINITE, lambda s: s.not_finite > 0),
     FindingRule("values", "warn", FindingAdvice.NEGATIVE, lambda s: s.negative > 0),
     FindingRule("beam", "warn", FindingAdvice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),

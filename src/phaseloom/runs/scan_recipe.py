@@ -10,7 +10,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from phaseloom.data import formats
-from phaseloom.data.counts import PartialCounts, require_plausible_counts
+from phaseloom.data.counts import (
+    PartialCounts,
+    describe_bright_patterns,
+    find_bright_patterns,
+    require_plausible_counts,
+)
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
@@ -133,7 +138,7 @@ class ScanRecipe(Recipe):
         """The data, read or handed over, and prepared, without blank patterns."""
         whole = self.scan_with_blanks(given)
         self.check_whole(whole)
-        lit = find_lit_patterns(whole, self.file.name)
+        lit = find_lit_patterns(whole, self.file.name, names_bright=True)
         return whole if lit.all() else whole.select(lit)
 
     def scan_with_blanks(self, given: Scan4D | None = None, /) -> Scan4D:
@@ -206,29 +211,35 @@ def digest_of_scan(scan: Scan4D, /) -> str:
     return team().broadcast(scan.digest() if team().is_main else "")
 
 
-def find_lit_patterns(scan: Scan4D, name: str, /) -> np.ndarray:
+def find_lit_patterns(scan: Scan4D, name: str, /, *, names_bright: bool = False) -> np.ndarray:
     """Which patterns ``(n,)`` hold counts at all; blank ones (a closed shutter, a lost frame) are logged.
 
     Args:
         scan: the data.
         name: of their file, for messages.
+        names_bright: whether the few patterns that are far brighter than the others are named in the log.
 
     Raises:
         BadInput: no counts at all, or counts that cannot be.
     """
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
     surveys = [_survey_counts(scan.counts[index][:, scan.mask]) for index in parts]
-    lit, lowest, highest = (np.concatenate(part) for part in zip(*surveys, strict=True))
+    lit, lowest, highest, totals = (np.concatenate(part) for part in zip(*surveys, strict=True))
     require_plausible_counts(float(lowest.min()), float(highest.max()), name)
     if not lit.any():
         raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
     if not lit.all():
         log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
+    if names_bright and len(bright := find_bright_patterns(totals)):
+        said = describe_bright_patterns(bright, totals[bright] / np.median(totals))
+        fix = f"where they are damaged, leave them out (prepare: without: {{numbers: {bright[:8].tolist()}}})"
+        log.warning("%s: %s: %s", name, said, fix)
     return lit
 
 
-def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of patterns ``(n, pixel)``: which have counts, their lowest and their highest value."""
+def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of patterns ``(n, pixel)``: which have counts, their lowest and their highest value, and their sum."""
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a pattern without any number
-        return np.asarray(pixels.any(1)), np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)
+        lowest, highest = np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)
+        return np.asarray(pixels.any(1)), lowest, highest, np.nansum(pixels, axis=1, dtype=np.float64)
