@@ -546,3 +546,13 @@ def test_what_nobody_gave_is_not_left_as_given():
     assert "undecided: nobody gave it" in left.line()
     assert "as given" not in left.line()
     assert "undecided: as given" in replace(left, given="-1 µm").line()
+
+
+def test_a_value_of_the_linear_model_is_not_called_given():
+    one = estimators.Estimate("step", "1.0092", "1.0092", 1.0, False, is_of_linear_model=True)
+    assert "(linear model 1.0092; margin 1, undecided: as the linear model has it)" in one.line()
+    state = knowing(step=1.0092, rotation=0.0)
+    assert estimators._is_of_linear_model(state, "step")
+    assert not estimators._is_of_linear_model(state, "rotation")
+    assert not estimators._is_of_linear_model(replace(state, step_by_profile=(1.0092, 0.001)), "step")
+    assert not estimators._is_of_linear_model(knowing(step=1.0), "step")

@@ -441,8 +441,10 @@ def estimate_step(
         note = "the patterns do not show the step by themselves"
         if doubted is not None:
             note = f"short fits explain more with {show(state.step * doubted)}, too little to take it"
-        kept = Estimate("step profile", show(state.step), show(state.step), 1.0, False, note=note)
-        return EstimatorResult(replace(state, step_by_profile=None, doubted_step=doubted), (kept,), rows)
+        new = replace(state, step_by_profile=None, doubted_step=doubted)
+        source = {"is_of_linear_model": _is_of_linear_model(new, "step")}
+        kept = Estimate("step profile", show(state.step), show(state.step), 1.0, False, note=note, **source)
+        return EstimatorResult(new, (kept,), rows)
     found = state.step * math.exp(minimum)
     best = profile.points[profile.best]
     margin = next(one.held for one in profile.points if one.shift == 0) / best.held
@@ -534,10 +536,20 @@ def refine_geometry(
         told = show(value if decided else old), "nothing" if given is None else show(given)
         error = show(max(halved[name], blurs[name]))
         note = "" if decided else f"the fit says {show(value)} +- {error}"
-        estimates.append(Estimate(name, *told, margin, decided, error if decided else "", note))
+        source = {"is_of_linear_model": _is_of_linear_model(state, name)}
+        estimates.append(Estimate(name, *told, margin, decided, error if decided else "", note, **source))
     row = {"loss": whole.loss, "blurred edge": state.soft, "free probe": free}
     found = replace(found, certain=state.certain and not astray)
     return EstimatorResult(found, tuple(estimates), [row])
+
+
+def _is_of_linear_model(state: CalibrationState, name: str) -> bool:
+    """Whether the linear model has moved a value of the geometry that nothing has moved since."""
+    usual = {"rotation": 0.0, "step": 1.0}
+    if name not in usual or (name == "step" and state.step_by_profile is not None):
+        return False
+    show = FORMATTERS[name]
+    return show(getattr(state, name)) != show(usual[name])
 
 
 def _fit_geometry_near_profile(

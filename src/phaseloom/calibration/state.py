@@ -219,6 +219,7 @@ class Estimate:
         error: of the value, in words: what fits of half of the patterns differ by.
         note: what was used, what disagrees.
         is_guess: whether it was decided by a prior that is wrong now and then.
+        is_of_linear_model: whether ``given`` is what the linear model has found, not what was stated.
     """
 
     name: str
@@ -229,15 +230,18 @@ class Estimate:
     error: str = ""
     note: str = ""
     is_guess: bool = False
+    is_of_linear_model: bool = False
 
     def line(self) -> str:
         """The finding in a line."""
         off = f" +- {self.error}" if self.error else ""
         left = "as given" if self.given not in GIVEN_BY_NOBODY else "nobody gave it"
+        source = "linear model" if self.is_of_linear_model else "given"
+        left = "as the linear model has it" if self.is_of_linear_model else left
         kept = ", a guess" if self.is_guess else "" if self.decided else f", undecided: {left}"
         note = f"; {self.note}" if self.note else ""
         margin = f"margin {self.margin:.3g}" if math.isfinite(self.margin) else "no rival"
-        return f"{self.name:12s} {self.value}{off} (given {self.given}; {margin}{kept}){note}"
+        return f"{self.name:12s} {self.value}{off} ({source} {self.given}; {margin}{kept}){note}"
 
 
 @dataclass(frozen=True)

@@ -549,7 +549,7 @@ MIN_BRIGHTNESS_OF_DAMAGED = 4.0
 """Counts of a pattern over the median of all, from which it is named as one that may be damaged."""
 
 MAX_SHARE_OF_DAMAGED = 0.01
-"""Share of such patterns, up to which they are: where more are bright, the specimen or the beam is like that."""
+"""Share of such patterns, up to which they are: with more of them the specimen or the beam is like that."""
 
 
 def find_bright_patterns(totals: np.ndarray, /) -> np.ndarray:

@@ -202,7 +202,7 @@ def load_network(path: Path | str, /) -> nn.Module:
 
 def _other_network(path: str) -> BadInput:
     fix = "does not fit the network that it names: it was written by another version of phaseloom or"
-    return BadInput("nets: load", path, f"{fix} transformers, train it again or go back")
+    return BadInput("network", path, f"{fix} transformers, train it again or go back")
 
 
 def _require_usable(weights: Mapping[str, torch.Tensor], path: str) -> None:
@@ -210,10 +210,10 @@ def _require_usable(weights: Mapping[str, torch.Tensor], path: str) -> None:
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             fix = f"holds weights that are not finite ({name}): it is damaged, or its training diverged"
-            raise BadInput("nets: load", path, fix)
+            raise BadInput("network", path, fix)
     real = [tensor for tensor in weights.values() if tensor.is_floating_point()]
     if real and not any(bool(tensor.any()) for tensor in real):
-        raise BadInput("nets: load", path, "holds weights that are all zero: it is damaged, or not trained")
+        raise BadInput("network", path, "holds weights that are all zero: it is damaged, or not trained")
 
 
 def require_checksum(path: Path, /) -> None:
@@ -231,7 +231,7 @@ def require_checksum(path: Path, /) -> None:
     known = {name: checksum for checksum, name in lines}
     if known.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
         fix = f"is not the network of the package ({CHECKSUM_FILE}): install the package again"
-        raise BadInput("nets: load", str(path), fix)
+        raise BadInput("network", str(path), fix)
 
 
 def load_card(path: Path | str, /) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def _build_network(metadata: dict[str, Any], path: str, expected: int) -> nn.Mod
         expected: weights in the file.
     """
     name = _builder_name(metadata)
-    foreign = BadInput("nets: load", path, f"names the network {name}, which this version does not have")
+    foreign = BadInput("network", path, f"names the network {name}, which this version does not have")
     if name not in BUILDERS:
         raise foreign
     module, _, function = BUILDERS[name].partition(":")
@@ -329,7 +329,7 @@ def _build_network(metadata: dict[str, Any], path: str, expected: int) -> nn.Mod
         raise foreign from problem
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, ValueError) as problem:
         said = " ".join(str(problem).split())[:120]
-        raise BadInput("nets: load", path, f"asks for a {name} that cannot be built ({said})") from problem
+        raise BadInput("network", path, f"asks for a {name} that cannot be built ({said})") from problem
 
 
 def _builder_name(metadata: dict[str, Any]) -> str:
@@ -361,7 +361,7 @@ def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, 
             if path.is_dir()
             else "is not a network that phaseloom has saved"
         )
-        raise BadInput("nets: load", str(path), lack if path.exists() else "does not exist")
+        raise BadInput("network", str(path), lack if path.exists() else "does not exist")
     require_checksum(file)
     try:
         with safe_open(file, framework="pt") as opened:
@@ -369,11 +369,11 @@ def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, 
             tensors = {name: opened.get_tensor(name) for name in opened.keys()} if weights else {}  # noqa: SIM118
     except (SafetensorError, OSError, UnicodeDecodeError, KeyError, AttributeError, RuntimeError) as problem:
         fix = "is damaged, or no file of weights: pass one that phaseloom has saved"
-        raise BadInput("nets: load", str(file), fix) from problem
+        raise BadInput("network", str(file), fix) from problem
     metadata = _read_metadata(text)
     if metadata is None:
         fix = "does not say how its network is built: pass one that phaseloom has saved"
-        raise BadInput("nets: load", str(file), fix)
+        raise BadInput("network", str(file), fix)
     return metadata, tensors
 
 
