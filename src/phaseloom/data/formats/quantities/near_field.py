@@ -46,7 +46,7 @@ def describe_near_field(geometry: Geometry, positions: np.ndarray, /) -> str | N
         return None
     return (
         f"a near field: neighbours are {step * 1e-4:.3g} um apart, far-field beams would be at most "
-        f"{limit * 1e-4:.3g} um wide"
+        f"{limit * 1e-4:.3g} um wide; if these lengths are wrong, check their units in the file"
     )
 
 
