@@ -133,6 +133,23 @@ def test_another_step_is_taken_if_patterns_seen_and_held_out_want_it(monkeypatch
     assert ("the stated step is wrong" in told.note) is taken
 
 
+@pytest.mark.parametrize(
+    ("linear", "middle", "step"),
+    [
+        (1.009, 1.003, 1.0),  # nearer to the one stated than to that of the linear model
+        (1.009, 1.007, 1.009),
+        (1.009, None, 1.0),  # not shown: as stated
+        (1.05, None, 1.05),  # the linear model has shown that the one stated is wrong altogether
+    ],
+)
+def test_a_step_is_that_stated_unless_fits_prefer_that_of_the_linear_model(monkeypatch, linear, middle, step):
+    depth = 0.0 if middle is None else 4.0
+    replace_fits(monkeypatch, lambda one: 2 * (1.02 + depth * (one - (middle or 1.0)) ** 2,))
+    found = estimators.estimate_step(make_lattice_scan(1e3), start_state(step=linear, defocus=80.0)).state
+    assert found.step == step
+    assert found.defocus == pytest.approx(80.0 * step / linear)
+
+
 def test_a_step_is_named_but_not_taken_for_less_than_what_the_model_lacks(monkeypatch):
     replace_fits(monkeypatch, lambda step: (1.2 + 4 * (step - 0.92) ** 2, 1.3 + 4 * (step - 0.92) ** 2))
     found = estimators.estimate_step(make_lattice_scan(1e3), start_state())
