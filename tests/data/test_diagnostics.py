@@ -469,3 +469,16 @@ def test_a_pattern_far_brighter_than_the_others_is_named(caplog):
     assert "without: {numbers: [37]}" in record.getMessage()
     even = replace(scan, counts=rng.poisson(5.0, (120, 16, 16)))
     assert not [one for one in inspect(even) if one.name == "bright"]
+
+
+def test_patterns_with_the_zero_frequency_in_the_corner_are_told():
+    y, x = np.indices((32, 32)) - 16
+    disk = 50.0 * (np.hypot(y, x) < 6) + 0.5
+    counts = np.random.default_rng(0).poisson(disk, (16, 32, 32))
+    positions = np.indices((4, 4)).reshape(2, -1).T * 1.0
+    geometry = Geometry(wavelength=0.02, shape=(32, 32), angle=(1e-3, 1e-3), beam="electron")
+    for patterns, told in ((counts, False), (np.fft.ifftshift(counts, axes=(1, 2)), True)):
+        scan = Scan4D(counts=patterns, positions=positions, geometry=geometry)
+        (detector,) = [one for one in inspect(scan) if one.name == "detector"]
+        assert ("numpy.fft.fftshift" in detector.advice) is told
+        assert (detector.level == "bad") is told

@@ -35,6 +35,10 @@ __all__ = [
 
 Level = Literal["good", "note", "warn", "bad"]
 
+MIN_RADIUS_OF_CORNERS = 1.5
+"""Mean distance of the light from the middle over that from the corners, patterns taken as periodic, from which
+on the zero frequency lies in the corner: 1 for even light, 1.8 for a disk of 0.8 of half the detector."""
+
 MAX_PATTERNS_READ = 500
 """Enough for means within a few percent, and read within seconds."""
 
@@ -463,6 +467,18 @@ class _ScanSurvey:
         ]
 
     @cached_property
+    def has_zero_in_corner(self) -> bool:
+        """Whether the zero frequency of far fields lies in the corner, as a discrete transform leaves it."""
+        if self.geometry.near or not self.mean.any():
+            return False
+        light = np.clip(self.mean - np.median(self.mean[self.good]), 0, None) * self.good
+        away = np.hypot(
+            *(index - n // 2 for index, n in zip(np.indices(light.shape), light.shape, strict=True))
+        )
+        inside, around = (float((one * away).sum()) for one in (light, np.fft.fftshift(light)))
+        return inside > MIN_RADIUS_OF_CORNERS * around
+
+    @cached_property
     def edge_ratio(self) -> float | None:
         """Mean intensity at the edge of the detector over that of all of it."""
         good = self.good
@@ -549,7 +565,7 @@ class _ScanSurvey:
     @cached_property
     def constant_level(self) -> ConstantLevel | None:
         """Counts beyond the known background that all pixels of a far field have alike."""
-        if self.geometry.near or self.highest <= 0 or self.are_axes_exchanged:
+        if self.geometry.near or self.highest <= 0 or self.are_axes_exchanged or self.has_zero_in_corner:
             return None
         known = 0.0 if self.scan.background is None else self.scan.background
         return find_constant_level((self.mean - known) * self.good, self.good, patterns=self.read)
@@ -893,6 +909,10 @@ class FindingAdvice(StrEnum):
         "{survey.clipping.level:g}}}}})."
     )
     OFF_CENTRE = "The patterns are not centred, which tilts the phase: centre them (prepare: center)."
+    ZERO_IN_CORNER = (
+        "The light is around the corners: the zero frequency lies there, as after a Fourier transform. "
+        "Save the patterns with it in the middle (numpy.fft.fftshift over their two axes)."
+    )
     FULL_DETECTOR = (
         "The pattern fills the detector, so fine details are lost or aliased: move it nearer, or pad."
     )
@@ -971,6 +991,7 @@ RULES = (
         FindingAdvice.OFF_CENTRE,
         lambda s: max(map(abs, s.off_centre or [0])) >= max(1.5, 0.03 * min(s.geometry.shape)),
     ),
+    FindingRule("detector", "bad", FindingAdvice.ZERO_IN_CORNER, lambda s: s.has_zero_in_corner),
     FindingRule(
         "detector",
         "warn",
