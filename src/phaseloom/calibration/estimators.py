@@ -443,8 +443,16 @@ def estimate_step(
         if doubted is not None:
             note = f"short fits explain more with {show(state.step * doubted)}, too little to take it"
         new = _return_to_stated_step(replace(state, step_by_profile=None, doubted_step=doubted))
-        source = {"is_of_linear_model": _is_of_linear_model(new, "step")}
-        kept = Estimate("step profile", show(new.step), show(new.step), 1.0, False, note=note, **source)
+        is_linear = _is_of_linear_model(new, "step")
+        kept = Estimate(
+            "step profile",
+            show(new.step),
+            show(new.step),
+            1.0,
+            False,
+            note=note,
+            is_of_linear_model=is_linear,
+        )
         return EstimatorResult(new, (kept,), rows)
     found = state.step * math.exp(minimum)
     best = profile.points[profile.best]
@@ -452,8 +460,8 @@ def estimate_step(
     is_other = abs(minimum) > max(MIN_CORRECTION_BY_PROFILE, error)
     spread = found * max(error, MIN_ERROR_OF_PROFILE)
     note = describe_wrong_step(found) if is_other and abs(found - 1) > MIN_WRONG_STEP else ""
-    source = {"is_of_linear_model": _is_of_linear_model(replace(state, step_by_profile=None), "step")}
-    told = Estimate("step profile", show(found), show(state.step), margin, True, show(spread), note, **source)
+    told = Estimate("step profile", show(found), show(state.step), margin, True, show(spread), note)
+    told = replace(told, is_of_linear_model=_is_of_linear_model(replace(state, step_by_profile=None), "step"))
     new = replace(state, step_by_profile=(found, spread))
     if not is_other:  # it decides between the step stated and that of the linear model
         new = _return_to_stated_step(new) if abs(found - 1) < abs(found - state.step) else new
@@ -552,8 +560,8 @@ def refine_geometry(
         told = show(value if decided else old), "nothing" if given is None else show(given)
         error = show(max(halved[name], blurs[name]))
         note = "" if decided else f"the fit says {show(value)} +- {error}"
-        source = {"is_of_linear_model": _is_of_linear_model(state, name)}
-        estimates.append(Estimate(name, *told, margin, decided, error if decided else "", note, **source))
+        one = Estimate(name, *told, margin, decided, error if decided else "", note)
+        estimates.append(replace(one, is_of_linear_model=_is_of_linear_model(state, name)))
     row = {"loss": whole.loss, "blurred edge": state.soft, "free probe": free}
     found = replace(found, certain=state.certain and not astray)
     return EstimatorResult(found, tuple(estimates), [row])

@@ -36,7 +36,7 @@ __all__ = [
 Level = Literal["good", "note", "warn", "bad"]
 
 MIN_RADIUS_OF_CORNERS = 1.5
-"""Mean distance of the light from the middle over that from the corners, patterns taken as periodic, from which
+"""Mean distance of light from the middle over that from the corners, patterns taken as periodic, from which
 on the zero frequency lies in the corner: 1 for even light, 1.8 for a disk of 0.8 of half the detector."""
 
 MAX_PATTERNS_READ = 500

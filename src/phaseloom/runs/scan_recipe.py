@@ -242,4 +242,9 @@ def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a pattern without any number
         lowest, highest = np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)
-        return np.asarray(pixels.any(1)), lowest, highest, np.nansum(pixels, axis=1, dtype=np.float64)
+        return (
+            np.asarray(pixels.any(1)),
+            lowest,
+            highest,
+            np.asarray(np.nansum(pixels, axis=1, dtype=np.float64)),
+        )
