@@ -631,8 +631,11 @@ def _draw_level(job: RunState, epochs: int, generator: torch.Generator) -> Level
 
 
 def _recipe_of_draws(job: RunState, epochs: int) -> Reconstruct:
-    """A recipe whose parts all move from the first epoch on, on all patterns, in large batches."""
-    recipe = job.recipe
+    """A recipe whose parts all move from the first epoch on, on all patterns, in large batches.
+
+    The run is near its counts: its noise model is the usual one.
+    """
+    recipe = job.recipe.with_usual_noise()
     size = max(len(job.level.scan) // UPDATES_OF_DRAWS, 1)
     batch = Call(recipe.batch.room, "random", {"size": size})
     rates = {
