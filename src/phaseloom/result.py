@@ -101,6 +101,14 @@ class Drift:
         rest = float(np.sqrt(((move - line) ** 2).sum(1).mean()))
         return cls((float(trend[0]), float(trend[1])), rest, line)
 
+    def is_large(self, pixel: float, /) -> bool:
+        """Whether the trend is more than jitter: drift, or a wrong step or defocus.
+
+        Args:
+            pixel: of the object, angstrom.
+        """
+        return max(abs(part) for part in self.trend) > max(2 * self.rest, 0.5 * pixel)
+
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:

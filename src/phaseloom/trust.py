@@ -7,6 +7,7 @@ import numpy as np
 
 from phaseloom.fitting.outcome import Verdict
 from phaseloom.metrics.scan_area import measure_area_per_position
+from phaseloom.units import LENGTH
 
 if TYPE_CHECKING:
     from phaseloom.result import Result
@@ -64,6 +65,7 @@ def describe_trust(r: "Result", /) -> str:
         explained,
         _warn_of_share(r, verdict),
         _describe_places(r),
+        _describe_drift(r),
         _describe_direct_image(r),
     ]
     parts += [_describe_halves(r), _describe_error_bar(r)]
@@ -113,6 +115,17 @@ def _describe_places(r: "Result") -> str:
         return "It did hardly better than with the beam positions exchanged at random."
     times = 1 / max(1 - matter, 1e-3)
     return f"With the beam positions exchanged at random, {times:.2g} times as much stayed unexplained."
+
+
+def _describe_drift(r: "Result") -> str:
+    """That moves with time are a part of a drift alone: probe and object make up for the rest of it."""
+    if len(r.positions) != len(r.positions_start) or not (drift := r.drift).is_large(min(r.pixel)):
+        return ""
+    far = LENGTH.show(float(f"{math.hypot(*drift.trend):.2g}"))
+    return (
+        f"From the first to the last the positions moved by {far}, which may be a part of a drift alone: lengths "
+        "and angles in the picture may be off by several per cent."
+    )
 
 
 def _describe_direct_image(r: "Result") -> str:

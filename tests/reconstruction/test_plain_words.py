@@ -11,6 +11,7 @@ from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.reconstruction.result_builder import summary_lines
 from phaseloom.result import Result, Uncertainty
 from phaseloom.trust import LEADS, describe_trust
+from phaseloom.units import LENGTH
 
 
 @pytest.fixture
@@ -112,3 +113,12 @@ def test_a_large_share_beside_a_verdict_against_the_picture_is_put_right(result,
     is_against = verdict is not Verdict.CONVERGED
     said = "That share alone does not show that the picture is right" in describe_trust(changed)
     assert said == (is_against and share > 0.5)
+
+
+def test_a_drift_of_the_positions_warns_of_lengths(result):
+    time = np.linspace(0, 1, len(result.positions))[:, None]
+    still = replace(result, positions=result.positions_start)
+    assert "lengths and angles" not in describe_trust(still)
+    moved = replace(still, positions=result.positions_start + time * [0.6, -0.8] * min(result.pixel) * 2)
+    far = LENGTH.show(float(f"{2 * min(result.pixel):.2g}"))
+    assert f"the positions moved by {far}, which may be a part of a drift" in describe_trust(moved)

@@ -689,9 +689,8 @@ def find_constant_level(mean: np.ndarray, good: np.ndarray, /, *, patterns: int)
     middle, level, square = (
         np.bincount(ring, values[outside])[kept] / members for values in (away, mean, mean**2)
     )
-    counting = (
-        np.maximum(level, 0) + 1 / patterns
-    ) / patterns  # below 0 where a known background is too bright
+    lit = np.maximum(level, 0)  # below 0 where a known background is too bright
+    counting = (lit + 1 / patterns) / patterns
     error = np.sqrt(np.maximum(square - level**2, counting) / members)
     terms = np.stack([np.ones_like(middle), (radius / middle) ** 2], 1) / error[:, None]
     inverse = np.linalg.pinv(terms.T @ terms)

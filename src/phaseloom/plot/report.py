@@ -121,8 +121,9 @@ def trust_facts(r: Result) -> list[tuple[str, str]]:
         facts.insert(0, ("chi^2", f"{r.metrics['loss']:.4g}{held} (1 = shot noise)"))
     if _has_drift(r):
         drift = r.drift
-        far = max(abs(part) for part in drift.trend) > max(2 * drift.rest, 0.5 * min(r.pixel))
-        what = " from first to last: drift, or a wrong step or defocus" if far else ""
+        what = (
+            " from first to last: drift, or a wrong step or defocus" if drift.is_large(min(r.pixel)) else ""
+        )
         facts += [
             ("trend of moves", _format_vector(*drift.trend) + what),
             ("moves besides", f"{drift.rest:.3g} Å rms"),
