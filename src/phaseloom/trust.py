@@ -123,8 +123,8 @@ def _describe_drift(r: "Result") -> str:
         return ""
     far = LENGTH.show(float(f"{math.hypot(*drift.trend):.2g}"))
     return (
-        f"From the first to the last the positions moved by {far}, which may be a part of a drift alone: lengths "
-        "and angles in the picture may be off by several per cent."
+        f"From the first to the last the positions moved by {far}, which may be a part of a drift alone: "
+        "lengths and angles in the picture may be off by several per cent."
     )
 
 
