@@ -177,6 +177,18 @@ def test_what_says_little_is_said_to_say_little():
         assert any(line.startswith("doubtful") for line in replace(sure, explained=share).lines())
 
 
+@pytest.mark.parametrize(
+    ("short", "run", "settled"),
+    [(1.82, 1.10, False), (1.08, 1.02, True), (1.16, 1.02, False), (3.1, 2.5, True), (9.0, None, True)],
+)
+def test_short_runs_that_come_less_far_than_the_run_itself_are_doubted(short, run, settled):
+    attempt = Attempt("as it is", loss=short)
+    told = {"recipe": NOTHING, "attempts": (attempt,), "kept": (), "final": attempt, "loss_of_run": run}
+    found = module.Improvement(**told, patterns=100, held_out=15, explained=(0.5, 0.01))
+    assert found.is_settled is settled
+    assert any("settle sooner" in line for line in found.lines()) is not settled
+
+
 NOTHING: Any = None
 
 

@@ -285,8 +285,11 @@ def improve(
     if file.is_dir() and not is_store(file):
         file = require_run_folder(file) / "run.yaml"
     recipe = load_recipe(file, settings)
+    loss = None if settings else _read_holdout_loss(file)
     typer.echo(f"reading {recipe.require_file()}; each line is a short run, judged by patterns held out")
-    found = find_additions(Job.begin(recipe), patterns=patterns, epochs=epochs, report=typer.echo)
+    found = find_additions(
+        Job.begin(recipe), patterns=patterns, epochs=epochs, loss_of_run=loss, report=typer.echo
+    )
     echo_lines(found.lines())
     if found.kept:
         improved = found.recipe.model_copy(update={"file": recipe.file.resolve()})
@@ -294,6 +297,16 @@ def improve(
         typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {shlex.quote(str(out))}")
     if not found.is_complete:
         raise KeyboardInterrupt
+
+
+def _read_holdout_loss(file: Path) -> float | None:
+    """The loss of patterns held out by the run whose parameter file or result this is, if it has ended."""
+    from phaseloom.result import Result
+
+    path = file if file.suffix == ".h5" else file.with_name("result.h5")
+    if file.name not in ("run.yaml", "result.h5") or not path.is_file():
+        return None
+    return Result.load(path).metrics.get("hold-out")
 
 
 def _require_new_parameter_file(out: Path, *beside: Path) -> None:

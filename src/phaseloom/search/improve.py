@@ -56,6 +56,11 @@ BLURS = (0.35, 0.7)
 NEWTON_RATE = 0.2
 """Share of a Newton step for parts that do not move by default."""
 
+MAX_EXCESS_OVER_RUN = 1.5
+MIN_EXCESS = 0.1
+"""Excess over shot noise of a short run, over that of the run itself (which counts as 0.1 at least), from
+which on short runs have not settled."""
+
 GOOD_LOSS = 1.1
 """Loss on patterns held out, in units of shot noise, below which little is left to be explained."""
 
@@ -120,6 +125,7 @@ class Improvement:
         explained: share of the differences between the patterns held out that the model with all of these
             explains, and its standard error; ``None``: they differ by noise alone.
         is_complete: whether all was tried; Ctrl-C ends the search, not what it has found.
+        loss_of_run: that of patterns held out by the run itself; ``None``: it was not made, or held none out.
     """
 
     recipe: Reconstruct
@@ -130,6 +136,15 @@ class Improvement:
     held_out: int
     explained: tuple[float, float] | None = None
     is_complete: bool = True
+    loss_of_run: float | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a short run of the model as it is comes about as far as the run, where that is known."""
+        first = self.attempts[0].loss
+        if self.loss_of_run is None or first is None:
+            return True
+        return first - 1 < MAX_EXCESS_OVER_RUN * max(self.loss_of_run - 1, MIN_EXCESS)
 
     @property
     def shows_object(self) -> bool:
@@ -158,7 +173,13 @@ class Improvement:
                 "probe alone fits their mean, whatever the model lacks. First find orientation, "
                 "defocus and step (phaseloom calibrate), take more patterns or epochs, or count longer"
             )
-        if last.loss > GOOD_LOSS:
+        if not self.is_settled:
+            out.append(
+                f"doubtful: the model as it is comes to {first.loss:.3f} in a short run, but to "
+                f"{self.loss_of_run:.3f} in the run itself: additions may help here that only settle sooner; "
+                "take more --epochs or --patterns"
+            )
+        elif last.loss > GOOD_LOSS:
             out.append(
                 f"left: {last.loss:.2f} times shot noise. What was tried does not explain it: look at "
                 "defocus, positions, orientation, thickness, and the calibration of the counts"
@@ -275,6 +296,7 @@ def improve(
     *,
     patterns: int = 400,
     epochs: int | None = None,
+    loss_of_run: float | None = None,
     report: Callable[[str], Any] = lambda line: None,
 ) -> Improvement:
     """Find what the model of a run lacks, by short runs on a part of its patterns.
@@ -291,6 +313,7 @@ def improve(
         patterns: at most so many in an attempt.
         epochs: of an attempt; default: those of the run, and 30 at least. Where attempts have not settled,
             additions seem to help that only settle sooner.
+        loss_of_run: that of patterns held out by the run as it ended; default: of the job, if it has run.
         report: is given a line after each attempt.
 
     Raises:
@@ -343,7 +366,14 @@ def improve(
         held_out=len(climb.now.losses),
         explained=climb.now.explained,
         is_complete=is_complete,
+        loss_of_run=_find_loss_of_run(job) if loss_of_run is None else loss_of_run,
     )
+
+
+def _find_loss_of_run(job: Job) -> float | None:
+    """The last loss of patterns held out by a run, in units of its own noise model."""
+    held = [event["holdout"] for event in job.progress.comparable_epochs if event.get("holdout") is not None]
+    return float(held[-1]) if held else None
 
 
 @dataclass(frozen=True)
