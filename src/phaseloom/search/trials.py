@@ -66,7 +66,10 @@ class Trial:
         progress = self.run.progress
         if progress.best is not None and (progress.result_epoch == progress.best[0] or not progress.history):
             return progress.best[1]
-        events = progress.history[progress.incomparable_epochs : progress.result_epoch]
+        done = progress.history[: progress.result_epoch]
+        events = (
+            done[progress.incomparable_epochs :] or done[-1:]
+        )  # a trial may end with its early noise model
         held = [event["holdout"] for event in events if event["holdout"] is not None]
         return held[-1] if held else None
 
