@@ -443,16 +443,8 @@ def estimate_step(
         if doubted is not None:
             note = f"short fits explain more with {show(state.step * doubted)}, too little to take it"
         new = _return_to_stated_step(replace(state, step_by_profile=None, doubted_step=doubted))
-        is_linear = _is_of_linear_model(new, "step")
-        kept = Estimate(
-            "step profile",
-            show(new.step),
-            show(new.step),
-            1.0,
-            False,
-            note=note,
-            is_of_linear_model=is_linear,
-        )
+        kept = Estimate("step profile", show(new.step), show(new.step), 1.0, False, note=note)
+        kept = replace(kept, is_of_linear_model=_is_of_linear_model(new, "step"))
         return EstimatorResult(new, (kept,), rows)
     found = state.step * math.exp(minimum)
     best = profile.points[profile.best]
@@ -461,7 +453,7 @@ def estimate_step(
     spread = found * max(error, MIN_ERROR_OF_PROFILE)
     note = describe_wrong_step(found) if is_other and abs(found - 1) > MIN_WRONG_STEP else ""
     told = Estimate("step profile", show(found), show(state.step), margin, True, show(spread), note)
-    told = replace(told, is_of_linear_model=_is_of_linear_model(replace(state, step_by_profile=None), "step"))
+    told = replace(told, is_of_linear_model=_is_of_linear_model(state, "step"))
     new = replace(state, step_by_profile=(found, spread))
     if not is_other:  # it decides between the step stated and that of the linear model
         new = _return_to_stated_step(new) if abs(found - 1) < abs(found - state.step) else new

@@ -235,9 +235,9 @@ class Estimate:
     def line(self) -> str:
         """The finding in a line."""
         off = f" +- {self.error}" if self.error else ""
-        left = "as given" if self.given not in GIVEN_BY_NOBODY else "nobody gave it"
-        source = "linear model" if self.is_of_linear_model else "given"
-        left = "as the linear model has it" if self.is_of_linear_model else left
+        source, left = "given", "as given" if self.given not in GIVEN_BY_NOBODY else "nobody gave it"
+        if self.is_of_linear_model:
+            source, left = "linear model", "as the linear model has it"
         kept = ", a guess" if self.is_guess else "" if self.decided else f", undecided: {left}"
         note = f"; {self.note}" if self.note else ""
         margin = f"margin {self.margin:.3g}" if math.isfinite(self.margin) else "no rival"

@@ -569,20 +569,22 @@ def find_bright_patterns(totals: np.ndarray, /) -> np.ndarray:
     return found if is_few and np.median(totals) > 0 else found[:0]
 
 
-def describe_bright_patterns(numbers: np.ndarray, totals: np.ndarray, /) -> str:
+def describe_bright_patterns(totals: np.ndarray, index: np.ndarray, /) -> str:
     """Which patterns are far brighter than the others, and by how much.
 
     Args:
-        numbers: of the patterns, as the scan counts them.
-        totals: counts of these, over the median of all.
+        totals: counts of each pattern.
+        index: their numbers in the scan.
 
     Example:
-        >>> describe_bright_patterns(np.array([7, 9]), np.array([10.2, 8.0]))
-        'patterns 7, 9 hold up to 10.2 times the counts of the others'
-        >>> describe_bright_patterns(np.array([100]), np.array([9.6]))
+        >>> describe_bright_patterns(np.r_[np.full(299, 100.0), 1020.0, 800.0], np.arange(301))
+        'patterns 299, 300 hold up to 10.2 times the counts of the others'
+        >>> describe_bright_patterns(np.r_[np.full(99, 100.0), 960.0], np.arange(100) + 1)
         'pattern 100 holds 9.6 times the counts of the others'
     """
-    named = ", ".join(str(one) for one in numbers[:8]) + (", ..." if len(numbers) > 8 else "")
-    plural = len(numbers) > 1
-    holds = f"{'s' if plural else ''} {named} hold{' up to' if plural else 's'} {totals.max():.3g} times"
+    found = find_bright_patterns(totals)
+    brightness = float(totals[found].max() / np.median(totals))
+    named = ", ".join(str(one) for one in index[found[:8]]) + (", ..." if len(found) > 8 else "")
+    plural = len(found) > 1
+    holds = f"{'s' if plural else ''} {named} hold{' up to' if plural else 's'} {brightness:.3g} times"
     return f"pattern{holds} the counts of the others"

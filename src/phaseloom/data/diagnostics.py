@@ -459,7 +459,7 @@ class _ScanSurvey:
         light = self.mean
         if self.geometry.near or not light.sum() > 0:
             return None
-        light = np.clip(light - np.median(light[self.good]), 0, None) * self.good
+        light = self.light_above_median
         total = max(float(light.sum()), 1e-30)
         return [
             float((light.sum(1 - axis) * np.arange(n)).sum() / total) - n // 2
@@ -467,11 +467,16 @@ class _ScanSurvey:
         ]
 
     @cached_property
+    def light_above_median(self) -> np.ndarray:
+        """The mean pattern without what most pixels hold."""
+        return np.clip(self.mean - np.median(self.mean[self.good]), 0, None) * self.good
+
+    @cached_property
     def has_zero_in_corner(self) -> bool:
         """Whether the zero frequency of far fields lies in the corner, as a discrete transform leaves it."""
         if self.geometry.near or not self.mean.any():
             return False
-        light = np.clip(self.mean - np.median(self.mean[self.good]), 0, None) * self.good
+        light = self.light_above_median
         away = np.hypot(
             *(index - n // 2 for index, n in zip(np.indices(light.shape), light.shape, strict=True))
         )
@@ -822,8 +827,7 @@ def _describe_background(survey: _ScanSurvey) -> str:
 def _describe_bright(survey: _ScanSurvey) -> str | None:
     if not len(survey.bright):
         return None
-    brightness = survey.totals[np.isin(survey.index, survey.bright)] / np.median(survey.totals)
-    return describe_bright_patterns(survey.bright, brightness)
+    return describe_bright_patterns(survey.totals, survey.index)
 
 
 PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {

@@ -223,7 +223,7 @@ def find_lit_patterns(scan: Scan4D, name: str, /, *, names_bright: bool = False)
         BadInput: no counts at all, or counts that cannot be.
     """
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
-    surveys = [_survey_counts(scan.counts[index][:, scan.mask]) for index in parts]
+    surveys = [_survey_counts(scan.counts[index][:, scan.mask], sums=names_bright) for index in parts]
     lit, lowest, highest, totals = (np.concatenate(part) for part in zip(*surveys, strict=True))
     require_plausible_counts(float(lowest.min()), float(highest.max()), name)
     if not lit.any():
@@ -231,20 +231,16 @@ def find_lit_patterns(scan: Scan4D, name: str, /, *, names_bright: bool = False)
     if not lit.all():
         log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
     if names_bright and len(bright := find_bright_patterns(totals)):
-        said = describe_bright_patterns(bright, totals[bright] / np.median(totals))
+        said = describe_bright_patterns(totals, np.arange(len(totals)))
         fix = f"where they are damaged, leave them out (prepare: without: {{numbers: {bright[:8].tolist()}}})"
         log.warning("%s: %s: %s", name, said, fix)
     return lit
 
 
-def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of patterns ``(n, pixel)``: which have counts, their lowest and their highest value, and their sum."""
+def _survey_counts(pixels: np.ndarray, *, sums: bool) -> tuple[np.ndarray, ...]:
+    """Of patterns ``(n, pixel)``: which have counts, their lowest and highest value, perhaps their sum."""
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a pattern without any number
         lowest, highest = np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)
-        return (
-            np.asarray(pixels.any(1)),
-            lowest,
-            highest,
-            np.asarray(np.nansum(pixels, axis=1, dtype=np.float64)),
-        )
+        totals = np.nansum(pixels, axis=1, dtype=np.float64) if sums else np.empty(0)
+        return np.asarray(pixels.any(1)), lowest, highest, np.asarray(totals)

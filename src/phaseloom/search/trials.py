@@ -67,9 +67,7 @@ class Trial:
         if progress.best is not None and (progress.result_epoch == progress.best[0] or not progress.history):
             return progress.best[1]
         done = progress.history[: progress.result_epoch]
-        events = (
-            done[progress.incomparable_epochs :] or done[-1:]
-        )  # a trial may end with its early noise model
+        events = done[progress.incomparable_epochs :] or done[-1:]  # one may end by its early noise model
         held = [event["holdout"] for event in events if event["holdout"] is not None]
         return held[-1] if held else None
 

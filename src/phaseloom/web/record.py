@@ -10,7 +10,6 @@ import numpy as np
 
 from phaseloom.files import write_text
 from phaseloom.plot.folder_page import STYLE
-from phaseloom.plot.scan_maps import are_moved
 from phaseloom.result import Result
 from phaseloom.trust import describe_trust
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
@@ -90,9 +89,7 @@ def _draw_images(images: RunImages) -> dict[str, Any]:
         found["probe"] = probe.figure
     places = PointsView("Positions and their moves", values="move (nm)")
     moves = images.moves()
-    is_moved = are_moved(images.positions_start, moves)
-    moves = moves if is_moved else np.zeros_like(moves)
-    title = "" if is_moved else "Positions: not moved"
+    title = "" if moves.any() else "Positions: not moved"
     places.show(images.positions, 0.1 * np.hypot(*moves.T), moves, title)
     found["positions"] = places.figure
     return found

@@ -11,7 +11,6 @@ import numpy as np
 import panel as pn
 
 from phaseloom.errors import BadInput
-from phaseloom.plot.scan_maps import are_moved
 from phaseloom.plot.style import show_length
 from phaseloom.runs.folder import list_kept_epochs, path_of_kept
 from phaseloom.web.panes.desk import Desk, card, flow
@@ -379,9 +378,8 @@ class WatchPane:
     def _show_places(self, images: RunImages) -> None:
         moves = images.moves()
         length = np.hypot(*moves.T)
-        if not are_moved(images.positions_start, moves):
-            rest = np.zeros_like(moves)
-            self.places.show(images.positions, rest[:, 0], rest, f"{len(moves)} positions, not moved")
+        if not moves.any():
+            self.places.show(images.positions, length, moves, f"{len(moves)} positions, not moved")
             return
         typical = float(np.sqrt((length**2).mean()))
         spread = float(np.ptp(images.positions, axis=0).max())

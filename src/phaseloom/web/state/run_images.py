@@ -16,6 +16,7 @@ import numpy as np
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint
 from phaseloom.metrics.phase import remove_plane_wave, remove_ramp, sum_phase
+from phaseloom.plot.scan_maps import are_moved
 
 __all__ = ["Field", "RunImages", "find_newest", "images_of", "open_images"]
 
@@ -101,9 +102,10 @@ class RunImages:
         return self._field(np.sqrt(np.square(chosen).sum(0)))
 
     def moves(self) -> np.ndarray:
-        """How positions moved ``(n, 2)``, less the mean, which nothing can fix."""
+        """How positions moved ``(n, 2)``, less the mean, which nothing can fix; zero where it is rounding."""
         moved = self.positions - self.positions_start
-        return moved - moved.mean(0)
+        moved = moved - moved.mean(0)
+        return moved if are_moved(self.positions_start, moved) else np.zeros_like(moved)
 
     @cached_property
     def _levelled(self) -> np.ndarray:
