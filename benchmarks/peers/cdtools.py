@@ -2,7 +2,8 @@
 
     python -m benchmarks.peers.cdtools case.npz settings.json out.json
 
-Settings: rates of ``object``, ``probe`` (relative to its peak), ``positions`` (pixels); ``batch``.
+Settings: rates of ``object``, ``probe`` (relative to its peak), ``positions`` (pixels); ``batch``; ``device`` is
+cpu if nothing else is said; the patterns lie on it too.
 """
 
 import warnings
@@ -58,8 +59,8 @@ def model(case, settings, data):
 
 def state(made, nominal, size):
     """Phase of each slice, and positions of the windows' centres."""
-    found = made.obj.detach().numpy()
-    offsets = made.translation_offsets.detach().numpy() * float(made.translation_scale)
+    found = made.obj.detach().cpu().numpy()
+    offsets = made.translation_offsets.detach().cpu().numpy() * float(made.translation_scale)
     return phases(found.reshape(-1, *found.shape[-2:])), nominal - nominal.min(
         0
     ) + AROUND + size // 2 + offsets
@@ -75,6 +76,8 @@ def reconstruct(case, settings, watch):
     rates = settings["rates"]
     made.translation_offsets.requires_grad = bool(rates["positions"])
     made.background.requires_grad = False
+    made.to(device=settings.get("device", "cpu"))
+    data.to(device=settings.get("device", "cpu"))
     factors = {
         "obj": rates["object"],
         "probe": rates["probe"],

@@ -102,6 +102,7 @@ def state(now):
 
 def observer(watch):
     """Listens to its iterations."""
+    import jax
     from phaser.observer import Observer
 
     class Listening(Observer):
@@ -109,6 +110,7 @@ def observer(watch):
             watch.begin()
 
         def update_iteration(self, now, *_args):
+            jax.block_until_ready((now.object.data, now.probe.data, now.scan.data))
             watch(lambda: state(now))
 
     return Listening()

@@ -4,7 +4,8 @@
 
 Settings: ``engine`` lsqml or adam; rates of ``object``, ``probe``, ``positions`` (for LSQML factors on
 its own best steps, 1 by default; for Adam that of the probe is relative to its peak); ``batch``; for
-LSQML ``momentum`` and the ``batching`` (random, uniform, compact).
+LSQML ``momentum`` and the ``batching`` (random, uniform, compact). ``device`` is cpu if nothing else is said;
+on a GPU its patterns lie there too.
 """
 
 import logging
@@ -42,7 +43,9 @@ def options(case, settings, peak):
         tree.object_options.slice_spacings_m = [float(case["dz"]) * ANGSTROM] * (slices - 1)
     run = tree.reconstructor_options
     run.num_epochs, run.batch_size = settings["epochs"], settings["batch"]
-    run.default_device, run.random_seed = api.Devices.CPU, settings["seed"]
+    on_card = settings.get("device", "cpu") != "cpu"
+    run.default_device, run.random_seed = api.Devices.GPU if on_card else api.Devices.CPU, settings["seed"]
+    tree.data_options.save_data_on_device = on_card
     if lsqml:
         run.momentum_acceleration_gain = settings.get("momentum", 0.0)
         run.batching_mode = api.BatchingModes[settings.get("batching", "random").upper()]
@@ -79,9 +82,12 @@ def reconstruct(case, settings, watch):
     torch.manual_seed(settings["seed"])
     run = task(case, settings)
     watch.begin()
-    while True:
-        run.run(1)
-        watch(lambda: state(run))
+    try:
+        while True:
+            run.run(1)
+            watch(lambda: state(run))
+    finally:
+        torch.set_default_device(None)  # its task sets a default
 
 
 if __name__ == "__main__":

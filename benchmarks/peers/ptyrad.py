@@ -4,7 +4,8 @@
 
 Settings: rates of ``object`` (amplitude and phase), ``probe``, ``positions``; ``batch``; ``blur`` keeps
 the program's default blurs of the object (0.4 pixel in a slice, 1 slice in depth), else only those
-constraints stay that do not smooth: orthogonal modes, constant probe power, centred positions.
+constraints stay that do not smooth: orthogonal modes, constant probe power, centred positions. ``device``
+is cpu if nothing else is said, and ``compiled`` turns its ``torch.compile`` on.
 """
 
 import logging
@@ -78,7 +79,7 @@ def parameters(case, settings):
             "GROUP_MODE": "random",
             "SAVE_ITERS": None,
             "copy_params": False,
-            "compiler_configs": {"enable": False},
+            "compiler_configs": {"enable": settings.get("compiled", False)},
             "convergence_monitor": None,
         },
     }
@@ -87,8 +88,8 @@ def parameters(case, settings):
 
 def state(model):
     """Phase, averaged over object modes, and centres of the windows."""
-    phase = model.opt_objp.detach().numpy().mean(0)
-    places = (model.crop_pos + model.opt_probe_pos_shifts.detach()).numpy()
+    phase = model.opt_objp.detach().cpu().numpy().mean(0)
+    places = (model.crop_pos + model.opt_probe_pos_shifts.detach()).cpu().numpy()
     return phase, places + model.opt_probe.shape[-2] // 2
 
 
@@ -107,7 +108,8 @@ def reconstruct(case, settings, watch):
 
     reconstruction.recon_step = watched
     try:
-        solver = PtyRADSolver(parameters(case, settings), device=torch.device("cpu"), seed=settings["seed"])
+        device = torch.device(settings.get("device", "cpu"))
+        solver = PtyRADSolver(parameters(case, settings), device=device, seed=settings["seed"])
         solver.run()
     finally:
         reconstruction.recon_step = step
