@@ -291,12 +291,6 @@ def ours(chosen, device, speed):
                 yield {"program": "ours", "way": way, "kind": chosen.kind, "batch": batch, "failed": why}
 
 
-def commit():
-    """Of the working tree, with a plus where it has changes."""
-    asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
 def told(found):
     """A line of the table."""
     start = f"{found['program']:8s}{found['way']:9s}{found['batch']:6d}"
@@ -352,7 +346,11 @@ def main():
             rows.append(found)
             print(told(found), flush=True)
     if device.type == "cuda":
-        about = {"machine": record.machine(), "card": torch.cuda.get_device_name(device), "commit": commit()}
+        about = {
+            "machine": record.machine(),
+            "card": torch.cuda.get_device_name(device),
+            "commit": record.commit(),
+        }
         about |= {"date": f"{date.today()}", "versions": record.versions("phaseloom", "torch", "numpy")}
         about |= {"cuda": torch.version.cuda, "copy_bytes_per_s": speed, "case": chosen.case}
         out = ROOT / "benchmarks" / "results" / f"gpu-{date.today()}-{chosen.case}.json"

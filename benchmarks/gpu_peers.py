@@ -4,12 +4,12 @@
     python -m benchmarks.gpu_peers ptyrad --cases XS --device cpu --quick      # does the script run?
 
 Each program begins with the settings that the sweeps on processors froze (``frozen.json``; where a case has
-none, those of S). On the tuning object (object 0, noise 0) every batch is tried with these rates times every
-factor, until the last mark is reached. The batch and factor that reach it soonest, or else come lowest, run on
-objects of the seeds that are given; PtyRAD with its ``torch.compile`` too, at the best two batches.
+none, those of S). On the tuning object (object 0, noise 0) batches are tried with these rates times factors,
+until the last mark is reached. The batch and factor that come to the lowest mark, and soonest, run on objects
+of the seeds that are given; PtyRAD with its ``torch.compile`` too. Epochs grow with the root of the batch.
 
-The clock stands still while an image is compared with the truth. One epoch of each shape is run and thrown
-away before (``warm_up_s``), and set-up is said apart. What the first epoch of a program that compiles in
+The clock stands still while an image is compared with the truth. Epochs of each shape are run and thrown away
+before (``warm_up_s``), and set-up is said apart. What the first epoch of a program that compiles in
 every run takes longer than the others is not counted (``compile_s``). Every environment of
 ``peers/install.py`` that has PyTorch, or JAX for phaser, will do; nothing of ours is imported.
 """
@@ -17,10 +17,10 @@ every run takes longer than the others is not counted (``compile_s``). Every env
 import argparse
 import copy
 import importlib
+import itertools
 import json
 import logging
 import os
-import subprocess
 import tempfile
 import time
 import warnings
@@ -36,6 +36,7 @@ from benchmarks.score import score
 MARKS = {"S": (0.10, 0.06), "M": (0.30, 0.15, 0.10), "thick": (0.06, 0.05)}
 """Errors of the phase that are waited for, of the contrast; of ``thick`` radian."""
 FROZEN = Path(__file__).with_name("frozen.json")
+GRID = [(batch, factor) for batch in (64, 256, 16) for factor in (1.0, 2.0, 4.0)]
 COMPILING = ("phaser adam", "phaser lsqml")
 PACKAGES = ("ptyrad", "ptychi", "phaserEM", "cdtools-py", "torch", "torchvision", "jax", "numpy")
 
@@ -67,7 +68,8 @@ class WallClock:
         phase, positions = state()
         found = score(phase, np.asarray(positions, float), self.case["obj_phase"], self.case["pos_px"])
         self.rows.append({"epoch": self.done, "s": sum(self.lasted), **found})
-        if self.done >= self.epochs or sum(self.lasted) >= self.limit or found[self.key] <= self.target:
+        late = sum(self.lasted[1:]) >= self.limit  # the first epoch may compile
+        if late or self.done >= self.epochs or found[self.key] <= self.target:
             raise record.Enough
         self.begin()
 
@@ -123,9 +125,12 @@ def seconds(name, run, mark):
 
 
 def rank(name, run):
-    """What the sweep minimises: seconds to the last mark, or if it is not reached the lowest error."""
-    passed = seconds(name, run, MARKS[name][-1])
-    return (0, passed) if passed else (1, lowest(name, run))
+    """What the sweep minimises: marks not reached, then seconds to the last that is, or the lowest error."""
+    for missed, mark in enumerate(reversed(MARKS[name])):
+        passed = seconds(name, run, mark)
+        if passed is not None:
+            return missed, passed
+    return len(MARKS[name]), lowest(name, run)
 
 
 def summarize(name, runs):
@@ -158,18 +163,19 @@ def settings_of(program, name, chosen, batch, factor=1.0, *, compiled=False):
 
 
 def sweep(program, name, chosen, path):
-    """Runs on the tuning object, best first: rank, batch, factor and what they came to."""
-    found = []
-    for batch in chosen.batches:
-        follow(program, path, settings_of(program, name, chosen, batch), epochs=1, limit=60)
-        for factor in chosen.factors:
-            settings = settings_of(program, name, chosen, batch, factor)
-            limits = {"epochs": settings["epochs"], "limit": chosen.limit, "key": measure(name)}
-            run = follow(program, path, settings, target=MARKS[name][-1], **limits)
-            row = {"case": name, "program": program, "batch": batch, "factor": factor}
-            row |= {"ended": run["ended"], "epochs": len(run["epochs"]), **summarize(name, [run])}
-            print(json.dumps(record.rounded(row)), flush=True)
-            found.append((rank(name, run), row))
+    """Runs on the tuning object, best first: batch, factor and what they came to."""
+    found, warm = [], set()
+    for batch, factor in chosen.tries:
+        settings = settings_of(program, name, chosen, batch, factor)
+        if batch not in warm and program not in COMPILING:
+            follow(program, path, settings, epochs=1, limit=60)
+            warm.add(batch)
+        limits = {"epochs": settings["epochs"], "limit": chosen.limit, "key": measure(name)}
+        run = follow(program, path, settings, target=MARKS[name][-1], **limits)
+        row = {"case": name, "program": program, "batch": batch, "factor": factor}
+        row |= {"ended": run["ended"], "epochs": len(run["epochs"]), **summarize(name, [run])}
+        print(json.dumps(record.rounded(row)), flush=True)
+        found.append((rank(name, run), row))
     return [row for _, row in sorted(found, key=lambda one: one[0])]
 
 
@@ -177,7 +183,8 @@ def race(program, name, chosen, paths, row, *, compiled):
     """The chosen setting of a sweep on objects that it has not seen."""
     settings = settings_of(program, name, chosen, row["batch"], row["factor"], compiled=compiled)
     began = time.perf_counter()
-    follow(program, paths[0], settings, epochs=1, limit=300)
+    if program not in COMPILING:
+        follow(program, paths[0], settings, epochs=2, limit=300)
     warm = time.perf_counter() - began
     limits = {"epochs": settings["epochs"], "limit": chosen.limit, "key": measure(name)}
     runs = [follow(program, path, settings, **limits) for path in paths]
@@ -185,40 +192,37 @@ def race(program, name, chosen, paths, row, *, compiled):
     told |= {"batch": row["batch"], "factor": row["factor"], "rates": settings["rates"], "warm_up_s": warm}
     told |= {part: float(np.median([run[part] for run in runs])) for part in ("set_up_s", "compile_s")}
     told |= summarize(name, runs) | {"ended": [run["ended"] for run in runs]}
-    told["each"] = [
-        {"best": lowest(name, run), "epochs": len(run["epochs"])}
-        | {f"to {mark}": seconds(name, run, mark) for mark in MARKS[name]}
-        for run in runs
-    ]
+    told["each"] = [{"epochs": len(run["epochs"]), **summarize(name, [run])} for run in runs]
+    print(json.dumps(record.rounded(told)), flush=True)
     return told
 
 
-def raced(program, name, chosen, folder):
-    """Sweep and race of a program on a case, row by row."""
-    swept = sweep(program, name, chosen, cases.written(folder, name))
-    yield "sweep", swept
-    paths = [cases.written(folder, name, object_seed=seed, noise_seed=seed) for seed in chosen.seeds]
-    yield "rows", [race(program, name, chosen, paths, swept[0], compiled=False)]
-    if program == "ptyrad" and not chosen.plain:
-        batches = list(dict.fromkeys(row["batch"] for row in swept))[:2]
-        for batch in batches:
-            row = next(row for row in swept if row["batch"] == batch)
-            yield "rows", [race(program, name, chosen, paths, row, compiled=True)]
+def raced(chosen, folder):
+    """Rows of the sweep and of the race one by one; compiled ones last, for they may take long."""
+    later = []
+    for program, name in itertools.product(chosen.programs, chosen.cases):
+        swept = sweep(program, name, chosen, cases.written(folder, name))
+        yield "sweep", swept
+        if chosen.sweep:
+            continue
+        paths = [cases.written(folder, name, object_seed=seed, noise_seed=seed) for seed in chosen.seeds]
+        yield "rows", [race(program, name, chosen, paths, swept[0], compiled=False)]
+        if program == "ptyrad" and not chosen.plain:
+            later.append((program, name, chosen, paths, swept[0]))
+    for given in later:
+        yield "rows", [race(*given, compiled=True)]
 
 
 def card(device):
     """Name of the GPU."""
-    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    if device == "cpu":
-        return ""
-    return subprocess.run(asked, check=False, capture_output=True, text=True).stdout.strip()
+    asks = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return "" if device == "cpu" else record.answer(*asks)
 
 
-def commit():
-    """Of the working tree, with a plus where it has changes."""
-    asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    root = Path(__file__).parents[1]
-    return subprocess.run(asked, check=False, cwd=root, capture_output=True, text=True).stdout.strip()
+def pair(text):
+    """Batch and factor."""
+    batch, factor = text.split(":")
+    return int(batch), float(factor)
 
 
 def asked():
@@ -229,8 +233,8 @@ def asked():
     parser.add_argument("programs", nargs="+", choices=list(PROGRAMS))
     parser.add_argument("--cases", nargs="+", choices=sorted(MARKS), default=["S", "M"])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[64, 256, 16])
-    parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 2.0, 4.0])
+    parser.add_argument("--tries", nargs="+", type=pair, default=GRID, metavar="BATCH:FACTOR")
+    parser.add_argument("--sweep", action="store_true", help="no race, the sweep only")
     parser.add_argument("--seeds", nargs="+", type=int, default=[811, 812, 813])
     parser.add_argument("--limit", type=float, default=15.0, help="seconds of one run")
     parser.add_argument("--plain", action="store_true", help="PtyRAD without its compiler only")
@@ -247,18 +251,14 @@ def main():
     os.environ |= {"TQDM_DISABLE": "1", "MPLBACKEND": "Agg", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     warnings.simplefilter("ignore")
     record.stand_in(Path(__file__).with_name("peers") / "stubs")
-    about = {"machine": record.machine(), "card": card(chosen.device), "commit": commit()}
+    about = {"machine": record.machine(), "card": card(chosen.device), "commit": record.commit()}
     about |= {"date": f"{date.today()}", "seeds": chosen.seeds, "versions": record.versions(*PACKAGES)}
     found = about | {"rows": [], "sweep": []}
     with tempfile.TemporaryDirectory() as folder:
-        for program in chosen.programs:
-            for name in chosen.cases:
-                for part, rows in raced(program, name, chosen, chosen.into or folder):
-                    found[part] += rows
-                    if part == "rows":
-                        print(json.dumps({part: record.rounded(rows[0])}), flush=True)
-                    if chosen.out:
-                        chosen.out.write_text(json.dumps(found, indent=1) + "\n")
+        for part, rows in raced(chosen, chosen.into or folder):
+            found[part] += rows
+            if chosen.out:
+                chosen.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

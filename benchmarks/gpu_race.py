@@ -5,6 +5,7 @@
 
 Objects are drawn by `benchmarks.cases` from seeds that are given; the clock stands still while an image is
 compared with the truth. A first run of each shape, which compiles, is not counted and its time is said.
+`benchmarks.gpu_peers` runs other programs on the same objects.
 """
 
 import argparse
@@ -18,13 +19,10 @@ import numpy as np
 import torch
 
 from benchmarks import cases, ours, record
-from benchmarks.gpu import commit
+from benchmarks.gpu_peers import MARKS, summarize
 from benchmarks.score import score
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-
-MARKS = {"S": (0.10, 0.06), "M": (0.30, 0.15, 0.10), "thick": (0.06, 0.05)}
-"""Errors of the phase that are waited for, of the contrast; of ``thick`` radian."""
 
 
 def follow(name, path, chosen, batch, epochs):
@@ -48,19 +46,6 @@ def follow(name, path, chosen, batch, epochs):
         rows.append({"epoch": len(rows) + 1, "s": spent, **found})
         began = time.perf_counter()
     return {"set_up_s": set_up, "end_s": time.perf_counter() - began, "epochs": rows}
-
-
-def summarize(name, runs):
-    """Medians of seconds to each mark, and of the best error."""
-    key = "rmse" if name == "thick" else "error"
-    out = {"best": float(np.median([min(row[key] for row in run["epochs"]) for run in runs]))}
-    out["epoch_s"] = float(
-        np.median([np.median(np.diff([row["s"] for row in run["epochs"]])) for run in runs])
-    )
-    for mark in MARKS[name]:
-        first = [next((row["s"] for row in run["epochs"] if row[key] <= mark), None) for run in runs]
-        out[f"to {mark}"] = None if None in first else float(np.median(first))
-    return out
 
 
 def main():
@@ -93,7 +78,12 @@ def main():
                 print(json.dumps(record.rounded(found[-1])), flush=True)
     if chosen.out:
         card = torch.cuda.get_device_name() if chosen.device == "cuda" else ""
-        about = {"machine": record.machine(), "card": card, "commit": commit(), "date": f"{date.today()}"}
+        about = {
+            "machine": record.machine(),
+            "card": card,
+            "commit": record.commit(),
+            "date": f"{date.today()}",
+        }
         about |= {"seeds": chosen.seeds, "versions": record.versions("phaseloom", "torch", "numpy")}
         chosen.out.write_text(json.dumps(about | {"rows": found}, indent=1) + "\n")
 

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import platform
 import resource
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -137,6 +138,20 @@ def measured(program, reconstruct, case, settings, *, compiles=False):
 def rounded(row):
     """Four digits are enough."""
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+
+
+def answer(*command):
+    """What a command says, or nothing where it is not known."""
+    root = Path(__file__).parents[1]
+    try:
+        return subprocess.run(command, check=False, cwd=root, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def commit():
+    """Of the working tree, with a plus where it has changes."""
+    return answer("git", "describe", "--always", "--dirty=+", "--exclude=*")
 
 
 def machine():

@@ -2,8 +2,8 @@
 
     python -m benchmarks.peers.cdtools case.npz settings.json out.json
 
-Settings: rates of ``object``, ``probe`` (relative to its peak), ``positions`` (pixels); ``batch``; ``device`` is
-cpu if nothing else is said; the patterns lie on it too.
+Settings: rates of ``object``, ``probe`` (relative to its peak), ``positions`` (pixels); ``batch``;
+``device`` is cpu if nothing else is said, and the patterns lie on it too.
 """
 
 import warnings
