@@ -163,8 +163,8 @@ def settings_of(program, name, chosen, batch, factor=1.0, *, compiled=False):
 
 
 def sweep(program, name, chosen, path):
-    """Runs on the tuning object, best first: batch, factor and what they came to."""
-    found, warm = [], set()
+    """Runs on the tuning object: rank, and the row of what a batch and a factor came to."""
+    warm = set()
     for batch, factor in chosen.tries:
         settings = settings_of(program, name, chosen, batch, factor)
         if batch not in warm and program not in COMPILING:
@@ -175,8 +175,7 @@ def sweep(program, name, chosen, path):
         row = {"case": name, "program": program, "batch": batch, "factor": factor}
         row |= {"ended": run["ended"], "epochs": len(run["epochs"]), **summarize(name, [run])}
         print(json.dumps(record.rounded(row)), flush=True)
-        found.append((rank(name, run), row))
-    return [row for _, row in sorted(found, key=lambda one: one[0])]
+        yield rank(name, run), row
 
 
 def race(program, name, chosen, paths, row, *, compiled):
@@ -201,16 +200,19 @@ def raced(chosen, folder):
     """Rows of the sweep and of the race one by one; compiled ones last, for they may take long."""
     later = []
     for program, name in itertools.product(chosen.programs, chosen.cases):
-        swept = sweep(program, name, chosen, cases.written(folder, name))
-        yield "sweep", swept
+        swept = []
+        for ranked, row in sweep(program, name, chosen, cases.written(folder, name)):
+            swept.append((ranked, row))
+            yield "sweep", row
+        best = min(swept, key=lambda one: one[0])[1]
         if chosen.sweep:
             continue
         paths = [cases.written(folder, name, object_seed=seed, noise_seed=seed) for seed in chosen.seeds]
-        yield "rows", [race(program, name, chosen, paths, swept[0], compiled=False)]
+        yield "rows", race(program, name, chosen, paths, best, compiled=False)
         if program == "ptyrad" and not chosen.plain:
-            later.append((program, name, chosen, paths, swept[0]))
+            later.append((program, name, chosen, paths, best))
     for given in later:
-        yield "rows", [race(*given, compiled=True)]
+        yield "rows", race(*given, compiled=True)
 
 
 def card(device):
@@ -255,8 +257,8 @@ def main():
     about |= {"date": f"{date.today()}", "seeds": chosen.seeds, "versions": record.versions(*PACKAGES)}
     found = about | {"rows": [], "sweep": []}
     with tempfile.TemporaryDirectory() as folder:
-        for part, rows in raced(chosen, chosen.into or folder):
-            found[part] += rows
+        for part, row in raced(chosen, chosen.into or folder):
+            found[part].append(record.rounded(row))
             if chosen.out:
                 chosen.out.write_text(json.dumps(found, indent=1) + "\n")
 
