@@ -11,6 +11,7 @@ knows, and compares the phase with the truth: ``correlation`` and ``nmse`` after
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,27 @@ def judge(model, path):
     if misfit is not None:
         row |= {key: value for key, value in vars(misfit).items() if isinstance(value, (float, int))}
     row["cpu_s"] = time.process_time() - began
+    if made.error is not None:
+        row |= judge_errors(made, about, truth)
     return row | compare(on_truth(made, about, truth.shape), truth)
+
+
+def judge_errors(made, about, truth):
+    """Errors over those that the network expects: root mean square, share within one; and what it expects.
+
+    Pixels of the truth at the edges are left out, and a constant.
+    """
+    inner = (slice(RIM, -RIM), slice(RIM, -RIM))
+    found, error = (
+        on_truth(replace(made, phase=field), about, truth.shape)[inner] for field in (made.phase, made.error)
+    )
+    wrong = found - truth[inner]
+    over = (wrong - wrong.mean()) / error
+    return {
+        "error_over_expected": float(np.sqrt((over**2).mean())),
+        "share_within_expected": float((np.abs(over) < 1).mean()),
+        "expected_share": made.expected_share,
+    }
 
 
 def on_truth(made, about, shape):

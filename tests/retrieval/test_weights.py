@@ -31,11 +31,12 @@ def samples():
 
 
 def test_they_are_there_and_small():
-    assert set(list_shipped()) == {"linear", "low_dose", "tiny", "underwater"}
-    for system, names in ("retrieval", "linear, tiny"), ("restoration", "low_dose, underwater"):
+    assert set(list_shipped()) == {"linear", "low_dose", "tiny", "underwater", "unrolled"}
+    for system, names in ("retrieval", "linear, tiny, unrolled"), ("restoration", "low_dose, underwater"):
         with pytest.raises(BadInput, match=f"a model of the package: choose one of {names}$"):
             find_network("nothing", system)
     assert sum(list_shipped()[name].stat().st_size for name in ("linear", "tiny")) < 2 * 2**20
+    assert list_shipped()["unrolled"].stat().st_size < 3 * 2**20
     for name in ("low_dose", "underwater"):
         assert list_shipped()[name].stat().st_size < 10**6
 

@@ -48,6 +48,7 @@ BUILDERS = {
     "stitching.residual": "phaseloom.retrieval.networks.stitching:residual",
     "stitching.seed": "phaseloom.retrieval.networks.stitching:seed",
     "tiny": "phaseloom.retrieval.networks.tiny:tiny",
+    "unrolled": "phaseloom.retrieval.networks.unrolled:unrolled",
 }
 
 # Builders as files of version 0.1 name them: by the path of a module, as it was then.

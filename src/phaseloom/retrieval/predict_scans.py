@@ -371,6 +371,8 @@ def _write_h5(outcome: ScanPrediction, path: Path) -> None:
         for name in ("pixel", "origin"):
             file.create_dataset(name, data=getattr(made, name)).attrs["units"] = "angstrom"
         file.create_dataset("rotation", data=made.rotation).attrs["units"] = "radian"
+        if made.error is not None:
+            file.create_dataset("error", data=made.error, compression="gzip").attrs["units"] = "radian"
         file["told"] = made.told
         for name, values in (outcome.noise or {}).items():
             ring = file.create_dataset(f"by_frequency/{name}", data=values)

@@ -18,7 +18,9 @@ from phaseloom.physics.fourier import mirror_through_zero
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import ScanRecovery
+from phaseloom.retrieval.networks.unrolled import UnrolledRecovery
 from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_bad_pixels
+from phaseloom.retrieval.unrolled_input import recover_phase
 from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment, encode_conditions
 
 __all__ = ["Prediction", "measure_semiangle", "predict"]
@@ -63,6 +65,8 @@ class Prediction:
         rotation: of the image's rows and columns against the axes of the scan's frame, radian from rows
             towards columns: pixel ``[i, j]`` lies at ``origin`` plus ``(i, j)`` pixels, turned by it.
         offset: (y, x) pixels by which zero angle was found beyond the middle of the detector.
+        error: ``(y, x)`` standard error that the network expects, radian; ``None`` of networks that do not
+            tell.
     """
 
     phase: np.ndarray
@@ -75,6 +79,19 @@ class Prediction:
     model: str
     rotation: float = 0.0
     offset: tuple[float, float] = (0.0, 0.0)
+    error: np.ndarray | None = None
+
+    @property
+    def expected_share(self) -> float | None:
+        """Share of the phase's variance that the network expects to be right; ``None`` if it does not tell.
+
+        ``1 - mean(error^2) / var(phase)``, at most one; zero and less where errors are expected to be as
+        large as the phase.
+        """
+        variance = float(self.phase.var())
+        if self.error is None or variance == 0:
+            return None
+        return 1 - float(np.square(self.error, dtype=np.float64).mean()) / variance
 
     def align(self) -> "Prediction":
         """The same on rows and columns along the scan's frame, by cubic splines; nearest values beyond."""
@@ -141,8 +158,10 @@ def predict(
         BadInput: a scan that this network was not trained for, the first difference by its name.
     """
     net = make_scan_network(net)
-    experiment = _read_experiment(card)
     _require_electrons(scan)
+    if isinstance(net, UnrolledRecovery):
+        return _predict_any_probe(net, card, scan, optics or BeamOptics(), dose)
+    experiment = _read_experiment(card)
     scan, mask_notes = mask_bad_pixels(scan)
     scan, lattice, fill_notes = fill_empty_places(scan, find_raster(scan))
     disk = _Disk.of(scan)
@@ -178,6 +197,30 @@ def predict(
         model=str(card.get("name") or type(net).__name__),
         rotation=lattice.rotation,
         offset=disk.offset,
+    )
+
+
+def _predict_any_probe(
+    net: UnrolledRecovery, card: Mapping[str, Any], scan: Scan4D, optics: BeamOptics, dose: float | None
+) -> Prediction:
+    """The same of the network that reads scans of any probe, at any positions."""
+    scan, mask_notes = mask_bad_pixels(scan)
+    disk = _Disk.of(scan)
+    angle, notes = _find_semiangle(scan, disk, optics.semiangle)
+    _require_disk(scan, angle)
+    found = recover_phase(net, scan, optics, angle, offset=disk.offset, dose=dose)
+    phase = found.phase - found.phase.mean(dtype=np.float64)
+    return Prediction(
+        phase=phase.astype(np.float32),
+        pixel=found.pixel,
+        origin=found.origin,
+        notes=(*mask_notes, *notes, *_list_unknowns(scan), *found.notes),
+        told=found.conditions,
+        semiangle=angle,
+        aberrations=dict(optics.aberrations),
+        model=str(card.get("name") or "unrolled"),
+        offset=disk.offset,
+        error=found.error,
     )
 
 
@@ -382,6 +425,11 @@ def _list_notes(
         yield f"the raster is turned by {turn:.3g} degrees against the detector: patterns are turned with it"
     if lattice.astray > MIN_NOTED_DEVIATION:
         yield f"positions are up to {lattice.astray:.2g} steps off their raster, which is overlooked"
+    yield from _list_unknowns(scan)
+
+
+def _list_unknowns(scan: Scan4D) -> Iterator[str]:
+    """What a file does not say, and what no network takes into account."""
     if not scan.oriented:
         yield "the file does not say how the detector lies against the scan: taken as it is"
     if scan.descan is not None and np.abs(scan.descan).max(initial=0) > 0.5:

@@ -127,7 +127,7 @@ class PatternPreprocessor:
         typical = _get_mean_pattern(net, known.shape)
         notes = _check_reach(there, known, typical.numpy(), scan, semiangle)
         notes += _describe_masked_pixels(there, cover, known, typical.numpy())
-        beam, electrons, more = _estimate_dose(scan, good, float((known * cover).sum() / known.sum()), dose)
+        beam, electrons, more = estimate_dose(scan, good, float((known * cover).sum() / known.sum()), dose)
         part = torch.as_tensor(cover, dtype=torch.float32)
         few = sparse.csr_array(shares, dtype=np.float32)
         return cls(scan, good, few, part, typical, beam, electrons, (*notes, *more))
@@ -145,7 +145,7 @@ class PatternPreprocessor:
 
     def patterns(self, index: np.ndarray, /) -> Tensor:
         """Fractions of the beam ``(*index, y, x)``; what is not measured is that of the pixel across."""
-        counts = _read_counts(self.scan, self.good, index.ravel())
+        counts = read_counts(self.scan, self.good, index.ravel())
         known = self.cover > 0.5
         shared = (self.shares @ counts.reshape(len(counts), -1).T).T
         patterns = torch.from_numpy(np.ascontiguousarray(shared)).reshape(-1, *known.shape)
@@ -213,7 +213,7 @@ def _describe_masked_pixels(
     return [f"{masked.sum()} of the model's pixels are masked: {mended.sum()} taken as those across{rest}"]
 
 
-def _estimate_dose(
+def estimate_dose(
     scan: Scan4D, good: np.ndarray, kept: float, dose: float | None
 ) -> tuple[float, bool, tuple[str, ...]]:
     """Counts of the incident beam, whether they are electrons, and how they were found."""
@@ -222,7 +222,7 @@ def _estimate_dose(
             raise BadInput("dose", dose, "must be electrons per pattern, above zero")
         return dose, True, ()
     few = np.unique(np.linspace(0, len(scan) - 1, min(MAX_PATTERNS_FOR_DOSE, len(scan))).round().astype(int))
-    sums = [_read_counts(scan, good, part).sum((1, 2), dtype=np.float64) for part in np.array_split(few, 32)]
+    sums = [read_counts(scan, good, part).sum((1, 2), dtype=np.float64) for part in np.array_split(few, 32)]
     each = np.concatenate(sums)
     mean = float(each.mean())
     if not mean > 0:
@@ -233,7 +233,7 @@ def _estimate_dose(
     return beam, True, (f"dose is not given: taken as {beam:.4g} electrons, as in the brightest patterns",)
 
 
-def _read_counts(scan: Scan4D, good: np.ndarray, index: np.ndarray) -> np.ndarray:
+def read_counts(scan: Scan4D, good: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Counts ``(n, y, x)`` less background, as by even pixels and steady light; zero where not trusted."""
     order = np.argsort(index, kind="stable")
     counts = np.empty((len(index), *good.shape), np.float32)

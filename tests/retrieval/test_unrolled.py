@@ -1,0 +1,284 @@
+"""The unrolled network: its physics, what it does not depend on, and scans that it has not seen."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import poisson
+
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.learning import weight_files
+from phaseloom.physics.optics import electron_wavelength, probe_wave
+from phaseloom.ptycho.probes.guesses import BeamOptics
+from phaseloom.retrieval.networks import unrolled as networks
+from phaseloom.retrieval.networks.unrolled import ThinScans, mean_amplitude, unrolled
+from phaseloom.retrieval.prediction import predict
+
+WAVELENGTH = electron_wavelength(80e3)
+SEMIANGLE = 0.020
+STEP = 1.1
+
+
+def draw_phase(shape=(96, 96), pixel=0.4, seed=0):
+    """Blobs, radian, on a periodic field."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(shape[0], pixel)[:, None], np.fft.fftfreq(shape[1], pixel))
+    noise = np.fft.fft2(rng.standard_normal(shape)) * np.exp(-((frequency / 0.25) ** 2)) * (frequency > 0)
+    blobs = np.fft.ifft2(noise).real
+    return torch.from_numpy(0.25 * blobs / blobs.std()).float()
+
+
+def make_scans(phase=None, *, count=5, step=3.2, window=32, start=24.0, seed=1):
+    """Patterns of a phase, as `ThinScans`; places between pixels."""
+    phase = draw_phase() if phase is None else phase
+    line = start + step * torch.arange(count)
+    places = torch.cartesian_prod(line, line) + 0.3 * torch.rand(
+        count**2, 2, generator=torch.Generator().manual_seed(seed)
+    )
+    pixel = (WAVELENGTH / SEMIANGLE / 5,) * 2
+    probe = probe_wave(
+        (window, window), pixel, wavelength=WAVELENGTH, semiangle=SEMIANGLE, aberrations={"defocus": 60.0}
+    )
+    scans = ThinScans(
+        patterns=torch.zeros(count**2, window, window),
+        mask=torch.ones(1, window, window),
+        probes=probe[None],
+        places=places,
+        scan=torch.zeros(count**2, dtype=torch.long),
+        shape=tuple(phase.shape),
+        dose=torch.tensor([1e9]),
+        conditions=torch.tensor([[0.2, 0.6, 1.0, 1.0]]),
+    )
+    return replace(scans, patterns=make_patterns(scans, phase[None]))
+
+
+def make_patterns(scans, phase):
+    """Patterns by plain indexing, window by window."""
+    n = scans.probes.shape[-1]
+    out = []
+    f = torch.fft.fftfreq(n)
+    for place, scan in zip(scans.places.double(), scans.scan.tolist(), strict=True):
+        corner = place.round()
+        rest = place - corner
+        ramp = torch.exp(-2j * math.pi * (rest[0] * f[:, None] + rest[1] * f))
+        probe = torch.fft.ifft2(torch.fft.fft2(scans.probes[scan].to(torch.complex128)) * ramp)
+        y, x = (int(c) - n // 2 for c in corner)
+        wave = torch.exp(1j * phase[scan].double()[y : y + n, x : x + n])
+        out.append(torch.fft.fft2(probe * wave, norm="ortho").abs().square())
+    return torch.stack(out).float()
+
+
+@pytest.mark.parametrize("mean", [0.01, 0.1, 0.5, 1.0, 3.0, 10.0, 100.0])
+def test_the_mean_amplitude_is_that_of_poisson_counts(mean):
+    counts = np.arange(400)
+    wanted = float((np.sqrt(counts) * poisson.pmf(counts, mean)).sum())
+    assert float(mean_amplitude(torch.tensor(math.sqrt(mean)), torch.tensor(1.0))) == pytest.approx(
+        wanted, abs=0.004
+    )
+
+
+def test_the_true_phase_lacks_nothing():
+    phase = draw_phase()
+    scans = make_scans(phase)
+    lack = scans.propagate_back(phase[None])
+    flat = scans.propagate_back(torch.zeros_like(phase)[None])
+    assert float(lack.abs().max()) < 1e-3 * float(flat.abs().max())
+
+
+def test_what_patterns_lack_is_the_gradient_of_squared_amplitudes():
+    scans = make_scans()
+    guess = (0.3 * draw_phase(seed=5))[None].requires_grad_()
+    loss = 0.0
+    wave = torch.polar(torch.ones_like(guess), guess)[0]
+    for part, probes, index in scans.split():
+        far = torch.fft.fft2(probes * wave.reshape(-1)[index], norm="ortho").abs()
+        loss = loss + 0.5 * (far - scans.patterns[part].sqrt()).square().sum()
+    (slope,) = torch.autograd.grad(loss, guess)
+    lack = scans.propagate_back(guess.detach())
+    assert torch.allclose(lack.imag, -slope, atol=1e-3 * float(slope.abs().max()))
+
+
+def test_parts_of_the_patterns_add_up(monkeypatch):
+    scans = make_scans()
+    whole = scans.propagate_back(0.5 * draw_phase(seed=3)[None])
+    monkeypatch.setattr(networks, "MAX_PIXELS_KEPT", 0)
+    monkeypatch.setattr(networks, "MAX_PIXELS_PER_BATCH", 3 * 32 * 32)
+    parts = replace(scans).propagate_back(0.5 * draw_phase(seed=3)[None])
+    assert torch.allclose(whole, parts, atol=1e-6)
+
+
+def test_masked_pixels_push_nowhere():
+    scans = make_scans()
+    mask = torch.ones(1, 32, 32)
+    mask[0, 2, 5] = 0
+    broken = scans.patterns.clone()
+    broken[:, 2, 5] = 7.0
+    clean = replace(scans, mask=mask).propagate_back(torch.zeros(1, 96, 96))
+    assert torch.equal(
+        replace(scans, mask=mask, patterns=broken).propagate_back(torch.zeros(1, 96, 96)), clean
+    )
+
+
+def test_illumination_is_the_beam_of_all_patterns():
+    scans = make_scans()
+    assert float(scans.illuminate().sum()) == pytest.approx(len(scans.patterns), rel=1e-4)
+
+
+def make_trained_net():
+    """Weights that matter, small enough for sums not to grow."""
+    net = unrolled(steps=3, widths=(8, 8, 16), memory=4)
+    generator = torch.Generator().manual_seed(0)
+    for weight in net.parameters():
+        weight.data += 0.02 * torch.randn(weight.shape, generator=generator)
+    return net.eval()
+
+
+@torch.no_grad()
+def test_scans_of_a_batch_do_not_see_each_other():
+    net = make_trained_net()
+    one, other = make_scans(), make_scans(draw_phase(seed=9), seed=4)
+    joined = {
+        name: torch.cat([getattr(one, name), getattr(other, name)])
+        for name in ("patterns", "mask", "probes", "places", "dose", "conditions")
+    }
+    both = ThinScans(**joined, scan=torch.cat([one.scan, other.scan + 1]), shape=one.shape)
+    phase, error = net(both)
+    for n, alone in enumerate((one, other)):
+        expected = net(alone)
+        assert torch.allclose(phase[n], expected[0][0], atol=2e-5)
+        assert torch.allclose(error[n], expected[1][0], rtol=1e-3)
+    assert not torch.allclose(phase[0], phase[1], atol=1e-2)
+
+
+@torch.no_grad()
+def test_the_order_of_patterns_does_not_matter():
+    net, scans = make_trained_net(), make_scans()
+    order = torch.randperm(len(scans.patterns), generator=torch.Generator().manual_seed(2))
+    mixed = replace(scans, patterns=scans.patterns[order], places=scans.places[order])
+    assert torch.allclose(net(scans)[0], net(mixed)[0], atol=2e-5)
+
+
+def make_scan(
+    *, defocus=90.0, angle=0.0025, pixels=32, step=STEP, count=18, electrons=None, turn=0.0, seed=0
+):
+    """A `Scan4D` of a phase in angstrom, simulated on finer pixels than the network's; and that phase."""
+    fine = WAVELENGTH / (pixels * 2 * angle)  # window twice as far in angle, so pixels are half as wide
+    size = 512
+    phase = draw_phase((size, size), fine, seed)
+    line = (np.arange(count) - (count - 1) / 2) * step
+    grid = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
+    cosine, sine = math.cos(turn), math.sin(turn)
+    places = grid @ np.array([[cosine, sine], [-sine, cosine]])
+    window = 2 * pixels
+    probe = probe_wave(
+        (window, window),
+        (fine, fine),
+        wavelength=WAVELENGTH,
+        semiangle=SEMIANGLE,
+        aberrations={"defocus": defocus},
+        soft=True,
+    )
+    made = ThinScans(
+        patterns=torch.zeros(len(places), window, window),
+        mask=torch.ones(1, window, window),
+        probes=probe[None],
+        places=torch.from_numpy(places / fine + size // 2).float(),
+        scan=torch.zeros(len(places), dtype=torch.long),
+        shape=(size, size),
+        dose=torch.tensor([1e9]),
+        conditions=torch.zeros(1, 4),
+    )
+    whole = torch.fft.fftshift(make_patterns(made, phase[None]), dim=(-2, -1)).numpy()
+    cut = (window - pixels) // 2
+    counts = whole[:, cut : cut + pixels, cut : cut + pixels]
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(counts * electrons).astype(np.float32) if electrons else counts * np.float32(1e6)
+    geometry = Geometry(wavelength=WAVELENGTH, shape=(pixels, pixels), angle=(angle, angle), beam="electron")
+    return Scan4D(counts=counts, positions=places, geometry=geometry), phase.numpy(), fine
+
+
+def correlate(made, phase, fine, rim=6):
+    """Correlation of a prediction with the true phase at its pixels."""
+    from scipy.ndimage import map_coordinates
+
+    lines = [made.origin[axis] + np.arange(made.phase.shape[axis]) * made.pixel[axis] for axis in (0, 1)]
+    index = np.stack(np.meshgrid(*lines, indexing="ij")) / fine + phase.shape[0] // 2
+    true = map_coordinates(phase, index, order=3)
+    inner = (slice(rim, -rim), slice(rim, -rim))
+    return float(np.corrcoef(made.phase[inner].ravel(), true[inner].ravel())[0, 1])
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    path = weight_files.find_network("unrolled", "retrieval")
+    return weight_files.load_network(path), {"name": "unrolled", **weight_files.load_card(path)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"defocus": -90.0},
+        {"defocus": 200.0, "step": 2.2},
+        {"turn": 0.4},
+        {"angle": 0.00125, "pixels": 64},
+        {"electrons": 1e4},
+    ],
+    ids=str,
+)
+def test_scans_of_any_probe_come_out(shipped, change):
+    net, card = shipped
+    scan, phase, fine = make_scan(**change)
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": change.get("defocus", 90.0)})
+    made = predict(net, card, scan, optics)
+    assert correlate(made, phase, fine) > (0.9 if "electrons" in change else 0.95)
+    assert made.error is not None
+    assert made.error.shape == made.phase.shape
+    assert float(made.error.min()) > 0
+
+
+def test_a_prediction_moves_with_its_scan(shipped):
+    net, card = shipped
+    scan, _, _ = make_scan(count=10)
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
+    here = predict(net, card, scan, optics)
+    there = predict(net, card, replace(scan, positions=scan.positions + np.array([130.0, -77.0])), optics)
+    assert np.allclose(np.subtract(there.origin, here.origin), (130.0, -77.0), atol=0.5)
+    places = np.stack(np.meshgrid(np.arange(-3, 3, 0.5), np.arange(-3, 3, 0.5), indexing="ij"), -1)
+    difference = there.sample(places + np.array([130.0, -77.0])) - here.sample(places)
+    assert float(difference.std()) < 0.1 * float(here.sample(places).std())
+
+
+def test_a_disk_beside_the_middle_does_not_matter(shipped):
+    net, card = shipped
+    scan, phase, fine = make_scan(pixels=40, angle=0.0025)
+    moved = replace(scan, counts=np.roll(scan.counts, (2, -3), (1, 2)))
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
+    made = predict(net, card, moved, optics)
+    assert correlate(made, phase, fine) > 0.95
+    assert any("beside the middle" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "optics", "match"),
+    [
+        ({}, {}, "defocus: is not given"),
+        ({}, {"defocus": 2000.0}, "is beyond the 835 A"),
+        ({"step": 6.0, "count": 4}, {"defocus": 90.0}, "is beyond the 4.59 A"),
+        (
+            {"pixels": 16, "angle": 0.0025, "count": 4},
+            {"defocus": 90.0},
+            "detector: a reach of 20 mrad misses",
+        ),
+        ({"count": 2}, {"defocus": 90.0}, "4 patterns"),
+        ({"pixels": 12, "angle": 0.0075, "count": 4}, {"defocus": 90.0}, "too coarse"),
+    ],
+)
+def test_what_it_was_not_trained_for_is_refused(shipped, change, optics, match):
+    net, card = shipped
+    scan, _, _ = make_scan(**change)
+    with pytest.raises(BadInput, match=match):
+        predict(net, card, scan, BeamOptics(semiangle=SEMIANGLE, aberrations=optics))
