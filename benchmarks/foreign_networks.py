@@ -4,7 +4,10 @@
 
 Reads the scans of `benchmarks.foreign_scans`, predicts each as ``phaseloom predict`` does, with what the user
 knows, and compares the phase with the truth: ``correlation`` and ``nmse`` after a constant is removed,
-``flat`` after a plane is, 8 pixels at the edges left out. ``fitted`` is fitted to the probe of each scan
+``flat`` after a plane is, 8 pixels at the edges left out; ``strength``
+is the factor that brings the predicted phase nearest to the truth. With ``--strength`` also the factors by
+which the predicted and the true phase, as thin objects under a point source, explain the patterns best. With
+``--source 1`` the size of the source is told where it has one. ``fitted`` is fitted to the probe of each scan
 (`phaseloom.retrieval.fitted_networks`). A prediction is accepted where there is no warning.
 """
 
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 
 from benchmarks.record import machine
 from phaseloom.data import prepare
@@ -26,7 +30,7 @@ from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.fitted_networks import choose_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
-from phaseloom.retrieval.predict_scans import check_prediction, measure_repeatability
+from phaseloom.retrieval.predict_scans import check_prediction, measure_misfit, measure_repeatability
 from phaseloom.retrieval.prediction import predict
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.units import electron_wavelength
@@ -34,6 +38,7 @@ from phaseloom.units import electron_wavelength
 RIM = 8
 GOOD = 0.9
 VERY_GOOD = 0.95
+FACTORS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0)
 
 
 def load_scan(path):
@@ -66,13 +71,33 @@ def compare(found, truth):
         "correlation": float(np.corrcoef(one.ravel(), other.ravel())[0, 1]),
         "nmse": float(((one - other) ** 2).sum() / (other**2).sum()),
         "flat": float(np.corrcoef(flat.ravel(), wanted.ravel())[0, 1]),
+        "strength": float((one * other).sum() / (one**2).sum()),
     }
 
 
-def judge(model, path):
-    """Scores of a network on a scan, and whether it is accepted."""
+def fit_strength(made, scan):
+    """The factor on a phase by which it explains the inner patterns best, 0.4 to 2."""
+    misfits = [measure_misfit(replace(made, phase=factor * made.phase), scan).predicted for factor in FACTORS]
+    fine = np.linspace(FACTORS[0], FACTORS[-1], 321)
+    return float(fine[CubicSpline(FACTORS, np.square(misfits))(fine).argmin()])
+
+
+def true_prediction(made, about, truth):
+    """The true phase in place of a predicted one."""
+    step = about["step"]
+    cosine, sine = np.cos(about["rotation"]), np.sin(about["rotation"])
+    first = (-step * (cosine - sine), -step * (cosine + sine))
+    phase = (truth - truth.mean()).astype(np.float32)
+    pixel = (step / PIXELS_PER_STEP,) * 2
+    return replace(made, phase=phase, origin=first, pixel=pixel, rotation=about["rotation"])
+
+
+def judge(model, path, *, with_strength=False, source=0.0):
+    """Scores of a network on a scan, and whether it is accepted; it is told ``source`` times its size."""
     scan, about, truth = load_scan(path)
-    optics = BeamOptics(semiangle=about["semiangle"], aberrations={"defocus": about["defocus"]})
+    size = float(about["faults"].get("source_size", 0.0))
+    known = {"semiangle": about["semiangle"], "aberrations": {"defocus": about["defocus"]}}
+    optics = BeamOptics(**known, source_size=source * size)
     began = time.process_time()
     network = choose_network(model, scan, optics)
     net = weight_files.load_network(network)
@@ -94,6 +119,13 @@ def judge(model, path):
     row["cpu_s"] = time.process_time() - began
     if made.error is not None:
         row |= judge_errors(made, about, truth)
+    row["source_size"] = size
+    if source and size:
+        untold = predict(net, card, scan, BeamOptics(**known))
+        row["untold"] = compare(on_truth(untold, about, truth.shape), truth)
+    if with_strength:
+        row["strength_by_patterns"] = fit_strength(made, scan)
+        row["strength_of_truth_by_patterns"] = fit_strength(true_prediction(made, about, truth), scan)
     return row | compare(on_truth(made, about, truth.shape), truth)
 
 
@@ -137,8 +169,55 @@ def summarise(rows):
         "above_0.95": len(fine),
         "above_0.95_accepted": sum(row["accepted"] for row in fine),
         "median_correlation_nothing_wrong": float(np.median(right)) if right else None,
+        "strength": summarise_strength([row for row in accepted if not row["wrong"]]),
+        "strength_with_warnings": summarise_strength([row for row in judged if not row["wrong"]]),
         "worst_accepted": sorted((row["correlation"], row["seed"]) for row in accepted)[:5],
     }
+
+
+def summarise_strength(rows):
+    """Factors on the phase of accepted scans with nothing wrong, with a point source and with a wider one."""
+    names = ("strength", "strength_by_patterns", "strength_of_truth_by_patterns")
+    found = {}
+    for kind in ("point source", "finite source"):
+        few = [row for row in rows if (row["source_size"] > 0) == (kind == "finite source")]
+        found[kind] = {"scans": len(few)}
+        for name in names:
+            values = [row[name] for row in few if name in row]
+            if values:
+                ends = {"least": min(values), "median": float(np.median(values)), "most": max(values)}
+                found[kind][name] = ends
+        found[kind]["nmse"] = float(np.median([row["nmse"] for row in few])) if few else None
+    told = [row for row in rows if "untold" in row]
+    if told:
+        ratios = [row["nmse"] / row["untold"]["nmse"] for row in told]
+        found["told the source"] = {
+            "scans": len(told),
+            "nmse_before": float(np.median([row["untold"]["nmse"] for row in told])),
+            "nmse": float(np.median([row["nmse"] for row in told])),
+            "strength_before": float(np.median([row["untold"]["strength"] for row in told])),
+            "strength": float(np.median([row["strength"] for row in told])),
+            "median_ratio": float(np.median(ratios)),
+            "worst_ratio": max(ratios),
+            "better": sum(ratio < 1 for ratio in ratios),
+        }
+    by = [row for row in rows if "strength_by_patterns" in row]
+    if by:
+        after = [rescaled_nmse(row) for row in by]
+        found["nmse"] = {
+            "scans": len(by),
+            "before": float(np.median([row["nmse"] for row in by])),
+            "by_patterns": float(np.median(after)),
+            "better": sum(one < row["nmse"] for one, row in zip(after, by, strict=True)),
+            "worst_ratio": max(one / row["nmse"] for one, row in zip(after, by, strict=True)),
+        }
+    return found
+
+
+def rescaled_nmse(row):
+    """The error of a phase times the factor that the patterns ask for; of one with the mean of the truth."""
+    best, factor, corr = row["strength"], row["strength_by_patterns"], row["correlation"]
+    return 1 - corr**2 + (corr * (factor / best - 1)) ** 2
 
 
 def main():
@@ -149,13 +228,18 @@ def main():
     parser.add_argument("--set", default="calibrate")
     parser.add_argument("--models", nargs="*", default=["linear", "tiny"])
     parser.add_argument("--first", type=int, help="scans that are judged, at most")
+    parser.add_argument("--strength", action="store_true", help="fit the strength of phases by the patterns")
+    parser.add_argument("--source", type=float, default=0.0, help="tell so many times the source's size")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found = {"machine": machine(), "set": given.set}
+    found = {"machine": machine(), "set": given.set, "source": given.source}
     paths = sorted(given.folder.glob(f"{given.set}-*.npz"), key=lambda path: int(path.stem.split("-")[-1]))
     for model in given.models:
-        rows = [judge(model, one) for one in paths[: given.first]]
+        rows = [
+            judge(model, one, with_strength=given.strength, source=given.source)
+            for one in paths[: given.first]
+        ]
         found[model] = {**summarise(rows), "rows": rows}
         print(model, json.dumps(summarise(rows)), flush=True)
     if given.out:

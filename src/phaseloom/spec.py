@@ -152,6 +152,7 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     if name not in known:
         raise BadInput(place, f"there is no '{name}';", _suggest_choice(room, name, known))
     wanted = knobs(room, name)
+    _require_settings(given, f"{place}: {name}", name, wanted)
     for key, knob in old_knobs(room, name).items():
         if key in given:
             log.warning(
@@ -361,13 +362,27 @@ def _count_pipeline_values(function: Callable[..., Any]) -> int | None:
     return None if many else sum(kind in positional for kind in kinds)
 
 
-def _split_node(node: Any, place: str) -> tuple[str, dict[str, Any]]:
+def _require_settings(given: Any, place: str, name: str, wanted: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse a bare value with how to write it: as the setting that a choice needs, or its only one."""
+    if isinstance(given, dict):
+        return
+    if not wanted:
+        raise BadInput(place, given, f"is not a setting: {name} takes none, write {name}")
+    required = [key for key, knob in wanted.items() if knob.default is knob.empty] or [*wanted]
+    if len(required) > 1:
+        fix = f"needs the names of settings: write {{{name}: {{setting: value}}}}, of {', '.join(wanted)}"
+        raise BadInput(place, given, fix)
+    fix = f"needs the name of its setting: write {{{name}: {{{required[0]}: {given}}}}}"
+    raise BadInput(place, given, fix)
+
+
+def _split_node(node: Any, place: str) -> tuple[str, Any]:
+    """The name and the settings of a node, or what stands in place of these."""
     if isinstance(node, str):
         return node, {}
     if isinstance(node, Mapping) and len(node) == 1:
         ((name, given),) = node.items()
-        if given is None or isinstance(given, Mapping):
-            return str(name), dict(given or {})
+        return str(name), dict(given or {}) if given is None or isinstance(given, Mapping) else given
     raise BadInput(place, node, "must be a name, or {name: {setting: value}}")
 
 

@@ -20,6 +20,8 @@ from phaseloom.fitting.loop import Epoch
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
+from phaseloom.runs.control import read_events
+from phaseloom.runs.state import RunStatus, find_state
 from phaseloom.simulation import simulate
 
 VERBS = [
@@ -272,6 +274,40 @@ def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monke
     assert np.isfinite(result.object).all()
 
 
+def test_ctrl_c_in_the_final_steps_leaves_a_whole_result(phaseloom, scan, tmp_path, monkeypatch):
+    judged = iter([KeyboardInterrupt])
+    record_end = Job._record_end
+
+    def interrupted(running: Job, steering: object) -> None:
+        if problem := next(judged, None):
+            raise problem
+        record_end(running, steering)
+
+    monkeypatch.setattr(Job, "_record_end", interrupted)
+    ended = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=3", "--halves", "--out", "a")
+    assert ended.code == 130
+    assert "all 3 epochs done: the final steps (verdict, error bar, report) are finished first" in ended.out
+    assert "stopped: all 3 epochs done" in ended.out
+    assert "halves" not in ended.out
+    result = Result.load(tmp_path / "a" / "result.h5")
+    assert (result.stopped, result.verdict_code == "interrupted") == ("all 3 epochs done", False)
+    assert find_state(tmp_path / "a", list(read_events(tmp_path / "a"))) is RunStatus.ENDED
+
+
+def test_a_second_ctrl_c_in_the_final_steps_says_what_finishes_them(phaseloom, scan, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_record_end", interrupted)
+        ended = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=3", "--out", "a")
+    assert ended.code == 130
+    assert "all epochs are done and kept, but the final steps were interrupted\n" in ended.out
+    assert "go on with: phaseloom reconstruct --resume a" in ended.out
+    assert phaseloom("reconstruct", "a", "--resume").code == 0
+    assert Result.load(tmp_path / "a" / "result.h5").stopped == "all 3 epochs done"
+
+
 def test_every_job_of_the_demo_begins_in_a_folder_that_is_not_there(tmp_path):
     from phaseloom.cli import demo
 
@@ -314,7 +350,8 @@ def test_improve_writes_a_file_that_runs_or_says_that_nothing_helped(works, phas
     said = works("improve", "dark.h5", *STARTS_AT_ONCE, "--epochs", "12")
     assert re.search(r"helped: .*background", said)
     assert "background: 0.2" in (tmp_path / "improved.yaml").read_text()
-    assert "exists already" in phaseloom("improve", "dark.h5", *STARTS_AT_ONCE).err
+    again = phaseloom("improve", "dark.h5", *STARTS_AT_ONCE)
+    assert ("exists already" in again.err, "reading" in again.out) == (True, False)  # before any work
     works("reconstruct", "improved.yaml", "--set", "epochs=1", "--out", "run", "--quiet")
     (tmp_path / "improved.yaml").unlink()
     lines = works("improve", "run", "--epochs", "12").splitlines()

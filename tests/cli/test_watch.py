@@ -60,11 +60,16 @@ def test_a_scan_that_stays_short_says_so_and_keeps_its_patterns(
     [
         (("none.h5", "--patience", "0.1"), "announces no scan within 0.1 s: none.h5 does not exist yet"),
         (("scan.h5", "--until", "20"), "--until: 20"),
+        (
+            ("bare.npy",),
+            "bare.npy: does not state energy, angle and step: write a YAML file for --setup with",
+        ),
         (("scan.h5", "--setup", "none.yaml"), "--setup: none.yaml does not exist"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(words, sentence, phaseloom, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    np.save("bare.npy", np.ones((5, 5, 16, 16)))
     ended = phaseloom("watch", *words)
     assert ended.code == 2
     assert sentence in ended.err

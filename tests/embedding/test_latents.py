@@ -425,3 +425,26 @@ def test_a_frame_behind_a_blank_one_is_called_by_its_number_in_the_file(scan, tm
     steps = {"file": str(tmp_path / "scan.h5"), "prepare": [{"without": {"numbers": [80]}}]}
     left = ScanRecipe.of(steps).scan()
     np.testing.assert_array_equal(left.positions, np.delete(scan.positions, [50, 80], axis=0))
+
+
+def test_labels_of_a_whole_scan_leave_out_its_blank_pattern_by_its_number_in_the_file(
+    scan, tmp_path, phaseloom, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    counts = scan.counts.copy()
+    counts[50] = 0
+    native.write(replace(scan, counts=counts), tmp_path / "scan.h5")
+    net, card = fitted(scan)
+    model = pretrained.save_network(net, tmp_path / "net.safetensors", card)
+    done = phaseloom("embed", "scan.h5", "--model", model, "--out", "embeddings.h5")
+    assert done.code == 0, done.err
+    np.save("labels.npy", KINDS)
+    np.save("known.npy", np.where(np.arange(117) % 5, -1, KINDS[0] == KINDS))
+    words = ("--out", "all", "--clusters", "2", "--labels", "labels.npy", "--known", "known.npy")
+    found = phaseloom("latents", "embeddings.h5", *words)
+    assert found.code == 0, found.err
+    assert "labels.npy: labels of blank patterns, which are not embedded, are left out: 50\n" in found.out
+    assert "k-means, 2 clusters: stability 1.000 ± 0.000, agreement with labels 1.000" in found.out
+    np.save("short.npy", KINDS[:-2])
+    short = phaseloom("latents", "embeddings.h5", "--out", "no", "--clusters", "2", "--labels", "short.npy")
+    assert (short.code, "115 labels but there are 116 patterns" in short.err) == (2, True), short.err

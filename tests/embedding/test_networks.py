@@ -291,12 +291,12 @@ def test_what_is_no_pattern_is_refused_in_a_sentence(x, words, net):
     ("knobs", "words"),
     [
         ({"pooling": "lader"}, "did you mean 'ladder'"),
-        ({"decoder_sizes": "x"}, "nets: decoder_sizes: x is not a choice"),
-        ({"output": "tanh"}, "nets: output: tanh is not a choice"),
-        ({"latent_activation": "gelu"}, "nets: latent_activation"),
+        ({"decoder_sizes": "x"}, "model: decoder_sizes: x is not a choice"),
+        ({"output": "tanh"}, "model: output: tanh is not a choice"),
+        ({"latent_activation": "gelu"}, "model: latent_activation"),
         ({"width": 5}, "a multiple of 2"),
-        ({"latent_dim": 0}, "nets: latent_dim: 0 must be"),
-        ({"head_channels": 0}, "nets: head_channels"),
+        ({"latent_dim": 0}, "model: latent_dim: 0 must be"),
+        ({"head_channels": 0}, "model: head_channels"),
         ({"linear_skip": True}, "cannot have a linear part"),
     ],
 )

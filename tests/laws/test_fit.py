@@ -262,6 +262,24 @@ class TestMishaps:
         assert "of epoch 2" in progress.stopped
         assert equal(parameters(progress), self.after_two_epochs())
 
+    @pytest.mark.parametrize(
+        ("held", "result", "other_noise", "wanted"),
+        [
+            ([5.0, 4.0, 3.0], None, 0, 3.0),
+            ([5.0, 4.0, None], None, 0, 4.0),  # the last epochs learn from all
+            ([5.0, 2.0, 3.0], 2, 0, 2.0),  # the result is that of the best epoch
+            ([9.0, None], None, 1, None),  # the losses of another noise model do not compare
+            ([9.0, 8.0], None, 2, 8.0),  # but a fit that ends with it has nothing else
+            ([5.0, 4.0], 0, 0, None),
+            ([], None, 0, None),
+        ],
+    )
+    def test_the_hold_out_loss_is_that_of_the_result(self, held, result, other_noise, wanted):
+        progress = started(Lines())
+        progress.history = [{"number": n, "holdout": loss} for n, loss in enumerate(held, 1)]
+        progress.result_epoch, progress.other_noise_epochs = result, other_noise
+        assert progress.holdout_loss == wanted
+
     def test_a_programming_mistake_is_not_hidden(self):
         def slip(terms):
             raise ZeroDivisionError

@@ -131,7 +131,7 @@ def test_the_first_design_takes_a_resnet34_and_a_vit_b_bit_by_bit(tmp_path):
 
 
 def test_weights_of_another_size_are_refused_in_a_sentence(colours, vit):
-    with pytest.raises(BadInput, match=r"nets: resnet: .* is not a ResNet of basic blocks.*or none"):
+    with pytest.raises(BadInput, match=r"model: resnet: .* is not a ResNet of basic blocks.*or none"):
         make_resnet(colours[1])
     with pytest.raises(
         BadInput, match="has 10 places, width 8, 2 blocks, 2 heads, not 197 places, width 768"
@@ -140,7 +140,7 @@ def test_weights_of_another_size_are_refused_in_a_sentence(colours, vit):
 
 
 def test_weights_of_another_kind_are_refused_in_a_sentence(colours):
-    with pytest.raises(BadInput, match="nets: vit"):
+    with pytest.raises(BadInput, match="model: vit"):
         make_transformer(colours[1], **VIT)
 
 

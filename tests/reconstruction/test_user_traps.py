@@ -62,7 +62,7 @@ def test_blank_frames_are_left_out_and_named(caplog):
     counts[[3, 10]] = 0
     native.write(replace(scan, counts=counts), Path("a.h5"))
     assert len(pl.Reconstruct.of({"file": "a.h5"}).scan()) == len(scan) - 2
-    assert "2 of 49 patterns are blank" in caplog.text
+    assert "2 of 49 patterns are blank and were left out: 3, 10" in caplog.text
 
 
 def test_a_frame_of_nan_costs_that_frame_only(caplog):

@@ -169,7 +169,7 @@ def test_half_precision_transforms_in_single(kind):
     ("knobs", "words"),
     [
         ({"attention": "fase"}, "did you mean 'phase'"),
-        ({"phase_position": "middle"}, "nets: phase_position: middle is not a choice"),
+        ({"phase_position": "middle"}, "model: phase_position: middle is not a choice"),
         ({"phase_position": "before"}, "has no place in plain attention"),
         ({"heads": 3}, "do not share a width of 4 evenly"),
     ],

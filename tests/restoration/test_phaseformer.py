@@ -275,13 +275,13 @@ def test_what_is_no_image_is_refused_in_a_sentence(images, words):
     [
         ({"channels_in": 3}, "3 in, 1 out cannot be added"),
         ({"skip_gate": "phse"}, "did you mean 'phase'"),
-        ({"attention": "x"}, "nets: attention: x is not a choice"),
+        ({"attention": "x"}, "model: attention: x is not a choice"),
         ({"widths": (4, 8)}, "one for each of two levels or more"),
-        ({"widths": (4, 8, 8, 10)}, "nets: widths: 10 must be"),
+        ({"widths": (4, 8, 8, 10)}, "model: widths: 10 must be"),
         ({"heads": (1, 3, 2, 4)}, "do not share a width of 4"),
-        ({"blocks": (1, 0, 1, 1)}, "nets: blocks: 0"),
+        ({"blocks": (1, 0, 1, 1)}, "model: blocks: 0"),
         ({"refine": -1}, "refine: -1 must lie between"),
-        ({"channels_out": 0}, "nets: channels_out: 0"),
+        ({"channels_out": 0}, "model: channels_out: 0"),
     ],
 )
 def test_wrong_knobs_are_refused_in_a_sentence(knobs, words):

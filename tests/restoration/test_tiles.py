@@ -118,9 +118,9 @@ def test_weights_sum_to_one_and_go_smoothly(count, scale):
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
-        ({"tile": 30}, "nets: tile: 30 must be a multiple of 8"),
+        ({"tile": 30}, "tile: 30 must be a multiple of 8"),
         ({"tile": 8}, "16 at least"),
-        ({"overlap": 0}, "nets: overlap: 0 must be"),
+        ({"overlap": 0}, "overlap: 0 must be"),
         ({"overlap": 12}, "a multiple of 8"),
         ({"overlap": 24}, "at most half a tile"),
     ],

@@ -21,7 +21,7 @@ from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
 from phaseloom.retrieval.networks.stitching import overlap
 from phaseloom.retrieval.networks.tiny import tiny
-from phaseloom.retrieval.prediction import Prediction, predict
+from phaseloom.retrieval.prediction import MAX_SOURCE_GAIN, Prediction, filter_source, predict
 from phaseloom.retrieval.preprocessing import PatternPreprocessor
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment, compute_image_shape, encode_conditions
@@ -374,6 +374,45 @@ def test_a_dose_beyond_the_training_is_held_and_said(net, card, sample):
     assert not known(predict(net, card, whole(sample), OPTICS, dose=1e6).notes, "few for this model")
     dim = replace(whole(sample), counts=np.asarray(whole(sample).counts) / 1e3)
     assert known(predict(net, card, dim, OPTICS).notes, "few for this model, trained for patterns without")
+
+
+def test_a_weak_phase_blurred_by_a_source_is_restored():
+    """A pattern of a source is the mean over places: so is a weak phase, to first order."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(3)
+    fine = gaussian_filter(rng.normal(size=(90, 75)), 3.0)
+    seen = gaussian_filter(fine, (0.25 / 0.4, 0.25 / 0.3), truncate=8).astype(np.float32)
+    found = filter_source(seen, (0.4, 0.3), 0.25, undo=True)
+    inner = np.s_[12:-12, 12:-12]
+    assert np.abs(found - fine)[inner].max() < 0.02 * np.abs(seen - fine)[inner].max()
+    again = filter_source(found, (0.4, 0.3), 0.25, undo=False)
+    np.testing.assert_allclose(again[inner], seen[inner], atol=1e-3 * seen.std())
+
+
+def test_no_frequency_gains_more_than_is_allowed_by_a_wide_source():
+    noise = np.random.default_rng(4).normal(size=(64, 64)).astype(np.float32)
+    found = filter_source(noise, (0.4, 0.4), 5.0, undo=True)
+    assert found[20:-20, 20:-20].std() == pytest.approx(
+        MAX_SOURCE_GAIN * noise[20:-20, 20:-20].std(), rel=0.02
+    )
+    assert filter_source(noise, (0.4, 0.4), 0.0, undo=True) is noise
+
+
+def test_a_stated_source_is_undone_where_electrons_suffice_and_said(net, card, sample):
+    usual = predict(net, card, whole(sample), OPTICS)
+    assert known(usual.notes, "a point source is assumed: a wider one makes the phase too weak")
+    wide = replace(OPTICS, source_size=0.25)
+    found = predict(net, card, whole(sample), wide)
+    assert known(found.notes, "the blur by a source of 0.25 A is undone, by 1.5 times at most")
+    wanted = filter_source(usual.phase, usual.pixel, 0.25, undo=True)
+    np.testing.assert_allclose(found.phase, wanted - wanted.mean(), atol=1e-6)
+    assert found.phase.std() > 1.05 * usual.phase.std()
+    dim = replace(whole(sample), counts=np.asarray(whole(sample).counts) / 1e2)
+    left = predict(net, card, dim, wide)
+    assert known(left.notes, "the blur by the source is left: 9.78e+03 electrons in a pattern are too few")
+    np.testing.assert_array_equal(left.phase, predict(net, card, dim, OPTICS).phase)
+    assert left.source_size == 0
 
 
 def test_detectors_that_miss_the_beam_or_blur_it_are_refused(net, card, sample):

@@ -90,6 +90,16 @@ def test_the_truth_explains_the_patterns_and_a_prediction_nearly_so(there):
     )
 
 
+def test_a_stated_source_changes_the_phase_and_neither_its_misfit_nor_its_warnings(there):
+    tree = {"focused": {**PROBE["focused"], "source_size": "0.2 A"}}
+    wide = Reconstruct.of({"file": str(there.data), "probe": tree, "title": "toy scan"})
+    usual, found = (predict_scan(one, model=there.model) for one in (recipe(there), wide))
+    assert found.prediction.source_size == 0.2
+    assert found.prediction.phase.std() > 1.03 * usual.prediction.phase.std()
+    assert found.misfit.explained == pytest.approx(usual.misfit.explained, abs=5e-3)
+    assert found.repeatability == pytest.approx(usual.repeatability, abs=5e-3)
+
+
 def counted(scan: Scan4D, dose: float) -> Scan4D:
     """The same with fewer electrons, and their noise."""
     clean = np.asarray(scan.counts, np.float64)

@@ -453,6 +453,18 @@ def test_a_run_that_has_ended_says_so_when_it_is_resumed(phaseloom, tmp_path):
     assert "all 1 epochs were done before" in phaseloom("train", "patches", tmp_path / "one", "--resume").out
 
 
+def test_ctrl_c_while_a_network_is_evaluated_says_that_all_epochs_are_done(phaseloom, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RetrievalTraining, "finish", interrupted)
+    ended = phaseloom("train", "patches", written({**TINY, "epochs": 1}), "--out", tmp_path / "one", "-q")
+    assert ended.code == 130
+    assert "stopped: one epoch done" in ended.out
+    assert "all epochs are done and kept, but the final steps were interrupted\n" in ended.out
+    assert f"go on with: phaseloom train patches --resume {tmp_path / 'one'}" in ended.out
+
+
 @pytest.mark.parametrize(
     ("joint", "said"),
     [({"stage": "patches"}, "joint: stage is the same in all steps"), ({"ratte": 1}, "did you mean 'rate'")],

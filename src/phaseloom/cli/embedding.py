@@ -139,8 +139,7 @@ def latents(  # noqa: PLR0913 - each an option of the command line
     check_new(lock_output(out) / "clusters.h5", what="folder")
     count = _read_count(clusters)
     found = ScanEmbedding.load(embeddings)
-    truth = None if labels is None else _load_labels(labels)
-    given = None if known is None else _load_labels(known)
+    truth, given = (None if path is None else _load_labels(path, found) for path in (labels, known))
     net = _load_net(model)
     data = _read_same_scan(found, scan, parse_settings(settings or []))
     rows = standardise_columns(found.latents) if whiten else found.latents
@@ -165,11 +164,20 @@ def _read_count(text: str) -> int | None:
     return int(text)
 
 
-def _load_labels(path: Path) -> Any:
+def _load_labels(path: Path, found: Any) -> Any:
+    """A label for each pattern that was embedded; those of blank patterns are left out by name."""
+    import numpy as np
+
     from phaseloom.data.formats.arrays import load_npy
     from phaseloom.data.formats.files import require_file
+    from phaseloom.runs.scan_recipe import list_numbers
 
-    return load_npy(require_file(path)).ravel()
+    labels = load_npy(require_file(path)).ravel()
+    if len(labels) == len(found) or found.numbers is None or len(labels) <= found.numbers.max():
+        return labels
+    blank = list_numbers(np.setdiff1d(np.arange(len(labels)), found.numbers))
+    typer.echo(f"{path.name}: labels of blank patterns, which are not embedded, are left out: {blank}")
+    return labels[found.numbers]
 
 
 def _compare_counts(tried: Any) -> Iterator[str]:

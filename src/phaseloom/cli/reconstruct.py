@@ -1,6 +1,7 @@
 """Verbs of reconstructions."""
 
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from phaseloom.cli.files import (
     parse_settings,
     translated_tree,
 )
-from phaseloom.cli.runner import echo_lines, offer_resume, run_epochs
+from phaseloom.cli.runner import echo_lines, offer_final_steps, offer_resume, run_epochs
 from phaseloom.errors import BadInput, WriteFailed
 
 __all__ = ["run"]
@@ -468,19 +469,30 @@ def run(
     echo_lines(preflight.warn_before_run(job, started=job.start is not None), start="WARN ")
     echo_lines(job.start_lines())
     _save_first_image(job)
-    printed_codes = _run_with_advice(job, quiet=quiet, growth=report)
-    result = _save(job, job.ended or job.result())
-    if halves and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
+    again = f"phaseloom reconstruct --resume {shlex.quote(str(job.directory))}"
+    printed_codes, finished = _run_with_advice(job, quiet=quiet, growth=report)
+    is_cut = not finished and job.is_over()  # in the steps after the last epoch, which are short
+    with offer_final_steps(again):
+        if is_cut:
+            typer.echo(
+                f"{job.progress.stop}: the final steps (verdict, error bar, report) are finished first"
+            )
+            deque(job, maxlen=0)
+        result = _save(job, job.ended or job.result())
+    is_whole = finished and bool(result.history) and not job.progress.stop.is_interrupted
+    if halves and team().broadcast(is_whole):
         result = _save(job, _add_half_data_frc(job, result, quiet=quiet))
-    if draws and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
+    if draws and team().broadcast(is_whole):
         result = _save(job, _add_draws(job, result, draws))
     if team().is_main:
         _print_summary(job, result, printed_codes)
     team().barrier()
     if job.progress.stop.is_without_epochs:
         raise typer.Exit(1)
+    if is_cut:
+        raise typer.Abort
     if job.progress.stop.is_interrupted and team().is_main:
-        offer_resume(f"phaseloom reconstruct --resume {shlex.quote(str(job.directory))}")
+        offer_resume(again)
     return result
 
 
@@ -503,8 +515,8 @@ def _save_first_image(job: Any) -> None:
     typer.echo(f"direct image, before any epoch: {job.directory / 'direct.png'}")
 
 
-def _run_with_advice(job: Any, *, quiet: bool, growth: _GrowthReport | None = None) -> set[str]:
-    """Run all epochs behind a progress bar; the codes of the advice that was printed."""
+def _run_with_advice(job: Any, *, quiet: bool, growth: _GrowthReport | None = None) -> tuple[set[str], bool]:
+    """Run all epochs behind a progress bar; codes of the advice printed, and whether it came to its end."""
     printed_codes: set[str] = set()
 
     def describe_losses(epoch: Any) -> str:
@@ -518,8 +530,8 @@ def _run_with_advice(job: Any, *, quiet: bool, growth: _GrowthReport | None = No
         if epoch.number % EPOCHS_BETWEEN_ADVICE == 0 and epoch.number < job.recipe.epochs:
             _print_new_advice(job.advice(), printed_codes, print_line)
 
-    run_epochs(job, quiet=quiet, describe=describe_losses, report=report_advice)
-    return printed_codes
+    finished = run_epochs(job, quiet=quiet, describe=describe_losses, report=report_advice)
+    return printed_codes, finished
 
 
 def _save(job: Any, result: Any) -> Any:
@@ -535,9 +547,13 @@ def _add_half_data_frc(job: Any, result: Any, *, quiet: bool) -> Any:
     """The result with the ring correlation of two half-data runs, or unchanged where these fail."""
     from phaseloom.reconstruction.half_data_frc import halves
 
+    def run_half(half: Any) -> None:
+        if not _run_with_advice(half, quiet=quiet)[1]:
+            raise KeyboardInterrupt
+
     typer.echo("halves: two more runs, on half of the counts each")
     try:
-        found = halves(job, drive=lambda half: _run_with_advice(half, quiet=quiet))
+        found = halves(job, drive=run_half)
         return replace(result, halves=found.correlation)
     except KeyboardInterrupt:
         typer.echo("halves: interrupted, so the result is without them")

@@ -220,7 +220,8 @@ def _announce_halves(path: Path, *, quiet: bool) -> Callable[[Any], Any]:
     def drive(half: Any) -> None:
         while notes:
             typer.echo(notes.pop())
-        run_epochs(half, quiet=quiet)
+        if not run_epochs(half, quiet=quiet):
+            raise KeyboardInterrupt
 
     return drive
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ __all__ = [
     "check_new",
     "echo_lines",
     "get_resumed_folder",
+    "offer_final_steps",
     "offer_resume",
     "run_epochs",
     "run_steps",
@@ -74,10 +75,14 @@ def run_epochs(
     quiet: bool,
     describe: Callable[[Any], str] | None = None,
     report: Callable[[Any, Callable[[str], Any]], None] | None = None,
-) -> None:
+) -> bool:
     """Run the epochs of a reconstruction or a training; only the first of several processes has a bar.
 
-    An interruption is noted in ``job.progress.stopped``.
+    An interruption is noted in ``job.progress.stopped``, unless no epoch was left: it then came in the final
+    steps, and the fit has ended as it would have without it.
+
+    Returns:
+        Whether it was not interrupted.
     """
     from phaseloom.fitting.distributed import team
 
@@ -90,10 +95,11 @@ def run_epochs(
         describe=describe,
         report=report,
     )
-    if not finished:
+    if not finished and not job.is_over():
         from phaseloom.fitting.outcome import Stop
 
         job.progress.stop = Stop.after_interruption(job.progress.epoch)
+    return finished
 
 
 def run_training(
@@ -121,18 +127,34 @@ def run_training(
             typer.echo(f"epoch {epoch.number} of {training.recipe.epochs}{text}, {epoch.seconds:.1f} s")
             sys.stdout.flush()
 
-    run_epochs(training, quiet=quiet, describe=describe, report=print_epoch)
+    finished = run_epochs(training, quiet=quiet, describe=describe, report=print_epoch)
     if team().is_main:
         stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
         typer.echo(f"stopped: {stopped}")
     if training.progress.stop.is_interrupted:  # in every process: nobody waits for one that has left
         offer_resume(again)
-    lines = finish(training)  # in every process: a network's scores may be computed by all together
-    if team().is_main:
-        echo_lines(lines)
-    else:
-        list(lines)
+    with offer_final_steps(again):
+        lines = finish(training)  # in every process: a network's scores may be computed by all together
+        if team().is_main:
+            echo_lines(lines)
+        else:
+            list(lines)
     team().barrier()
+    if not finished:
+        raise typer.Abort
+
+
+@contextmanager
+def offer_final_steps(again: str, /) -> Iterator[None]:
+    """Where the steps that follow the last epoch are interrupted, print the command that does them."""
+    from phaseloom.fitting.distributed import team
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if team().is_main:
+            typer.echo("all epochs are done and kept, but the final steps were interrupted")
+        offer_resume(again)
 
 
 def offer_resume(again: str, /) -> None:

@@ -100,6 +100,14 @@ class Progress:
         return self.history[self.incomparable_epochs :]
 
     @property
+    def holdout_loss(self) -> float | None:
+        """Hold-out loss in the epoch of the result, or the last one before it that had a hold-out."""
+        done = self.history[: self.result_epoch]
+        events = done[self.incomparable_epochs :] or done[-1:]  # one may end by its early noise model
+        held = [event["holdout"] for event in events if event["holdout"] is not None]
+        return held[-1] if held else None
+
+    @property
     def stopped(self) -> str:
         """Why the last call ended, as a sentence; empty while it runs."""
         return str(self.stop)

@@ -164,7 +164,7 @@ class PositionEncoding(nn.Module):
     def __init__(self, width: int, *, shortest: float, longest: float):
         super().__init__()
         if width % 4:
-            raise BadInput("nets: width", width, "is not a multiple of four: choose one")
+            raise BadInput("model: width", width, "is not a multiple of four: choose one")
         lengths = torch.logspace(math.log10(shortest), math.log10(longest), width // 4)
         self.register_buffer("waves", 2 * torch.pi / lengths)
         self.gain = nn.Parameter(torch.tensor(0.1))
@@ -216,7 +216,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         if width % heads:
-            raise BadInput("nets: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
+            raise BadInput("model: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
         self.heads = heads
         self.before = nn.LayerNorm(width)
         self.after = nn.LayerNorm(width)
@@ -371,7 +371,7 @@ def choose_option(knob: str, name: str, choices: Mapping[str, Option], /) -> Opt
         BadInput: another name.
     """
     if name not in choices:
-        raise BadInput(f"nets: {knob}", name, f"is not a choice: {nearest(name, choices)}")
+        raise BadInput(f"model: {knob}", name, f"is not a choice: {nearest(name, choices)}")
     return choices[name]
 
 
@@ -382,5 +382,7 @@ def check_count(knob: str, value: int, /, *, multiple: int = 1) -> int:
         BadInput: another value.
     """
     if not isinstance(value, int) or value < 1 or value % multiple:
-        raise BadInput(f"nets: {knob}", value, f"must be a whole number above zero, a multiple of {multiple}")
+        raise BadInput(
+            f"model: {knob}", value, f"must be a whole number above zero, a multiple of {multiple}"
+        )
     return value

@@ -201,6 +201,11 @@ class NetworkTraining:
         finally:
             self.close()
 
+    def is_over(self) -> bool:
+        """Whether no epoch follows: all are done, the hold-out loss has ended it, or a command has."""
+        stop = self.progress.stop
+        return self.progress.epoch >= self.recipe.epochs or stop.is_settled or stop.is_requested
+
     def save_snapshot(self) -> None:
         """Write the state of the fit into the folder of the training."""
         if (folder := self.directory) is not None:

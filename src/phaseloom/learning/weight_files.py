@@ -172,7 +172,7 @@ def save_network(net: nn.Module, path: Path | str, content: dict[str, Any] | Non
 
     recipe = getattr(net, "recipe", None)
     if not isinstance(recipe, tuple):
-        raise BadInput("nets: save", type(net).__name__, "has no recipe: make it with a builder of nets")
+        raise BadInput("model: save", type(net).__name__, "has no recipe: make it with a builder of nets")
     metadata = {**_recipe_to_json(recipe), "card": dict(content or {}), "torch": torch.__version__}
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     weights = {name: value.clone() for name, value in weights.items()}
@@ -401,4 +401,4 @@ def _require_safetensors() -> None:
     try:
         import safetensors  # noqa: F401
     except ModuleNotFoundError as problem:
-        raise MissingExtra("nets: weights in files", "safetensors", "learn") from problem
+        raise MissingExtra("model: weights in files", "safetensors", "learn") from problem

@@ -489,16 +489,14 @@ def _metrics(job: Underway, left: Mapping[str, float]) -> dict[str, float]:
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history[: job.progress.result_epoch]
-    events = history[job.progress.incomparable_epochs :]
-    held = [event["holdout"] for event in events if event["holdout"] is not None]
     numbers = {
         "loss": history[-1]["loss"] if history else math.nan,
         "amplitude error": left["amplitude"],
         "Poisson deviance": left["poisson"],
         "move rms (A)": float(np.sqrt((moved**2).sum(1).mean())),
     }
-    if held:
-        numbers["hold-out"] = held[-1]
+    if (held := job.progress.holdout_loss) is not None:
+        numbers["hold-out"] = held
     known = [event["explained"] for event in history if event.get("explained")]
     if known:
         numbers["explained"], numbers["error of explained"] = known[-1]

@@ -52,10 +52,10 @@ def restore_in_tiles(
     """
     unit = net.plan.unit
     if not isinstance(tile, int) or tile < 2 * unit or tile % unit:
-        raise BadInput("nets: tile", tile, f"must be a multiple of {unit} pixels, {2 * unit} at least")
+        raise BadInput("tile", tile, f"must be a multiple of {unit} pixels, {2 * unit} at least")
     if not isinstance(overlap, int) or not 0 < overlap <= tile // 2 or overlap % unit:
         fix = f"must be a multiple of {unit} pixels above zero and at most half a tile"
-        raise BadInput("nets: overlap", overlap, fix)
+        raise BadInput("overlap", overlap, fix)
     device = next(net.parameters()).device
     if images.ndim != 4 or not images.numel() or max(images.shape[-2:]) <= tile:
         low, high = net(images.to(device))

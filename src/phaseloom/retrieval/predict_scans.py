@@ -32,7 +32,7 @@ from phaseloom.result import Provenance
 from phaseloom.retrieval.evaluate import RIM_PIXELS
 from phaseloom.retrieval.fitted_networks import FITTED, choose_network, identify_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
-from phaseloom.retrieval.prediction import Prediction, predict
+from phaseloom.retrieval.prediction import MIN_ELECTRONS_FOR_SOURCE, Prediction, predict
 from phaseloom.retrieval.preprocessing import mask_bad_pixels
 from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
 from phaseloom.spec import to_yaml
@@ -171,17 +171,18 @@ def predict_halves(
 
     Arguments and errors as of `phaseloom.retrieval.prediction.predict`.
     """
-    half = None if dose is None else dose / 2
+    half: dict[str, Any] = {"dose": None if dose is None else dose / 2}
+    half["min_electrons_for_source"] = MIN_ELECTRONS_FOR_SOURCE / 2
     try:
-        first, second = (predict(net, card, thin(scan, which=one), optics, dose=half) for one in (0, 1))
+        first, second = (predict(net, card, thin(scan, which=one), optics, **half) for one in (0, 1))
     except BadInput:
         return None
     return first, second
 
 
 def correlate_halves(first: Prediction, second: Prediction, /) -> float | None:
-    """See `measure_repeatability`."""
-    inner = [_without_rim(one.phase).ravel() for one in (first, second)]
+    """See `measure_repeatability`; the blur by a source is put back, for it was undone in noise as well."""
+    inner = [_without_rim(one.blur_by_source()).ravel() for one in (first, second)]
     if inner[0].size == 0 or min(float(part.std()) for part in inner) == 0.0:
         return None
     return float(np.corrcoef(np.stack(inner))[0, 1])
@@ -314,14 +315,18 @@ def _check_misfit(
 
 
 def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
-    """The experiment with the predicted phase as its object, extended beyond its edges."""
+    """The experiment with the predicted phase as its object, extended beyond its edges.
+
+    A phase whose blur by the source was undone has it again, under a point source: eight modes would do the
+    same for more.
+    """
     probe = probes.focused(
         scan, semiangle=prediction.semiangle, aberrations=dict(prediction.aberrations), modes=1, soft=True
     )
     specimen = objects.pixels(scans.canvas(scan), kind="phase")
     window = zip(specimen.canvas.window, specimen.canvas.pixel, prediction.pixel, strict=True)
     margins = [math.ceil(count * size / pixel) + 1 for count, size, pixel in window]
-    phase = np.pad(prediction.phase, [(n, n) for n in margins], mode="edge")
+    phase = np.pad(prediction.blur_by_source(), [(n, n) for n in margins], mode="edge")
     axes = zip(prediction.origin, prediction.pixel, phase.shape, margins, strict=True)
     centre = [origin + pixel * (count // 2 - margin) for origin, pixel, count, margin in axes]
     wave = torch.polar(torch.ones(phase.shape), torch.from_numpy(phase))
@@ -380,6 +385,7 @@ def _write_h5(outcome: ScanPrediction, path: Path) -> None:
         file.attrs["phaseloom_prediction"] = 1
         file.attrs["model"] = made.model
         file.attrs["semiangle"] = made.semiangle
+        file.attrs["source_size"] = made.source_size
         for name, value in {
             "aberrations": dict(made.aberrations),
             "card": dict(outcome.card),

@@ -21,7 +21,14 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["IN_MEMORY", "ScanRecipe", "digest_of_scan", "find_lit_patterns", "keep_part_of_process"]
+__all__ = [
+    "IN_MEMORY",
+    "ScanRecipe",
+    "digest_of_scan",
+    "find_lit_patterns",
+    "keep_part_of_process",
+    "list_numbers",
+]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +38,9 @@ IN_MEMORY = Path("in memory")
 LOOKED_AT = (3, 16, 64, 200, 256, 400)
 """Patterns, evenly over a scan, from which curvatures, mean patterns, noise and examples are taken."""
 
+
+MAX_LISTED_NUMBERS = 8
+"""Patterns that a message names by their numbers."""
 
 SECTIONS_OF_SCAN_RECIPES = frozenset(
     [
@@ -229,12 +239,26 @@ def find_lit_patterns(scan: Scan4D, name: str, /, *, names_bright: bool = False)
     if not lit.any():
         raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
     if not lit.all():
-        log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
+        blank = list_numbers(np.flatnonzero(~lit))
+        log.warning(
+            "%s: %d of %d patterns are blank and were left out: %s", name, (~lit).sum(), len(lit), blank
+        )
     if names_bright and len(bright := find_bright_patterns(totals)):
         said = describe_bright_patterns(totals, np.arange(len(totals)))
         fix = f"where they are damaged, leave them out (prepare: without: {{numbers: {bright[:8].tolist()}}})"
         log.warning("%s: %s: %s", name, said, fix)
     return lit
+
+
+def list_numbers(numbers: np.ndarray, /) -> str:
+    """The first numbers of some patterns, as a message names them.
+
+    Example:
+        >>> list_numbers(np.arange(3, 20))
+        '3, 4, 5, 6, 7, 8, 9, 10 and 9 more'
+    """
+    shown = ", ".join(map(str, numbers[:MAX_LISTED_NUMBERS]))
+    return shown + (f" and {more} more" if (more := len(numbers) - MAX_LISTED_NUMBERS) > 0 else "")
 
 
 def _survey_counts(pixels: np.ndarray, *, sums: bool) -> tuple[np.ndarray, ...]:

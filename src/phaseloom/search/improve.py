@@ -366,14 +366,8 @@ def improve(
         held_out=len(climb.now.losses),
         explained=climb.now.explained,
         is_complete=is_complete,
-        loss_of_run=_find_loss_of_run(job) if loss_of_run is None else loss_of_run,
+        loss_of_run=job.progress.holdout_loss if loss_of_run is None else loss_of_run,
     )
-
-
-def _find_loss_of_run(job: Job) -> float | None:
-    """The last loss of patterns held out by a run, in units of its own noise model."""
-    held = [event["holdout"] for event in job.progress.comparable_epochs if event.get("holdout") is not None]
-    return float(held[-1]) if held else None
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,9 @@ class Trial:
     def holdout_loss(self) -> float | None:
         """Hold-out loss in the epoch whose result it is, or in the last one that had a hold-out."""
         progress = self.run.progress
-        if progress.best is not None and (progress.result_epoch == progress.best[0] or not progress.history):
+        if progress.best is not None and (progress.result_epoch == 0 or not progress.history):
             return progress.best[1]
-        done = progress.history[: progress.result_epoch]
-        events = done[progress.incomparable_epochs :] or done[-1:]  # one may end by its early noise model
-        held = [event["holdout"] for event in events if event["holdout"] is not None]
-        return held[-1] if held else None
+        return progress.holdout_loss
 
     def require_job(self, objective: str, /) -> Job:
         """The reconstruction.

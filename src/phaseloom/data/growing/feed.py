@@ -1,8 +1,7 @@
 """What a scan that is being taken comes from: an announcement, then blocks of frames, then an end."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -11,14 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from phaseloom.data import formats
-from phaseloom.data.formats.header import Header, MissingValues, example_of
+from phaseloom.data.formats.header import Header, MissingValues, example_of, join_words
 from phaseloom.data.formats.setup import build_scan
 from phaseloom.data.growing.unfinished import Unfinished, read_unfinished
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.spec import knobs
 
-__all__ = ["Announcement", "FeedEnd", "FrameBlock", "FrameFeed", "announce_frames", "parse_setup"]
+__all__ = ["Announcement", "FeedEnd", "FrameBlock", "FrameFeed", "announce_frames", "ask_for_setup"]
+__all__ += ["parse_setup"]
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +158,12 @@ def announce_frames(
     header = header or Header()
     if with_frames:
         header = Header(**{**vars(header), "positions": np.zeros((1, 2))})
-    with read_unfinished() as found, _ask_for_setup(name, count):
-        scan = build_scan(
-            Path(name.rpartition("/")[2]), np.ones((1, *shape), np.uint8), chosen, header=header
-        )
+    short = Path(name.rpartition("/")[2])
+    try:
+        with read_unfinished() as found:
+            scan = build_scan(short, np.ones((1, *shape), np.uint8), chosen, header=header)
+    except MissingValues as problem:
+        raise ask_for_setup(name, problem, count) from problem
     if count and found.grid and found.grid[0] * found.grid[1] > count:
         rows, columns = found.grid
         text = "%s: grid: %d x %d has %d places, but %d patterns are announced: unless the scan ends early, "
@@ -192,15 +194,17 @@ def parse_setup(setup: Mapping[str, Any], name: str, /) -> dict[str, Any]:
     return formats.parse_knobs(setup, knobs(formats.__name__, "npy"), name, strict=True)
 
 
-@contextmanager
-def _ask_for_setup(name: str, count: int | None) -> Iterator[None]:
-    """Name what is missing where a source has no side-car beside it."""
-    try:
-        yield
-    except MissingValues as problem:
-        missing = dict(problem.missing)
-        if "grid" in missing:
-            missing["grid"] += f"; slow times fast must be {count}" if count else ""
-        lines = "; ".join(f"{key}: {example_of(key)} ({how})" for key, how in missing.items())
-        fix = f"does not state {', '.join(problem.missing)}: write a YAML file for --setup with {lines}"
-        raise BadInput(name, None, fix) from problem
+def ask_for_setup(name: str, problem: MissingValues, /, count: int | None = None) -> BadInput:
+    """What a source that grows does not state, and the option for it, in place of that of a file.
+
+    Args:
+        name: of the source.
+        problem: found in it.
+        count: patterns that it announces.
+    """
+    missing = dict(problem.missing)
+    if "grid" in missing:
+        missing["grid"] += f"; slow times fast must be {count}" if count else ""
+    lines = "; ".join(f"{key}: {example_of(key)} ({how})" for key, how in missing.items())
+    fix = f"does not state {join_words([*missing])}: write a YAML file for --setup with {lines}"
+    return BadInput(name, None, fix)

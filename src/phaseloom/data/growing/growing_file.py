@@ -10,7 +10,7 @@ import numpy as np
 
 from phaseloom.data import formats
 from phaseloom.data.formats.header import MissingValues
-from phaseloom.data.growing.feed import Announcement, FeedEnd, FrameBlock
+from phaseloom.data.growing.feed import Announcement, FeedEnd, FrameBlock, ask_for_setup
 from phaseloom.data.growing.unfinished import Unfinished, read_unfinished
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
@@ -124,7 +124,7 @@ class GrowingFile:
         """The file as it is now; ``None``: too early, or it cannot be read.
 
         Raises:
-            MissingValues: the file can be read and does not say what is needed; that does not change.
+            BadInput: the file can be read and does not say what is needed; that does not change.
             MissingExtra: a library is missing.
         """
         now = time.monotonic()
@@ -134,7 +134,9 @@ class GrowingFile:
         try:
             with read_unfinished() as found:
                 scan = formats.read(self.path, format=self.format, knobs=self.setup, lazy=True)
-        except (MissingValues, MissingExtra):
+        except MissingValues as problem:
+            raise ask_for_setup(self.path.name, problem) from problem
+        except MissingExtra:
             raise
         except (BadInput, OSError, RuntimeError, ValueError) as problem:
             self._problem = str(problem)

@@ -422,8 +422,8 @@ def open_growing(
 
     Raises:
         MissingExtra: an address, and pyzmq is not installed.
-        MissingValues: what neither the source nor ``setup`` says, in one message.
-        BadInput: nothing comes in time, or what comes does not fit.
+        BadInput: what neither the source nor ``setup`` says, in one message; nothing comes in time, or what
+            comes does not fit.
     """
     from phaseloom.data.growing.frame_folder import FrameFolder
     from phaseloom.data.growing.frame_stream import FrameStream

@@ -137,7 +137,9 @@ class Autoencoder(PatternAutoencoder):
             fix = (
                 "cannot have a linear part: choose latents with 'none' and a 'linear' output, or leave it out"
             )
-            raise BadInput("nets: linear_skip", f"latents with {latent_activation!r}, output {output!r}", fix)
+            raise BadInput(
+                "model: linear_skip", f"latents with {latent_activation!r}, output {output!r}", fix
+            )
         inner: dict[str, Any] = {
             "head_channels": head_channels,
             "latent_activation": latent_activation,

@@ -48,7 +48,7 @@ class LinearSkip(nn.Module):
     def __init__(self, latent_dim: int, size: Size):
         super().__init__()
         if latent_dim > size[0] * size[1]:
-            raise BadInput("nets: latent_dim", latent_dim, f"is more than the {size[0] * size[1]} pixels")
+            raise BadInput("model: latent_dim", latent_dim, f"is more than the {size[0] * size[1]} pixels")
         basis = torch.empty(latent_dim, size[0] * size[1])
         self.basis = nn.Parameter(nn.init.orthogonal_(basis).unflatten(1, size).contiguous())
         self.register_buffer("mean", torch.zeros(size))

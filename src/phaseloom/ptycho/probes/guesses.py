@@ -180,10 +180,12 @@ class BeamOptics:
         semiangle: of convergence, radian; ``None``: measured on the bright disk.
         aberrations: any names of `phaseloom.physics.optics.coefficients`, angstrom and radian; without a
             defocus, that of the model is assumed, and said.
+        source_size: standard deviation of a Gaussian source on the object along each axis, angstrom.
     """
 
     semiangle: float | None = None
     aberrations: Mapping[str, float] = field(default_factory=dict)
+    source_size: float = 0.0
 
 
 def read_beam_optics(probe: Call, /) -> BeamOptics:
@@ -193,14 +195,16 @@ def read_beam_optics(probe: Call, /) -> BeamOptics:
         >>> from phaseloom.spec import call
         >>> said = {"focused": {"semiangle": "20 mrad", "defocus": "9 nm"}}
         >>> read_beam_optics(call("phaseloom.ptycho.probes", said, "probe"))
-        BeamOptics(semiangle=0.02, aberrations={'defocus': 90.0})
+        BeamOptics(semiangle=0.02, aberrations={'defocus': 90.0}, source_size=0.0)
     """
     given = probe.values
     named = {name: float(given[knob]) for knob, name in ABERRATION_OF_KNOB.items() if knob in given}
     if probe.name not in ("focused", "aberrated"):
         return BeamOptics(aberrations={name: named[name] for name in ("defocus",) if name in named})
     return BeamOptics(
-        semiangle=given.get("semiangle"), aberrations={**named, **(given.get("aberrations") or {})}
+        semiangle=given.get("semiangle"),
+        aberrations={**named, **(given.get("aberrations") or {})},
+        source_size=given.get("source_size", 0.0),
     )
 
 

@@ -122,13 +122,13 @@ class ChannelAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, attention: str = "plain", phase_position: str = "after"):
         super().__init__()
         if width % heads:
-            raise BadInput("nets: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
+            raise BadInput("model: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
         self.heads = heads
         self.exponent = choose_option("attention", attention, ATTENTION_EXPONENTS)
         self.before = choose_option("phase_position", phase_position, WHITEN_BEFORE_CONVOLUTION)
         if self.before and not self.exponent:
             fix = "has no place in plain attention: choose 'after', or attention 'phase' or 'soft'"
-            raise BadInput("nets: phase_position", phase_position, fix)
+            raise BadInput("model: phase_position", phase_position, fix)
         self.compare = separable_conv(width, 2 * width)
         self.value = separable_conv(width, width)
         self.leave = nn.Conv2d(width, width, 1, bias=False)

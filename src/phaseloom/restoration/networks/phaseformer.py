@@ -78,7 +78,7 @@ class TwoScaleUNet(Restorer):
         super().__init__(plan)
         if residual and plan.channels_in != plan.channels_out:
             fix = "cannot be added to one another: ask for as many out as come in, or for residual: false"
-            raise BadInput("nets: channels", f"{plan.channels_in} in, {plan.channels_out} out", fix)
+            raise BadInput("model: channels", f"{plan.channels_in} in, {plan.channels_out} out", fix)
 
         def block(width: int, heads: int) -> nn.Module:
             attend = ChannelAttention(width, heads, attention=attention, phase_position=phase_position)

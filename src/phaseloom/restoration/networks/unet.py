@@ -61,14 +61,14 @@ class UNetPlan:
         check_count("channels_in", self.channels_in)
         check_count("channels_out", self.channels_out)
         if not isinstance(self.refine, int) or self.refine < 0:
-            raise BadInput("nets: refine", self.refine, "must be a whole number, zero for no such blocks")
+            raise BadInput("model: refine", self.refine, "must be a whole number, zero for no such blocks")
         for knob, multiple in (("widths", 4), ("blocks", 1), ("heads", 1)):
             for value in getattr(self, knob):
                 check_count(knob, value, multiple=multiple)
         if len(self.widths) < 2 or not len(self.widths) == len(self.blocks) == len(self.heads):
             given = f"{len(self.widths)} widths, {len(self.blocks)} blocks, {len(self.heads)} heads"
             fix = "must be as many of each, one for each of two levels or more"
-            raise BadInput("nets: widths", given, fix)
+            raise BadInput("model: widths", given, fix)
 
     @property
     def unit(self) -> int:

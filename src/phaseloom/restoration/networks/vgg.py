@@ -66,7 +66,7 @@ class VGG19(nn.Module):
         """Features on a sixteenth of the pixels along each axis."""
         if min(images.shape[-2:]) < MIN_PIXELS:
             fix = f"pixels are too few for VGG19: give {MIN_PIXELS} or more along each edge"
-            raise BadInput("nets: vgg19", tuple(images.shape[-2:]), fix)
+            raise BadInput("vgg19", tuple(images.shape[-2:]), fix)
         return self.features(images)
 
 
@@ -81,7 +81,7 @@ def load_vgg(path: Path | str, /) -> VGG19:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput("nets: vgg19", str(path), "does not exist: name torchvision's vgg19-dcbb9e9d.pth")
+        raise BadInput("vgg19", str(path), "does not exist: name torchvision's vgg19-dcbb9e9d.pth")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     return _build(read(path), str(path))
 
@@ -112,13 +112,13 @@ def _build(found: Mapping[str, Any], path: str) -> VGG19:
         value = found.get(name)
         if not isinstance(value, Tensor):
             fix = f"lacks {name}: not a file of VGG19 without batch norms under torchvision's names"
-            raise BadInput("nets: vgg19", path, fix)
+            raise BadInput("vgg19", path, fix)
         if value.shape != wanted.shape:
             fix = f"has {name} of shape {tuple(value.shape)}, where VGG19 has {tuple(wanted.shape)}"
-            raise BadInput("nets: vgg19", path, fix)
+            raise BadInput("vgg19", path, fix)
         weights[name] = value.float()
     if not all(value.isfinite().all() for value in weights.values()):
-        raise BadInput("nets: vgg19", path, "holds weights that are not finite: fetch the file again")
+        raise BadInput("vgg19", path, "holds weights that are not finite: fetch the file again")
     net.load_state_dict(weights, assign=True)
     return net.eval().requires_grad_(False)
 
@@ -130,7 +130,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as problem:
-        raise BadInput("nets: vgg19", str(path), "is damaged, or not a file of safetensors") from problem
+        raise BadInput("vgg19", str(path), "is damaged, or not a file of safetensors") from problem
 
 
 def _read_pickle(path: Path) -> Mapping[str, Any]:
@@ -139,7 +139,7 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE_PICKLES as problem:
-        raise BadInput("nets: vgg19", str(path), fix) from problem
+        raise BadInput("vgg19", str(path), fix) from problem
     if not isinstance(found, Mapping):
-        raise BadInput("nets: vgg19", str(path), fix)
+        raise BadInput("vgg19", str(path), fix)
     return found

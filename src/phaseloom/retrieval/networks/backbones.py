@@ -34,7 +34,7 @@ def make_resnet(
         BadInput: weights that cannot be had, or of another network.
         MissingExtra: without transformers.
     """
-    hub = _import_transformers("nets: a ResNet")
+    hub = _import_transformers("model: a ResNet")
     config = hub.ResNetConfig(
         num_channels=1,
         embedding_size=widths[0],
@@ -45,7 +45,7 @@ def make_resnet(
     net = hub.ResNetModel(config)
     if name is None:
         return net
-    state = _load_pretrained_weights(hub.ResNetModel, name, "nets: resnet").state_dict()
+    state = _load_pretrained_weights(hub.ResNetModel, name, "model: resnet").state_dict()
     if FIRST_CONVOLUTION in state:
         state[FIRST_CONVOLUTION] = state[FIRST_CONVOLUTION].sum(1, keepdim=True)
     try:
@@ -54,7 +54,7 @@ def make_resnet(
         fix = (
             f"is not a ResNet of basic blocks, {list(depths)} of them with {list(widths)} channels: pass one"
         )
-        raise BadInput("nets: resnet", name, f"{fix}, or none") from problem
+        raise BadInput("model: resnet", name, f"{fix}, or none") from problem
     return net
 
 
@@ -74,7 +74,7 @@ def make_transformer(
         BadInput: weights that cannot be had, or of another network.
         MissingExtra: without transformers.
     """
-    hub = _import_transformers("nets: a vision transformer")
+    hub = _import_transformers("model: a vision transformer")
     if name is None:
         config = hub.ViTConfig(
             hidden_size=width,
@@ -84,7 +84,7 @@ def make_transformer(
             image_size=16 * window,
         )
         return hub.ViTModel(config, add_pooling_layer=False)
-    net = _load_pretrained_weights(hub.ViTModel, name, "nets: vit", add_pooling_layer=False)
+    net = _load_pretrained_weights(hub.ViTModel, name, "model: vit", add_pooling_layer=False)
     found = (
         *net.embeddings.position_embeddings.shape[1:],
         len(get_blocks(net)),
@@ -93,7 +93,7 @@ def make_transformer(
     if found != (window**2 + 1, width, depth, heads):
         wanted = _describe_sizes((window**2 + 1, width, depth, heads))
         raise BadInput(
-            "nets: vit", name, f"has {_describe_sizes(found)}, not {wanted}: pass one that has, or none"
+            "model: vit", name, f"has {_describe_sizes(found)}, not {wanted}: pass one that has, or none"
         )
     return net
 

@@ -41,7 +41,7 @@ class EndToEnd(nn.Module):
     ):
         super().__init__()
         if chunk < 1:
-            raise BadInput("nets: chunk", chunk, "must be one window or more")
+            raise BadInput("model: chunk", chunk, "must be one window or more")
         self.recovery = recovery
         self.stitching = stitching
         self.stride = stride

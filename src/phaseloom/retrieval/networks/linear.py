@@ -39,7 +39,7 @@ class PatternFeatures(nn.Module):
         super().__init__()
         if not 1 <= components <= patterns**2:
             fix = f"must be 1 to the {patterns**2} pixels of a pattern"
-            raise BadInput("nets: components", components, fix)
+            raise BadInput("model: components", components, fix)
         self.intake = PatternIntake(patterns)
         self.basis = nn.Parameter(torch.zeros(components, patterns**2))
 
@@ -165,7 +165,7 @@ class LinearRecovery(ScanRecovery):
             normal = normal + (features.T @ features).double()
             right = right + (features.T @ wanted).double()
         if not isinstance(normal, Tensor) or not isinstance(right, Tensor):
-            raise BadInput("nets: linear", None, "cannot be fitted without a scan: give one or more")
+            raise BadInput("model: linear", None, "cannot be fitted without a scan: give one or more")
         level = ridge * normal.diagonal()[1:].mean()
         damped = normal + level * torch.eye(len(normal), dtype=normal.dtype)
         self.weight[number] = torch.linalg.solve(damped, right).T.float()
