@@ -130,7 +130,7 @@ def judge(model, path, *, with_strength=False, source=0.0):
 
 
 def judge_errors(made, about, truth):
-    """Errors over those that the network expects: root mean square, share within one; and what it expects.
+    """Errors over those that the network expects: root mean square, share within one.
 
     Pixels of the truth at the edges are left out, and a constant.
     """
@@ -143,7 +143,6 @@ def judge_errors(made, about, truth):
     return {
         "error_over_expected": float(np.sqrt((over**2).mean())),
         "share_within_expected": float((np.abs(over) < 1).mean()),
-        "expected_share": made.expected_share,
     }
 
 

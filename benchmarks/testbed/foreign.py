@@ -4,7 +4,9 @@ Specimens are abTEM's independent atoms; the scan is `benchmarks.testbed.scan`. 
 kept apart: one to calibrate with, and one to judge by. See `benchmarks.foreign_scans`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy import spatial
@@ -111,9 +113,9 @@ def draw_foreign(name: str, seed: int, *, scan: int = 22, any_probe: bool = Fals
     With ``any_probe`` nothing is, and energy, semiangle, defocus and step are drawn: 60 to 300 keV, 8 to
     30 mrad, and of the dimensionless numbers of networks 0.4 to 1.6 for defocus and 0.6 to 1.1 for step.
     """
-    drawn = _draw_for_networks(name, seed, scan)
+    drawn, spoil = _draw_for_networks(name, seed, scan)
     if not any_probe:
-        return drawn
+        return spoil(drawn)
     rng = np.random.default_rng([seed, 35])
     kilovolts = float(rng.choice([60.0, 80.0, 120.0, 200.0, 300.0]))
     semiangle = round(rng.uniform(0.008, 0.030), 5)
@@ -126,7 +128,10 @@ def draw_foreign(name: str, seed: int, *, scan: int = 22, any_probe: bool = Fals
     return replace(drawn, case=replace(case, faults=faults), wrong="")
 
 
-def _draw_for_networks(name: str, seed: int, scan: int) -> ForeignCase:
+def _draw_for_networks(
+    name: str, seed: int, scan: int
+) -> tuple[ForeignCase, Callable[[ForeignCase], ForeignCase]]:
+    """The case as its user knows it, and what makes something wrong with it in two of seven."""
     rng = np.random.default_rng([seed, 31])
     material = SETS[name][seed % len(SETS[name])]
     pixels, reach = int(rng.integers(24, 57)), rng.uniform(1.35, 3.2)
@@ -153,7 +158,8 @@ def _draw_for_networks(name: str, seed: int, scan: int) -> ForeignCase:
         *(seed, "thin", KILOVOLTS, SEMIANGLE, pixels, round(angle, 9)),
         *(DEFOCUS + rng.uniform(-6, 6), DEFOCUS, STEP, scan, electrons, faults),
     )
-    return _spoil(ForeignCase(case, material, thickness, wrong, (orientation, rotation)), rng)
+    drawn = ForeignCase(case, material, thickness, wrong, (orientation, rotation))
+    return drawn, partial(_spoil, rng=rng)
 
 
 def _spoil(drawn: ForeignCase, rng: np.random.Generator) -> ForeignCase:

@@ -39,7 +39,7 @@ def scan(
     file: DataFile,
     settings: Set = None,
     *,
-    model: Model = "tiny",
+    model: Model = "unrolled",
     dose: Annotated[
         float | None,
         typer.Option(help="electrons per pattern; default: from the brightest patterns"),
@@ -70,7 +70,7 @@ def scans(
     settings: Set = None,
     *,
     out: Annotated[Path, typer.Option(help="folder for the results, with a subfolder for each scan")],
-    model: Model = "tiny",
+    model: Model = "unrolled",
     dose: Annotated[float | None, typer.Option(help="electrons per pattern")] = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: every processor")] = None,
     scheduler: Annotated[

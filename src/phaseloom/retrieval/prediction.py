@@ -88,18 +88,6 @@ class Prediction:
     error: np.ndarray | None = None
     source_size: float = 0.0
 
-    @property
-    def expected_share(self) -> float | None:
-        """Share of the phase's variance that the network expects to be right; ``None`` if it does not tell.
-
-        ``1 - mean(error^2) / var(phase)``, at most one; zero and less where errors are expected to be as
-        large as the phase.
-        """
-        variance = float(self.phase.var())
-        if self.error is None or variance == 0:
-            return None
-        return 1 - float(np.square(self.error, dtype=np.float64).mean()) / variance
-
     def blur_by_source(self) -> np.ndarray:
         """The phase ``(y, x)`` as patterns show it where the source is not undone."""
         return filter_source(self.phase, self.pixel, self.source_size, undo=False)

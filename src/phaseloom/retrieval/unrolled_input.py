@@ -82,7 +82,7 @@ def recover_phase(
     """
     named = coefficients(optics.aberrations)
     if "C10" not in named:
-        fix = "is not given: write it, or let phaseloom calibrate find it (probe: {focused: {defocus: ...}})"
+        fix = "is not given: write probe: {focused: {defocus: ...}}, or let phaseloom calibrate find it"
         raise BadInput("defocus", None, fix)
     unit = scan.geometry.wavelength / semiangle
     layout = _Layout(scan, semiangle, -named["C10"] * semiangle / unit, offset)
