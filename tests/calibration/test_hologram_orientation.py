@@ -61,8 +61,8 @@ def test_few_counts_leave_the_orientation_as_given_and_say_so() -> None:
 
 
 def test_a_faint_object_shows_orientation_and_magnification_through_the_noise() -> None:
-    case = draw_case(61, **{**SMALL, "magnification": 60.0, "focus_error": -0.12, "counts": 250.0, "phase": 0.4})
-    data = misread(case, simulate_case(case), WAYS[1])
+    case, scan = simulated(60.0, counts=250.0, phase=0.4, focus_error=-0.12)
+    data = misread(case, scan, WAYS[1])
     assert abs(data.geometry.pixel[0] / case.pixel - 1) > 0.1
     _, turned, found, _ = search_near_field(pl.Reconstruct.of({}), data)
     assert found.is_oriented

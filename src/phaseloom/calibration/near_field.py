@@ -100,8 +100,8 @@ NATS_OF_END = 6.0
 
 RING_TEMPERATURE = 8.0
 """By which the likelihood is held back: powers of neighbouring rings have errors in common, and spectra of
-objects are not as smooth as expected. Of 32 simulated scans errors were 1.28 times what they were said to be with
-3 and 1.04 times with 8; 23 and 29 distances were within 8 %, and with 15 and 30 as many."""
+objects are not as smooth as expected. Of 32 simulated scans errors were 1.28 times what they were said to be
+with 3 and 1.04 times with 8; 23 and 29 distances were within 8 %, 29 with 15 and with 30, too."""
 
 RING_ERROR = 0.03
 """Standard error of the logarithm of a distance by rings, at the least: of eleven simulated scans whose rings
