@@ -109,7 +109,7 @@ def search_near_field(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, NearFi
     for step in steps:
         scan = step(scan)
     least = MIN_CORRELATION_OF_FEW_COUNTS if way.is_clear else MIN_CORRELATION
-    found = estimate_near_field(scan, least=least)
+    found = replace(estimate_near_field(scan, least=least), is_oriented=way.is_clear)
     lines = [way.line(), *found.lines()]
     for line in lines:
         log.info("near field: %s", line)

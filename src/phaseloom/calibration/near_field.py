@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from scipy import ndimage, optimize, spatial
 
 from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, lay_detector
@@ -69,7 +69,12 @@ MIN_CORRELATION = 0.1
 
 MIN_CORRELATION_OF_FEW_COUNTS = 0.04
 MIN_RATIO_OF_FEW_COUNTS = 4.0
-"""The same where no other orientation comes near: those that are wrong tell what chance gives."""
+"""The same where no other orientation comes near: those that are wrong tell what chance gives, and a few
+counts a pixel leave little to correlate."""
+
+MIN_FREQUENCY_OF_NOISE = 0.55
+"""Cycles per pixel: the corners of the spectrum of holograms are counting noise, as the point spread and the
+source leave nothing of the object there."""
 
 MIN_RATIO_OF_ORIENTATION = 2.0
 """Times the correlation of any other orientation that the right one has."""
@@ -93,9 +98,10 @@ most."""
 NATS_OF_END = 6.0
 """Below the most likely distance by which the end of the range has to lie, or the range grows."""
 
-RING_TEMPERATURE = 3.0
+RING_TEMPERATURE = 8.0
 """By which the likelihood is held back: powers of neighbouring rings have errors in common, and spectra of
-objects are not as smooth as expected."""
+objects are not as smooth as expected. Of 32 simulated scans errors were 1.28 times what they were said to be
+with 3 and 1.04 times with 8; 23 and 29 distances were within 8 %, 29 with 15 and with 30, too."""
 
 RING_ERROR = 0.03
 """Standard error of the logarithm of a distance by rings, at the least: of eleven simulated scans whose rings
@@ -128,12 +134,14 @@ class NearFieldEstimate:
         scale: object pixel found over that stated; ``None``: not found.
         flight: range of effective distances that rings and the stated one allow, angstrom; ``None``: there
             is no spectrum to tell by.
+        is_oriented: whether shifts of holograms agree with the positions in one orientation alone.
     """
 
     geometry: Geometry
     stated: Geometry
     scale: float | None
     flight: tuple[float, float] | None
+    is_oriented: bool = False
 
     @property
     def is_changed(self) -> bool:
@@ -384,12 +392,24 @@ def _correlate(scan: Scan4D, partners: int) -> tuple[np.ndarray, np.ndarray, np.
     contrast = np.where(lit, (counts - mean) / np.sqrt(mean + 1), 0)
     contrast = contrast - ndimage.gaussian_filter(contrast, (0, 8, 8))
     first, second = zip(*_list_pairs(scan, partners), strict=True)
-    spectra = np.asarray(scipy.fft.fft2(contrast))
+    spectra = _filter_noise(np.asarray(scipy.fft.fft2(contrast)))
     product = spectra[list(first)].conj() * spectra[list(second)]
     whole = np.asarray(scipy.fft.fftshift(np.real(np.asarray(scipy.fft.ifft2(product))), axes=(-2, -1)))
-    norm = np.sqrt((contrast**2).sum((1, 2)))
+    norm = np.sqrt((abs(spectra) ** 2).mean((1, 2)))
     whole /= (norm[list(first)] * norm[list(second)])[:, None, None] + 1e-30
     return np.array(first), np.array(second), whole
+
+
+def _filter_noise(spectra: Complex[np.ndarray, "n y x"]) -> Complex[np.ndarray, "n y x"]:
+    """Spectra weighted by the share of their power that is not noise, which is the level of the corners."""
+    rows, columns = (scipy.fft.fftfreq(n) for n in spectra.shape[1:])
+    radius = np.hypot(rows[:, None], columns[None])
+    ring = np.round(radius * max(radius.shape)).astype(int).ravel()
+    power = (abs(spectra) ** 2).mean(0)
+    mean = np.bincount(ring, power.ravel()) / np.maximum(np.bincount(ring), 1)
+    noise = float(np.median(power[radius > MIN_FREQUENCY_OF_NOISE]))
+    share = 1 - noise / np.maximum(ndimage.gaussian_filter(mean, 1), 1e-30)
+    return spectra * np.sqrt(share.clip(0, 1))[ring].reshape(radius.shape)
 
 
 def _list_pairs(scan: Scan4D, partners: int) -> Iterator[tuple[int, int]]:

@@ -715,6 +715,7 @@ class Job:
             event["explained"] = self.measure_explained()
             by_newton = isinstance(self.progress.optimizer, GaussNewton)  # others need more epochs
             by_newton = by_newton and self.growth is None  # as scans do that have just begun
+            by_newton = by_newton and not self._has_clear_shifts
             if by_newton and epoch.number == EPOCHS_BETWEEN_MISFITS and not is_explained(event["explained"]):
                 self._hold_positions()
         event["state"] = result_builder.summarise_state(self.model)
@@ -731,6 +732,11 @@ class Job:
             result = self.result()
             if self.directory is not None:
                 result_builder.write_outputs(self, result, epoch.number)
+
+    @property
+    def _has_clear_shifts(self) -> bool:
+        """Whether holograms were seen to shift with the positions: few counts held out do not deny it."""
+        return bool(self.recorded.found.get("holograms", {}).get("is_oriented"))
 
     def _hold_positions(self) -> None:
         """Put positions back and freeze them, as far as their rates are the default: noise would move them.
@@ -865,6 +871,7 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
     said |= {"ratio": USUAL_RATIO, "is_distance_fitted": is_clear}
     said["profile_ratio"] = None if profile is None else profile.ratio
     said["distance_change"] = round(scan.geometry.flight / found.stated.flight - 1, 4)
+    said["is_oriented"] = found.is_oriented
     said["is_pixel_shown"] = found.scale is not None or math.isinf(scan.geometry.focus or math.inf)
     return changed.model_copy(update={"found": changed.found | {"holograms": said}}), scan
 

@@ -18,7 +18,6 @@ import numpy as np
 from phaseloom.calibration.hologram_start import (
     is_one_material_due,
     make_hologram_image,
-    measure_power,
     start_from_holograms,
 )
 from phaseloom.calibration.one_material import fit_one_material
@@ -125,8 +124,7 @@ def _fit_start(
     if not is_tried:
         return HologramStart(image, fitted.ratio)
     trial = level.with_model(deepcopy(level.model))
-    if recipe.object_prior != "none":
-        trial.power = measure_power(image)
+    # without a prior of the object: the one with more power leaves more noise to fit
     loss = _run_epochs(trial, recipe, patterns, EPOCHS_OF_TRIAL)
     log.info("near field: beta / delta %.2g: loss %.4g", fitted.ratio, loss)
     return HologramStart(image, fitted.ratio, loss)
