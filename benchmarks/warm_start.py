@@ -9,8 +9,8 @@ which binomial thinning makes Poisson counts), with stated optics and default se
 flat object; from the predictions of ``tiny`` and ``linear`` as they are taken by default; and, with
 ``--forced``, without a trial (``compare_starts: false``).
 
-The error is that of the phase on the pixels of the truth and in its band (0.83 cycles per angstrom), 8 pixels
-at the edges left out, after a constant and a ramp, the affine map of the run's own positions and a common
+The error is that of the phase on the pixels of the truth and in its band (1.73 semiangles), 8 pixels at the
+edges left out, after a constant and a ramp, the affine map of the run's own positions and a common
 shift: the sum of squared differences over that of the truth.
 """
 
@@ -59,7 +59,8 @@ def measure_error(job: Job, about: dict, truth: np.ndarray) -> float:
     low, high = index.min(0).astype(int).clip(0), index.max(0).astype(int)
     phase = np.angle(wave * wave[low[0] : high[0], low[1] : high[1]].mean().conj())
     rows, columns = (np.fft.fftfreq(n, p) for n, p in zip(phase.shape, room.pixel, strict=True))
-    phase = np.fft.ifft2(np.fft.fft2(phase) * (np.hypot(rows[:, None], columns) <= BAND)).real
+    band = BAND * about["semiangle"] / job.scan.geometry.wavelength
+    phase = np.fft.ifft2(np.fft.fft2(phase) * (np.hypot(rows[:, None], columns) <= band)).real
     spline = ndimage.spline_filter(phase, 3)
 
     def error(shift: np.ndarray) -> float:
