@@ -123,7 +123,7 @@ def mean_amplitude(amplitude: Tensor, dose: Tensor) -> Tensor:
     Example:
         >>> few = mean_amplitude(torch.tensor([0.1, 1.0, 10.0]), torch.tensor(1.0))
         >>> [round(float(value), 2) for value in few]
-        [0.01, 0.77, 9.99]
+        [0.01, 0.78, 9.99]
     """
     mean = dose * amplitude.square()
     return amplitude * torch.sqrt(mean / (mean + 0.25 + 0.75 * torch.exp(-0.6 * mean)).clamp(min=1e-20))
@@ -244,7 +244,7 @@ def unrolled(
         Monga, Li & Eldar 2021, Algorithm unrolling, doi 10.1109/MSP.2020.3016905.
 
     Example:
-        >>> sum(weight.numel() for weight in unrolled().parameters()) < 1.3e6
+        >>> sum(weight.numel() for weight in unrolled().parameters()) < 1.4e6
         True
     """
     return UnrolledRecovery(steps, tuple(widths), memory)
