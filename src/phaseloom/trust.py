@@ -77,7 +77,8 @@ def _describe_explained(r: "Result") -> str:
     if share is None:
         if "hold-out" not in r.metrics or r.geometry.beam != "electron":
             return ""
-        if not any("explained" in event for event in r.history):
+        measured = [event["explained"] for event in r.history if "explained" in event]
+        if not measured or any(measured):
             return "So short a run does not measure how much of what differs between patterns it explains."
         return (
             "The recorded patterns differ from each other by little more than counting noise"

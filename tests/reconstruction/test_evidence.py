@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,3 +188,22 @@ def test_one_disk_is_fitted_for_the_checks_of_a_small_scan_and_its_direct_image(
     assert len(read) == 2
     np.testing.assert_array_equal(*read)
     assert len(scan) > calibrate.MAX_PATTERNS_FOR_DISK
+
+
+@pytest.mark.parametrize(
+    ("found", "epochs", "is_early"),
+    [
+        ({}, 7, True),
+        ({}, 8, False),
+        ({"start": {"taken": "flat"}}, 7, True),
+        ({"start": {"taken": "without slow variations"}}, 2, False),
+        ({"start": {"taken": "as given"}}, 1, True),
+        ({"direct": {"taken": False}}, 7, True),
+        ({"direct": {"taken": True}}, 5, False),
+    ],
+)
+def test_runs_that_begin_with_an_image_are_looked_at_early(found, epochs, is_early):
+    job = SimpleNamespace(
+        recipe=SimpleNamespace(found=found), progress=SimpleNamespace(history=[{}] * epochs)
+    )
+    assert result_builder._is_early(job) is is_early

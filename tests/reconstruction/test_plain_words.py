@@ -93,6 +93,12 @@ def test_a_run_of_few_epochs_does_not_speak_of_noise(result):
     assert "can be used" not in text
 
 
+def test_a_share_that_was_measured_later_than_the_result_is_no_noise(result):
+    few = replace(result, metrics={"hold-out": 1.0}, history=[{"number": 5, "explained": [0.98, 0.01]}])
+    assert "counting noise (" not in describe_trust(few)
+    assert "than counting noise" not in describe_trust(few)
+
+
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_has_words_of_its_own(result, verdict):
     assert describe_trust(replace(result, verdict_code=verdict.value)).startswith(LEADS[verdict])

@@ -165,6 +165,13 @@ def test_a_run_that_only_harms_ends_with_the_prediction(there):
     assert torch.equal(transmission(job), start)
 
 
+def test_what_the_result_explains_is_known_though_later_epochs_were_measured(there):
+    job = ended(begun(there, there.good, **{**WILD, "epochs": 5}))
+    assert job.progress.result_epoch == 0
+    assert [event["number"] for event in job.progress.history if "explained" in event] == [5]
+    assert job.result().metrics["explained"] == job.measure_explained()[0]
+
+
 @pytest.mark.parametrize("more", [{"epochs": 2}, {"epochs": 2, **WILD}])
 def test_an_interrupted_run_goes_on_to_the_same_bits(there, tmp_path, more):
     straight = ended(begun(there, there.good, tmp_path / "straight", **more))

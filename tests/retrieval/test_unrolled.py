@@ -8,13 +8,18 @@ import pytest
 import torch
 from scipy.stats import poisson
 
+from phaseloom.data import prepare
+from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.export.files import load
 from phaseloom.learning import weight_files
 from phaseloom.physics.optics import electron_wavelength, probe_wave
 from phaseloom.ptycho.probes.guesses import BeamOptics
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks import unrolled as networks
 from phaseloom.retrieval.networks.unrolled import ThinScans, mean_amplitude, unrolled
+from phaseloom.retrieval.predict_scans import check_prediction, predict_scan, write_prediction
 from phaseloom.retrieval.prediction import predict
 
 WAVELENGTH = electron_wavelength(80e3)
@@ -105,7 +110,7 @@ def test_parts_of_the_patterns_add_up(monkeypatch):
     scans = make_scans()
     whole = scans.propagate_back(0.5 * draw_phase(seed=3)[None])
     monkeypatch.setattr(networks, "MAX_PIXELS_KEPT", 0)
-    monkeypatch.setattr(networks, "MAX_PIXELS_PER_BATCH", 3 * 32 * 32)
+    monkeypatch.setattr(networks, "MAX_PIXELS_IN_CACHE", 3 * 32 * 32)
     parts = replace(scans).propagate_back(0.5 * draw_phase(seed=3)[None])
     assert torch.allclose(whole, parts, atol=1e-6)
 
@@ -161,13 +166,33 @@ def test_the_order_of_patterns_does_not_matter():
     assert torch.allclose(net(scans)[0], net(mixed)[0], atol=2e-5)
 
 
+def draw_atoms(shape, pixel, seed=0):
+    """Narrow peaks, radian, so that the dark field shows where matter is."""
+    rng = np.random.default_rng(seed)
+    field = np.zeros(shape)
+    places = rng.integers(0, shape[0], (round(shape[0] * shape[1] * pixel**2 / 9), 2))
+    field[places[:, 0], places[:, 1]] = 1
+    frequency = np.hypot(np.fft.fftfreq(shape[0], pixel)[:, None], np.fft.fftfreq(shape[1], pixel))
+    peaks = np.fft.ifft2(np.fft.fft2(field) * np.exp(-2 * (math.pi * 0.35 * frequency) ** 2)).real
+    return torch.from_numpy(0.6 * peaks / peaks.max()).float()
+
+
 def make_scan(
-    *, defocus=90.0, angle=0.0025, pixels=32, step=STEP, count=18, electrons=None, turn=0.0, seed=0
+    *,
+    defocus=90.0,
+    angle=0.0025,
+    pixels=32,
+    step=STEP,
+    count=18,
+    electrons=None,
+    turn=0.0,
+    seed=0,
+    draw=draw_phase,
 ):
     """A `Scan4D` of a phase in angstrom, simulated on finer pixels than the network's; and that phase."""
     fine = WAVELENGTH / (pixels * 2 * angle)  # window twice as far in angle, so pixels are half as wide
     size = 512
-    phase = draw_phase((size, size), fine, seed)
+    phase = draw((size, size), fine, seed)
     line = (np.arange(count) - (count - 1) / 2) * step
     grid = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
     cosine, sine = math.cos(turn), math.sin(turn)
@@ -197,7 +222,8 @@ def make_scan(
     rng = np.random.default_rng(seed)
     counts = rng.poisson(counts * electrons).astype(np.float32) if electrons else counts * np.float32(1e6)
     geometry = Geometry(wavelength=WAVELENGTH, shape=(pixels, pixels), angle=(angle, angle), beam="electron")
-    return Scan4D(counts=counts, positions=places, geometry=geometry), phase.numpy(), fine
+    scan = Scan4D(counts=counts, positions=places, geometry=geometry, grid=(count, count))
+    return scan, phase.numpy(), fine
 
 
 def correlate(made, phase, fine, rim=6):
@@ -262,6 +288,44 @@ def test_a_disk_beside_the_middle_does_not_matter(shipped):
     assert any("beside the middle" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("unit", [1e-5, 50.0])
+def test_a_stated_dose_gives_other_units_their_noise(shipped, unit):
+    net, card = shipped
+    scan, phase, fine = make_scan(electrons=1e5)
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
+    counted = predict(net, card, scan, optics, dose=1e5)
+    other = predict(net, card, replace(scan, counts=scan.counts * np.float32(unit)), optics, dose=1e5)
+    assert correlate(other, phase, fine) > 0.95
+    assert np.corrcoef(counted.phase.ravel(), other.phase.ravel())[0, 1] > 0.999
+    assert any("for an electron" in note for note in other.notes)
+    assert not any("for an electron" in note for note in counted.notes)
+
+
+def test_a_twin_is_told_by_the_dark_field(shipped):
+    net, card = shipped
+    scan, phase, fine = make_scan(pixels=48, electrons=1e6, draw=draw_atoms)
+    turned = prepare.flip(prepare.flip(scan, axis="y"), axis="x")
+    right = predict(net, card, scan, BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0}))
+    twin = predict(net, card, turned, BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": -90.0}))
+    assert correlate(right, phase, fine) > 0.9
+    assert correlate(twin, phase, fine) < -0.3
+    assert not any("twin" in line for line in check_prediction(right, scan, 1.0)[1])
+    assert any("sign of the defocus" in line for line in check_prediction(twin, turned, 1.0)[1])
+
+
+def test_known_descan_is_taken_into_account(shipped):
+    net, card = shipped
+    scan, phase, fine = make_scan(pixels=40)
+    shift = np.rint(scan.positions / np.abs(scan.positions).max() * (2.0, -3.0)).astype(int)
+    counts = np.stack([np.roll(one, tuple(by), (0, 1)) for one, by in zip(scan.counts, shift, strict=True)])
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
+    blind = predict(net, card, replace(scan, counts=counts), optics)
+    told = predict(net, card, replace(scan, counts=counts, descan=shift.astype(float)), optics)
+    assert correlate(told, phase, fine) > 0.95
+    assert correlate(blind, phase, fine) < correlate(told, phase, fine) - 0.02
+    assert not any("descan" in note for note in told.notes)
+
+
 @pytest.mark.parametrize(
     ("change", "optics", "match"),
     [
@@ -282,3 +346,17 @@ def test_what_it_was_not_trained_for_is_refused(shipped, change, optics, match):
     scan, _, _ = make_scan(**change)
     with pytest.raises(BadInput, match=match):
         predict(net, card, scan, BeamOptics(semiangle=SEMIANGLE, aberrations=optics))
+
+
+def test_the_error_is_written_and_exported(shipped, tmp_path):
+    scan, _, _ = make_scan(count=6)
+    native.write(scan, tmp_path / "scan.h5")
+    tree = {
+        "file": str(tmp_path / "scan.h5"),
+        "probe": {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}},
+    }
+    outcome = predict_scan(Reconstruct.of(tree), model="unrolled")
+    write_prediction(outcome, tmp_path)
+    signals = {one.name: one.values for one in load(tmp_path / "prediction.h5").signals}
+    assert np.array_equal(signals["error"], outcome.prediction.error)
+    assert np.array_equal(signals["phase"], outcome.prediction.phase)

@@ -141,10 +141,12 @@ def _read_prediction(file: h5py.File, path: Path) -> Signals:
     stored = read_members(file, PREDICTION, path.name)
     pixel, origin = (tuple(stored[name].tolist()) for name in ("pixel", "origin"))
     axes = image_axes(pixel, origin)
-    title = f"phase by {stored['model'] or ''}"
-    return _signals(
-        file, path, "prediction", [Signal("phase", stored["phase"].astype(np.float32), axes, "rad", title)]
-    )
+    found = [
+        Signal("phase", stored["phase"].astype(np.float32), axes, "rad", f"phase by {stored['model'] or ''}")
+    ]
+    if (error := stored["error"]) is not None:
+        found.append(Signal("error", error.astype(np.float32), axes, "rad", "standard error of the phase"))
+    return _signals(file, path, "prediction", found)
 
 
 def _read_virtual(file: h5py.File, path: Path) -> Signals:

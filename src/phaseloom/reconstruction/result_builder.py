@@ -63,6 +63,9 @@ log = logging.getLogger(__name__)
 MIN_EPOCHS_TO_DOUBT = 8
 """Epochs from which a run is compared with its direct image: before, it may not look like anything yet."""
 
+MIN_EPOCHS_FROM_IMAGE = 2
+"""The same of a run that began with an image."""
+
 
 class Underway(Protocol):
     """What a result is built from."""
@@ -110,6 +113,10 @@ class Underway(Protocol):
     @property
     def evidence(self) -> evidence.Evidence:
         """What speaks for and against the run besides its losses."""
+        ...
+
+    def measure_explained(self) -> tuple[float, float] | None:
+        """The share of what differs between patterns held out that the model explains, and its error."""
         ...
 
     def with_model(self, model: Ptychography, /) -> "Underway":
@@ -282,7 +289,7 @@ def judge_run(job: Underway, /) -> Judgement:
     }
     judge = partial(verdicts.judge_fit, progress.history, **end, floor=floor, newton=newton)
     judgement = judge()
-    if len(progress.history) < MIN_EPOCHS_TO_DOUBT or judgement.verdict not in verdicts.VERDICTS_TO_DOUBT:
+    if _is_early(job) or judgement.verdict not in verdicts.VERDICTS_TO_DOUBT:
         return judgement
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
@@ -294,6 +301,13 @@ def judge_run(job: Underway, /) -> Judgement:
     if not doubts and judgement.verdict is Verdict.WRONG_START:
         doubts = _doubt_model_of_holograms(job)
     return verdicts.add_doubts(judgement, doubts)
+
+
+def _is_early(job: Underway) -> bool:
+    """Whether the object may not look like anything yet."""
+    found = job.recipe.found
+    is_image = found.get("start", {}).get("taken", "flat") != "flat" or found.get("direct", {}).get("taken")
+    return len(job.progress.history) < (MIN_EPOCHS_FROM_IMAGE if is_image else MIN_EPOCHS_TO_DOUBT)
 
 
 MIN_EXPLAINED_OF_HOLOGRAMS = 0.8
@@ -387,7 +401,7 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     The first epochs are not looked at, as the object may not look like anything yet.
     """
     progress = job.progress
-    if len(progress.history) < MIN_EPOCHS_TO_DOUBT or not job.wants_evidence:
+    if _is_early(job) or not job.wants_evidence:
         return evidence.Evidence()
     direct, twin, null = None, None, None
     step = job.recipe.found.get("suggested_step")
@@ -498,6 +512,8 @@ def _metrics(job: Underway, left: Mapping[str, float]) -> dict[str, float]:
     if (held := job.progress.holdout_loss) is not None:
         numbers["hold-out"] = held
     known = [event["explained"] for event in history if event.get("explained")]
+    if not known and any(event.get("explained") for event in job.progress.history):
+        known = [found] if (found := job.measure_explained()) else []  # measured after the result's epoch
     if known:
         numbers["explained"], numbers["error of explained"] = known[-1]
     if job.evidence.direct is not None:

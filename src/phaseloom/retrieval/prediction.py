@@ -51,6 +51,8 @@ MAX_SOURCE_GAIN = 1.5
 """By which a source may be undone at any frequency at most. Of 1.25 to 5 the best for 21 foreign scans."""
 MIN_ELECTRONS_FOR_SOURCE = 3e4
 """Electrons in a pattern from which on a source is undone: at 1e4 the noise grew by more than errors fell."""
+# Shares of a stated dose that patterns sum to on average where their counts are electrons.
+MIN_SHARE_OF_DOSE, MAX_SHARE_OF_DOSE = 0.3, 1.5
 OTHER_MODEL_ADVICE = "take another model, or --model fitted, which fits one to this probe in about a minute"
 
 
@@ -181,7 +183,8 @@ def predict(
         card: its card: ``experiment``, and if it has them ``tolerance``, ``doses`` and ``name``.
         scan: the data; patterns and positions on the same axes, not mirrored.
         optics: of the beam.
-        dose: electrons of the beam in a pattern, the unit of counts; ``None``: from the patterns.
+        dose: electrons of the beam in a pattern; patterns that sum to something else are scaled. ``None``:
+            from the patterns.
         at_once: probes whose patterns are read together, to save memory.
         min_electrons_for_source: in a pattern, from which on the blur by a stated source is undone.
 
@@ -195,6 +198,8 @@ def predict(
         return _predict_any_probe(net, card, scan, optics, dose)
     experiment = _read_experiment(card)
     scan, mask_notes = mask_bad_pixels(scan)
+    scan, unit_notes = _scale_to_electrons(scan, dose)
+    mask_notes += unit_notes
     scan, lattice, fill_notes = fill_empty_places(scan, find_raster(scan))
     disk = _Disk.of(scan)
     beam, notes = _describe_experiment(scan, disk, optics, experiment)
@@ -242,6 +247,8 @@ def _predict_any_probe(
 ) -> Prediction:
     """The same of the network that reads scans of any probe, at any positions."""
     scan, mask_notes = mask_bad_pixels(scan)
+    scan, unit_notes = _scale_to_electrons(scan, dose)
+    mask_notes += unit_notes
     disk = _Disk.of(scan)
     angle, notes = _find_semiangle(scan, disk, optics.semiangle)
     _require_disk(scan, angle)
@@ -307,6 +314,19 @@ def _require_electrons(scan: Scan4D) -> None:
     if scan.geometry.near or scan.geometry.has_tilted_sample:
         what = "a near field" if scan.geometry.near else "a tilted sample"
         raise BadInput("scan", what, "is not what networks are trained for: a far field, head on")
+
+
+def _scale_to_electrons(scan: Scan4D, dose: float | None) -> tuple[Scan4D, list[str]]:
+    """The scan in electrons where the dose is stated and its patterns sum to something else; and a note."""
+    if dose is None or not 0 < dose < math.inf:  # others are refused where they are used
+        return scan, []
+    total = float(_compute_mean_pattern(scan).sum())
+    if not total > 0 or MIN_SHARE_OF_DOSE < total / dose < MAX_SHARE_OF_DOSE:
+        return scan, []
+    unit = total / dose
+    weights = np.ones(len(scan)) if scan.weights is None else scan.weights
+    note = f"patterns sum to {total:.3g}, not to a dose of {dose:.3g} electrons"
+    return replace(scan, weights=weights * unit), [f"{note}: taken as {unit:.3g} for an electron"]
 
 
 @dataclass(frozen=True)
@@ -478,14 +498,14 @@ def _list_notes(
     if lattice.astray > MIN_NOTED_DEVIATION:
         yield f"positions are up to {lattice.astray:.2g} steps off their raster, which is overlooked"
     yield from _list_unknowns(scan)
+    if scan.descan is not None and np.abs(scan.descan).max(initial=0) > 0.5:
+        yield "patterns are known to be shifted (descan), which is not corrected: --model unrolled does"
 
 
 def _list_unknowns(scan: Scan4D) -> Iterator[str]:
-    """What a file does not say, and what no network takes into account."""
+    """What a file does not say."""
     if not scan.oriented:
         yield "the file does not say how the detector lies against the scan: taken as it is"
-    if scan.descan is not None and np.abs(scan.descan).max(initial=0) > 0.5:
-        yield "patterns are known to be shifted (descan), which is overlooked"
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,6 +104,7 @@ def recover_phase(
         shape=layout.shape,
         dose=torch.tensor([count], dtype=torch.float32),
         conditions=torch.tensor([conditions]),
+        descan=None if scan.descan is None else torch.from_numpy(scan.descan / np.array(layout.bins)).float(),
     )
     device = net.length.device
     phase, error = net(scans.to(device))

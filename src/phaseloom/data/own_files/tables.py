@@ -93,6 +93,7 @@ SCAN_GEOMETRY = (
 
 PREDICTION = (
     Member("phase", "real", "y x"),
+    Member("error", "real", "y x", optional=True),
     Member("pixel", "real", "2", positive=True),
     Member("origin", "real", "2"),
     Member("@model", "text", optional=True),

@@ -27,7 +27,8 @@ PIXELS_PER_UNIT = 5.0
 REGULARISATION = 0.05  # of the brightest illumination, added where updates are divided by it
 CHANNELS_READ = 5  # phase, both parts of the update, electrons, illumination
 MAX_PIXELS_KEPT = 2**25  # pixels of windows of scans whose shifted probes are kept from step to step
-MAX_PIXELS_PER_BATCH = 2**24  # pixels of windows that are computed together
+MAX_PIXELS_PER_BATCH = 2**24  # pixels of windows that a GPU computes together
+MAX_PIXELS_IN_CACHE = 2**17  # the same of a processor: more fall out of its cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class ThinScans:
         shape: of the object (y, x), pixels.
         dose: ``(scan,)`` electrons of the beam in a pattern.
         conditions: ``(scan, 4)``: `phaseloom.retrieval.unrolled_input.encode_scan`.
+        descan: ``(pattern, 2)`` detector pixels (y, x) by which each pattern is shifted; ``None``: none is.
     """
 
     patterns: Tensor
@@ -53,6 +55,7 @@ class ThinScans:
     shape: tuple[int, int]
     dose: Tensor
     conditions: Tensor
+    descan: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.probes)
@@ -78,12 +81,17 @@ class ThinScans:
         spectra = torch.fft.fft2(self.probes)
         corner = self.places.round()
         rest = self.places - corner
-        many = max(1, MAX_PIXELS_PER_BATCH // math.prod(size))
+        most = MAX_PIXELS_PER_BATCH if self.places.is_cuda else MAX_PIXELS_IN_CACHE
+        many = max(1, most // math.prod(size))
         for start in range(0, len(self.places), many):
             part = slice(start, start + many)
             turn = -2 * math.pi * rest[part]
             angle = turn[:, 0, None, None] * ramps[0][:, None] + turn[:, 1, None, None] * ramps[1]
             moved = torch.fft.ifft2(spectra[self.scan[part]] * torch.polar(torch.ones_like(angle), angle))
+            if self.descan is not None:
+                y, x = (2 * math.pi / n * line for n, line in zip(size, lines, strict=True))
+                angle = self.descan[part, 0, None, None] * y[:, None] + self.descan[part, 1, None, None] * x
+                moved = moved * torch.polar(torch.ones_like(angle), angle)
             rows = (corner[part, 0].long()[:, None] + lines[0]) % self.shape[0]
             columns = (corner[part, 1].long()[:, None] + lines[1]) % self.shape[1]
             rows = rows + self.scan[part, None] * self.shape[0]
