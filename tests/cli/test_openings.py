@@ -126,7 +126,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("reconstruct", "scan.h5", *QUICK, "--out", "run"),
             ("direct", "scan.h5"),
             ("virtual", "scan.h5"),
-            ("predict", "scan", "scan.h5", "--out", "prediction"),
+            ("predict", "scan", "scan.h5", "--model", "tiny", "--out", "prediction"),
             *(("export", "run", f"result.{ending}") for ending in ("nxs", "cxi", "emd", "hspy")),
             ("export", "run", "product.h5", "--to", "ptychodus"),
             ("export", "run", "model.hdf5", "--to", "ptyrad"),

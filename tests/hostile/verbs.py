@@ -115,14 +115,14 @@ VERBS = [
     Verb("embed", "embed {scan} --model {autoencoder} --out o/e.h5", short=True),
     Verb("embed npz", "embed {scan} --model {autoencoder} --out o/e.npz", short=True),
     Verb("latents", "latents {embedding} --out o --clusters 2"),
-    Verb("predict scan", "predict scan {raster} --out o", short=True),
+    Verb("predict scan", "predict scan {raster} --model tiny --out o", short=True),
     Verb("virtual", "virtual {scan} --out o/v.h5", short=True),
     Verb("direct", "direct {scan} --out o/d.h5 --semiangle 40mrad", short=True),
     Verb("convert", "convert {theirs} --out o/r.yaml", short=True),
     Verb("look", "look {scan} --picture o/p.png", short=True),
     Verb("side-car", "look {patterns.name} --write-sidecar", short=True, copies="patterns"),
     Verb("look at a folder", "look {finished} --html o/f.html --figure o/f.png", short=True),
-    Verb("predict scans", "predict scans {raster} --out o --workers 1", short=True),
+    Verb("predict scans", "predict scans {raster} --model tiny --out o --workers 1", short=True),
     Verb("branch", "steer {finished} branch o -s epochs=9", short=True),
     *(
         Verb(f"export {end}", f"export {{result}} o/r.{end}", short=True)
