@@ -70,11 +70,9 @@ MIN_EXPLAINED_SHARE = 0.85
 MIN_REPEATABILITY = 0.88
 MIN_EXPLAINED_SHARE_OF_LINEAR = 0.88
 MIN_REPEATABILITY_OF_LINEAR = 0.95
-
-
 # Standard errors by which a phase that goes against the dark field is doubted. Of 12 right foreign scans the
 # lowest is 10.9 along it; of twins with a correlation below -0.7, -7.9 to -11.9, and two of -2.0 and 5.6.
-MIN_DARK_FIELD_AGAINST = 3.0
+MIN_ERRORS_AGAINST_DARK_FIELD = 3.0
 
 PATTERNS_AT_ONCE = 64  # patterns that are modelled together
 MIN_PIXELS_OF_SPECTRUM = 16  # of a side of an image, rims left out, to tell noise by frequency
@@ -310,7 +308,7 @@ def _check_twin(prediction: Prediction, scan: Scan4D) -> list[str]:
     scan, _ = mask_bad_pixels(complete_raster(scan))
     model = _make_model(prediction.align(), _enlarge_detector(scan, prediction.semiangle))
     dark = judge_twin_of_run(scan, model, semiangle=prediction.semiangle).dark_field
-    if dark is None or dark > -MIN_DARK_FIELD_AGAINST:
+    if dark is None or dark > -MIN_ERRORS_AGAINST_DARK_FIELD:
         return []
     wrong = f"the phase is low where the dark field is bright (correlation {dark:.1f} standard errors)"
     fix = "as in its twin: check the sign of the defocus, and whether the detector is turned by 180 degrees"

@@ -19,7 +19,7 @@ from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import ScanRecovery
 from phaseloom.retrieval.networks.unrolled import UnrolledRecovery
-from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_bad_pixels
+from phaseloom.retrieval.preprocessing import NOISELESS_DOSE, PatternPreprocessor, mask_bad_pixels
 from phaseloom.retrieval.unrolled_input import recover_phase
 from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment, encode_conditions
 
@@ -44,7 +44,6 @@ MAX_STRIDE = 12  # times finer than the model's, beyond which a scan's unit is d
 # microscope is more than counting noise. Of 3e4 to noiseless the best for scans of
 # benchmarks/foreign_scans.py.
 MAX_TOLD_DOSE = 3e5
-NOISELESS_DOSE = 1e7  # electrons that stand for no counting noise
 LOW_NOISE_DOSE = 3e5  # electrons in a pattern from which on noise hardly shows
 SOURCE_MARGIN = 10.0  # angstrom by which a phase is mirrored beyond its edges
 MAX_SOURCE_GAIN = 1.5
@@ -197,9 +196,7 @@ def predict(
     if isinstance(net, UnrolledRecovery):
         return _predict_any_probe(net, card, scan, optics, dose)
     experiment = _read_experiment(card)
-    scan, mask_notes = mask_bad_pixels(scan)
-    scan, unit_notes = _scale_to_electrons(scan, dose)
-    mask_notes += unit_notes
+    scan, data_notes = _clean_counts(scan, dose)
     scan, lattice, fill_notes = fill_empty_places(scan, find_raster(scan))
     disk = _Disk.of(scan)
     beam, notes = _describe_experiment(scan, disk, optics, experiment)
@@ -218,7 +215,7 @@ def predict(
     source = optics.source_size if electrons >= min_electrons_for_source else 0.0
     phase = filter_source(phase, pixel, source, undo=True)
     all_notes = [
-        *mask_notes,
+        *data_notes,
         *fill_notes,
         *notes,
         *_list_notes(scan, lattice, every, beam, experiment),
@@ -246,9 +243,7 @@ def _predict_any_probe(
     net: UnrolledRecovery, card: Mapping[str, Any], scan: Scan4D, optics: BeamOptics, dose: float | None
 ) -> Prediction:
     """The same of the network that reads scans of any probe, at any positions."""
-    scan, mask_notes = mask_bad_pixels(scan)
-    scan, unit_notes = _scale_to_electrons(scan, dose)
-    mask_notes += unit_notes
+    scan, data_notes = _clean_counts(scan, dose)
     disk = _Disk.of(scan)
     angle, notes = _find_semiangle(scan, disk, optics.semiangle)
     _require_disk(scan, angle)
@@ -260,7 +255,7 @@ def _predict_any_probe(
         phase=phase.astype(np.float32),
         pixel=found.pixel,
         origin=found.origin,
-        notes=(*mask_notes, *notes, *_list_unknowns(scan), *found.notes),
+        notes=(*data_notes, *notes, *_list_unknowns(scan), *found.notes),
         told=found.conditions,
         semiangle=angle,
         aberrations=dict(optics.aberrations),
@@ -316,17 +311,18 @@ def _require_electrons(scan: Scan4D) -> None:
         raise BadInput("scan", what, "is not what networks are trained for: a far field, head on")
 
 
-def _scale_to_electrons(scan: Scan4D, dose: float | None) -> tuple[Scan4D, list[str]]:
-    """The scan in electrons where the dose is stated and its patterns sum to something else; and a note."""
+def _clean_counts(scan: Scan4D, dose: float | None) -> tuple[Scan4D, list[str]]:
+    """A scan without bad pixels, in electrons where a dose is stated that its patterns do not sum to."""
+    scan, notes = mask_bad_pixels(scan)
     if dose is None or not 0 < dose < math.inf:  # others are refused where they are used
-        return scan, []
+        return scan, notes
     total = float(_compute_mean_pattern(scan).sum())
     if not total > 0 or MIN_SHARE_OF_DOSE < total / dose < MAX_SHARE_OF_DOSE:
-        return scan, []
+        return scan, notes
     unit = total / dose
     weights = np.ones(len(scan)) if scan.weights is None else scan.weights
     note = f"patterns sum to {total:.3g}, not to a dose of {dose:.3g} electrons"
-    return replace(scan, weights=weights * unit), [f"{note}: taken as {unit:.3g} for an electron"]
+    return replace(scan, weights=weights * unit), [*notes, f"{note}: taken as {unit:.3g} for an electron"]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ from phaseloom.physics.fourier import mirror_through_zero
 from phaseloom.retrieval.detector_shares import compute_band, compute_shares
 from phaseloom.simulation.experiment import Experiment, compute_vacuum_pattern
 
-__all__ = ["PatternPreprocessor", "mask_bad_pixels"]
+__all__ = ["NOISELESS_DOSE", "PatternPreprocessor", "estimate_dose", "find_good_pixels", "mask_bad_pixels"]
+__all__ += ["read_counts"]
+
+NOISELESS_DOSE = 1e7
+"""Electrons in a pattern that stand for no counting noise."""
 
 MAX_MISSED_BEAM = 0.02  # share of the beam without a specimen that a detector may miss
 MIN_NOTED_BEAM = 1e-3  # missing share of the beam, without a specimen, from which on there is a note
@@ -112,7 +116,7 @@ class PatternPreprocessor:
         Raises:
             BadInput: a detector that misses the beam or is too coarse, or patterns without counts.
         """
-        good = scan.mask if scan.flat is None else scan.mask & (scan.flat > 0)
+        good = find_good_pixels(scan)
         wanted = experiment.angle / experiment.semiangle * semiangle
         ratio = (wanted / scan.geometry.angle[0], wanted / scan.geometry.angle[1])
         _require_fine_pixels(ratio, scan.geometry.angle)
@@ -211,6 +215,11 @@ def _describe_masked_pixels(
         return []
     rest = f", {(masked & ~mended).sum()} as on average" if (masked & ~mended).any() else ""
     return [f"{masked.sum()} of the model's pixels are masked: {mended.sum()} taken as those across{rest}"]
+
+
+def find_good_pixels(scan: Scan4D) -> np.ndarray:
+    """Detector pixels ``(y, x)`` that can be trusted."""
+    return scan.mask if scan.flat is None else scan.mask & (scan.flat > 0)
 
 
 def estimate_dose(

@@ -14,6 +14,7 @@ from torch import Tensor
 from phaseloom.data.orientations import orient_patterns
 from phaseloom.errors import BadInput
 from phaseloom.retrieval.ground_truth import Geometry, crop_as_seed, resample_to_steps
+from phaseloom.retrieval.preprocessing import NOISELESS_DOSE
 from phaseloom.simulation.experiment import (
     PIXELS_PER_STEP,
     Experiment,
@@ -28,7 +29,6 @@ __all__ = ["LANE_COUNT", "NOISELESS_DOSE", "SampleMaker", "SamplePool", "StoredS
 __all__ += ["ViewBatch", "ViewDistribution", "ViewSelection", "cut_views", "draw_counts", "draw_views"]
 __all__ += ["make_scan", "select_lane"]
 
-NOISELESS_DOSE = 1e7  # electrons per pattern that stand for no counting noise
 LANE_COUNT = 8  # parts that the scans of a draw are divided into, see `select_lane`
 MAX_SCANS_IN_MEMORY = 64  # stored scans whose phases are cached; patterns never are
 

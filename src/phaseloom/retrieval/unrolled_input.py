@@ -16,18 +16,18 @@ from phaseloom.physics.fourier import shift_to_corner
 from phaseloom.physics.optics import coefficients, probe_wave
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.unrolled import PIXELS_PER_UNIT, ThinScans, UnrolledRecovery
-from phaseloom.retrieval.preprocessing import estimate_dose, read_counts
+from phaseloom.retrieval.preprocessing import NOISELESS_DOSE, estimate_dose, find_good_pixels, read_counts
 
 __all__ = ["RecoveredPhase", "encode_scan", "recover_phase"]
 
-REACH = 2.0  # semiangles that are read of a detector at most
+MAX_REACH = 2.0  # semiangles that are read of a detector at most
 MIN_WINDOW, MAX_WINDOW = 32, 96  # pixels of windows in the training
 UNITS_AROUND_PROBE = 3.0  # of the window, in wavelengths over the semiangle, beside a defocused probe's width
+MIN_UNITS_AROUND_PROBE = 1.2  # the same below which a detector is refused
 MAX_DEFOCUS = 8.0  # semiangle^2 defocus / wavelength in the training
 MAX_STEP = 2.2  # semiangle step / wavelength
 MIN_REACH = 1.15  # semiangles that a detector has to see
 MIN_PATTERNS = 9
-NOISELESS_DOSE = 1e7  # electrons that stand for no counting noise
 MIN_COVER = 0.99  # of a binned pixel that has to be measured
 READ_AT_ONCE = 256
 
@@ -88,12 +88,12 @@ def recover_phase(
     layout = _Layout(scan, semiangle, -named["C10"] * semiangle / unit, offset)
     _require_range(scan, layout, unit)
     probe = layout.build_probe(optics)
-    good = scan.mask if scan.flat is None else scan.mask & (scan.flat > 0)
+    good = find_good_pixels(scan)
     mask = layout.build_mask(good)
     seen = float((mask * torch.fft.fftshift(torch.fft.fft2(probe, norm="ortho")).abs().square()).sum())
     beam, electrons, notes = estimate_dose(scan, good, max(seen, 0.5), dose)
     count = beam if electrons else NOISELESS_DOSE
-    reach = min(float(layout.angle[mask > 0].max()), REACH)
+    reach = min(float(layout.angle[mask > 0].max()), MAX_REACH)
     conditions = encode_scan(layout.defocus, layout.step / unit, count, reach)
     scans = ThinScans(
         patterns=layout.read(good) / beam,
@@ -203,7 +203,7 @@ class _Layout:
         """The network's pixels ``(y, x)`` that are measured and read, zero angle in the middle."""
         rows, columns = self._tables
         cover = rows @ torch.from_numpy(good.astype(np.float32)) @ columns.T / math.prod(self.bins)
-        return ((cover > MIN_COVER) & (self.angle <= REACH)).float()
+        return ((cover > MIN_COVER) & (self.angle <= MAX_REACH)).float()
 
     def read(self, good: np.ndarray) -> Tensor:
         """Counts ``(pattern, y, x)`` on the network's detector, zero angle in the corner."""
@@ -276,7 +276,10 @@ def _require_range(scan: Scan4D, layout: _Layout, unit: float) -> None:
         fix = f"is beyond the {MAX_STEP * unit:.3g} A that this model was trained for with this beam"
         raise BadInput("step", f"{layout.step:.4g} A", fix + ": reconstruct instead")
     room = scan.geometry.wavelength / max(scan.geometry.angle)
-    if room < unit * (2 * abs(layout.defocus) + 1.2) or min(layout.window) < MIN_WINDOW - 4:
+    if (
+        room < unit * (2 * abs(layout.defocus) + MIN_UNITS_AROUND_PROBE)
+        or min(layout.window) < MIN_WINDOW - 4
+    ):
         own = 1e3 * max(scan.geometry.angle)
         fix = "is too coarse for the width of this probe: bin less, or take a longer camera length"
         raise BadInput("detector pixel", f"{own:.3g} mrad", fix)

@@ -24,7 +24,7 @@ __all__ = ["PIXELS_PER_UNIT", "ThinScans", "UnrolledRecovery", "mean_amplitude",
 PIXELS_PER_UNIT = 5.0
 """Pixels of the object to a wavelength over the semiangle: waves reach to 2.5 semiangles."""
 
-REGULARISATION = 0.05  # of the brightest illumination, added where updates are divided by it
+ILLUMINATION_FLOOR = 0.05  # of the brightest illumination, added where updates are divided by it
 CHANNELS_READ = 5  # phase, both parts of the update, electrons, illumination
 MAX_PIXELS_KEPT = 2**25  # pixels of windows of scans whose shifted probes are kept from step to step
 MAX_PIXELS_PER_BATCH = 2**24  # pixels of windows that a GPU computes together
@@ -212,7 +212,7 @@ class UnrolledRecovery(nn.Module):
         for step in range(self.steps):
             with torch.no_grad():
                 lack = scans.propagate_back(phase.detach())
-                lack = lack / (light + REGULARISATION * brightest)
+                lack = lack / (light + ILLUMINATION_FLOOR * brightest)
             number = functional.one_hot(torch.tensor(step, device=light.device), self.steps).to(light)
             told = self.conditions(torch.cat([scans.conditions, number.expand(len(scans), -1)], 1))
             read = torch.stack([phase, lack.imag, lack.real, electrons / 3 - 1, light / brightest], 1)
