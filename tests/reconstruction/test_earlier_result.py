@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import h5py
+import numpy as np
 import pytest
 
 from phaseloom.data.scan import Scan4D
@@ -48,3 +50,15 @@ def test_an_object_of_a_detector_that_was_not_turned_is_taken(scan, tmp_path):
     path = tmp_path / "result.h5"
     reconstruct(Reconstruct.of(TREE), scan=scan).save(path)
     Job.begin(Reconstruct.of({**TREE, "object": {"from_file": {"path": str(path)}}}), scan=scan)
+
+
+def test_a_prediction_of_a_turned_detector_is_refused_the_same_way(scan, tmp_path):
+    path = tmp_path / "prediction.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["phaseloom_prediction"] = 1
+        file["phase"], file["pixel"], file["origin"] = np.zeros((8, 8)), (0.2, 0.2), (0.0, 0.0)
+        file["recipe"] = Reconstruct.of({**TREE, "prepare": TURNED}).to_text(defaults=False)
+    tree = {**TREE, "object": {"from_file": {"path": str(path)}}}
+    with pytest.raises(BadInput, match=r"prediction.h5.* was found after .*rotate: "):
+        Job.begin(Reconstruct.of(tree), scan=scan)
+    Job.begin(Reconstruct.of({**tree, "prepare": TURNED}), scan=scan)

@@ -90,7 +90,7 @@ def lay_on_canvas(
     """
     pixel = np.array(found.pixel if found.pixel is not None else canvas.pixel)
     first = _first_pixel(found, pixel, wave.shape[-2:], canvas, ours=ours)
-    if np.allclose(pixel, canvas.pixel, rtol=PIXEL_TOLERANCE):
+    if found.rotation == 0.0 and np.allclose(pixel, canvas.pixel, rtol=PIXEL_TOLERANCE):
         steps = (np.array(canvas.origin) - first) / canvas.pixel
         whole = np.floor(steps + 1e-6).astype(int)
         moved = replace(
@@ -99,7 +99,7 @@ def lay_on_canvas(
             shape=(canvas.shape[0] + 1, canvas.shape[1] + 1),
         )
         return _copy_window(wave, whole, moved.shape), moved
-    return _interpolate_onto(wave, first, pixel, canvas), canvas
+    return _interpolate_onto(wave, first, pixel, canvas, rotation=found.rotation), canvas
 
 
 def is_ours(path: Path, /) -> bool:
@@ -227,14 +227,18 @@ def _copy_window(wave: Tensor, start: np.ndarray, shape: tuple[int, int]) -> Ten
     return out
 
 
-def _interpolate_onto(wave: Tensor, first: np.ndarray, pixel: np.ndarray, canvas: Canvas) -> Tensor:
+def _interpolate_onto(
+    wave: Tensor, first: np.ndarray, pixel: np.ndarray, canvas: Canvas, *, rotation: float
+) -> Tensor:
     from scipy.ndimage import map_coordinates
 
     axes = [
-        (o + np.arange(n) * p - f) / q
-        for o, n, p, f, q in zip(canvas.origin, canvas.shape, canvas.pixel, first, pixel, strict=True)
+        o + np.arange(n) * p - f
+        for o, n, p, f in zip(canvas.origin, canvas.shape, canvas.pixel, first, strict=True)
     ]
-    places = np.meshgrid(*axes, indexing="ij")
+    y, x = np.meshgrid(*axes, indexing="ij")
+    cosine, sine = np.cos(rotation), np.sin(rotation)
+    places = ((cosine * y + sine * x) / pixel[0], (cosine * x - sine * y) / pixel[1])
     flat = wave.reshape(-1, *wave.shape[-2:]).numpy() - 1
     parts = [[map_coordinates(part, places, order=3) for part in (one.real, one.imag)] for one in flat]
     out = np.stack([real + 1j * imag for real, imag in parts]) + 1

@@ -26,7 +26,7 @@ MAX_SCAN_IN_METRES = 0.05
 def read(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> Imported:
     """The object, probe, positions and the rest of a reconstruction file of any known program.
 
-    Known are our ``result.h5``, PtyRAD's ``.hdf5`` and ``.pt``, CDTools' results, products of ptychodus,
+    Known are our ``result.h5`` and ``prediction.h5``, PtyRAD's ``.hdf5`` and ``.pt``, CDTools' results, products of ptychodus,
     PtychoShelves' and fold_slice's ``.mat`` (versions 5 to 7.3), and py4DSTEM's HDF5. The probe comes as
     stored: see `Imported`.
 
@@ -54,7 +54,7 @@ def read(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> Imp
 def find_program(path: str | os.PathLike[str], /) -> str:
     """The program that wrote a reconstruction.
 
-    One of ``ours, ptyrad, ptychodus, cdtools, ptychoshelves, py4dstem``.
+    One of ``ours, predictions, ptyrad, ptychodus, cdtools, ptychoshelves, py4dstem``.
 
     Raises:
         BadInput: the file of another program.
@@ -88,6 +88,8 @@ def _guess_by_members(path: Path) -> str | None:
     with open_hdf5(path) as file:
         if "phaseloom_result" in file.attrs:
             return "ours"
+        if "phaseloom_prediction" in file.attrs:
+            return "predictions"
         if "optimizable_tensors" in file:
             return "ptyrad"
         if "probe_position_x_m" in file and "object" in file:

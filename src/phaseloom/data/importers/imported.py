@@ -26,6 +26,8 @@ class Imported:
         positions: ``(n, 2)`` beam centres (row, column), angstrom, in the frame of `origin`.
         origin: position (y, x) of the centre of object pixel ``[0, 0]``, angstrom.
         pixel: object pixel (y, x), angstrom.
+        rotation: of the object's rows and columns about `origin` against the axes of the frame, radian from
+            rows towards columns.
         tilts: ``(1, 2)`` or ``(n, 2)`` tilt of the object (y, x), radian.
         thickness: distance between neighbouring slices, angstrom, one less than there are slices.
         occupancies: share of each object mode.
@@ -44,6 +46,7 @@ class Imported:
     positions: np.ndarray | None = None
     origin: tuple[float, float] | None = None
     pixel: tuple[float, float] | None = None
+    rotation: float = 0.0
     tilts: np.ndarray | None = None
     thickness: tuple[float, ...] | None = None
     occupancies: np.ndarray | None = None

@@ -96,6 +96,7 @@ PREDICTION = (
     Member("error", "real", "y x", optional=True),
     Member("pixel", "real", "2", positive=True),
     Member("origin", "real", "2"),
+    Member("rotation", "real", "", optional=True),
     Member("@model", "text", optional=True),
 )
 

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import yaml
 
+from phaseloom.data.formats.files import open_hdf5
+from phaseloom.data.known_files import KnownFile, identify
+from phaseloom.data.own_files.members import Member, read_members
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.result import is_result, load
 from phaseloom.runs.scan_recipe import STEPS_THAT_ORIENT
 
 __all__ = ["require_orientation_of_object"]
@@ -23,15 +25,18 @@ def require_orientation_of_object(recipe: Reconstruct, scan: Scan4D, /) -> None:
         scan: its data, prepared.
 
     Raises:
-        BadInput: the object is that of a run whose steps of ``prepare`` orient the detector, and neither the
+        BadInput: the object is that of a run, or a prediction, whose steps of ``prepare`` orient the detector, and neither the
             file of this run nor its steps nor a search does.
     """
     if recipe.object.name != "from_file" or scan.oriented or recipe.states_orientation:
         return
     path = Path(recipe.object.values["path"])
-    if recipe.start.name != "none" or not path.is_file() or not is_result(path):
+    made = (KnownFile.RESULT, KnownFile.PREDICTION)
+    if recipe.start.name != "none" or not path.is_file() or identify(path) not in made:
         return
-    earlier = (yaml.safe_load(load(path).recipe) or {}).get("prepare") or []
+    with open_hdf5(path) as file:
+        stored = read_members(file, (Member("recipe", "text", optional=True),), path.name)
+    earlier = (yaml.safe_load(stored["recipe"] or "") or {}).get("prepare") or []
     named = {next(iter(one)) if isinstance(one, dict) else one: one for one in earlier}
     if STEPS_THAT_ORIENT & set(named):
         here = {step.name for step in recipe.prepare}
