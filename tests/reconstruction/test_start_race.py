@@ -117,6 +117,12 @@ def test_the_right_object_is_taken_and_the_run_says_by_how_much(case, tmp_path):
     assert is_like(job, case.thing)
 
 
+def test_a_run_with_a_given_object_says_where_the_detector_lies_too(case, tmp_path):
+    lines = begin(case, case.thing, tmp_path, start="sweep").start_lines()
+    assert "focus 12 nm behind the object, detector as given" in lines[0]
+    assert "object of the file taken as given" in lines[-1]
+
+
 def test_a_wrong_object_is_left_out_and_the_run_is_that_without_it(case, tmp_path):
     wrong = np.exp(1j * np.random.default_rng(1).normal(0, 1.0, case.thing.shape))
     job = begin(case, wrong, tmp_path, epochs=3)

@@ -481,21 +481,20 @@ class Job:
     def start_lines(self) -> list[str]:
         """What was found before the first epoch by calibration, prediction or start, in sentences."""
         found = self.recipe.found
-        prior = [warm_start.describe_object_prior(found["power"])] if "power" in found else []
-        if found.get("calibrate"):
-            lines = [f"{name:12s} {value}" for name, value in found["calibrate"].items()]
-            direct = found.get("direct")
-            start = [] if direct is None else [warm_start.describe_direct_start(**direct)]
-            return [*lines, *prior, *start]
-        masked = [*([found["mask"]] if "mask" in found else []), *prior]
-        masked += found.get("holograms", {}).get("lines", [])
+        lines = [f"{name:12s} {value}" for name, value in found.get("calibrate", {}).items()]
+        if not lines and "mask" in found:
+            lines.append(found["mask"])
+        if "power" in found:
+            lines.append(warm_start.describe_object_prior(found["power"]))
+        lines += found.get("holograms", {}).get("lines", [])
+        if self.start is not None:
+            is_known = self.scan.oriented or self.recipe.probe.name == "focused"
+            lines += self.start.lines(sign_is_known=is_known)
+        if found.get("direct") is not None:
+            lines.append(warm_start.describe_direct_start(**found["direct"]))
         if found.get("start") is not None:
-            return [*masked, warm_start.describe_first_object(found["start"])]
-        if self.start is None:
-            return masked
-        return masked + self.start.lines(
-            sign_is_known=self.scan.oriented or self.recipe.probe.name == "focused"
-        )
+            lines.append(warm_start.describe_first_object(found["start"]))
+        return lines
 
     def to_text(self) -> str:
         """The parameter file that repeats this run."""
