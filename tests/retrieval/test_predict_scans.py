@@ -252,21 +252,24 @@ def test_many_scans_are_predicted_and_what_is_there_is_left_alone(phaseloom, the
     alone = predict_scan(recipe(there), model=there.model).prediction.phase
     with h5py.File(out / "two" / "prediction.h5") as file:
         np.testing.assert_array_equal(file["phase"][()], alone)
+    with h5py.File(out / "two" / "prediction.h5", "a") as file:
+        file["warnings"][()] = json.dumps(["doubt it"])
     before = (out / "one" / "prediction.h5").stat().st_mtime_ns
     again = phaseloom("predict", "scans", *paths[:2], *words)
     assert not again.code, again.err
     assert "2 of 2 predictions are there already" in again.out
     assert (out / "one" / "prediction.h5").stat().st_mtime_ns == before
+    assert "two.h5: kept WARN doubt it" in again.out
     (out / "two" / "asked.json").unlink()  # as a process leaves it that was killed
     again = phaseloom("predict", "scans", *paths[:2], *words)
     assert "1 of 2 predictions are there already" in again.out
     assert "two.h5: done" in again.out
     other = phaseloom("predict", "scans", *paths[:2], *words, "--dose", 500)
-    assert "one is there already with another dose: name another --out" in other.err
+    assert "one holds a prediction of another value of dose: name another --out" in other.err
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "one.h5").write_bytes(paths[0].read_bytes())
     other = phaseloom("predict", "scans", tmp_path / "other" / "one.h5", *words)
-    assert "one is there already with another file, data: name another --out" in other.err
+    assert "one holds a prediction of another value of file, data: name another --out" in other.err
 
 
 @pytest.mark.slow

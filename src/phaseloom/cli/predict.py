@@ -86,6 +86,9 @@ def scans(
     missing = predict_many.find_missing(recipes, lock_output(out), model=model, dose=dose)
     if len(missing) < len(recipes):
         typer.echo(f"{len(recipes) - len(missing)} of {len(recipes)} predictions are there already")
+        for name in (one.file.name for one in recipes if one not in missing):
+            kept = predict_many.read_warnings(out / Path(name).stem / "prediction.h5")
+            typer.echo(f"{name}: kept {predict_many.describe_warnings(kept)}".strip())
     failed = 0
     given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
     for file, message in predict_many.predict_missing(recipes, out, **given):

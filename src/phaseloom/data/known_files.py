@@ -63,7 +63,7 @@ _PURPOSES = {
     ),
     KnownFile.PREDICTION: Purpose(
         "a predicted phase",
-        "phaseloom look and export open it; reconstruct takes the scan, with object: {from_file: {path: ...}}",
+        "phaseloom look and export open it; start a run of its scan from it with object: {from_file: ...}",
     ),
     KnownFile.EMBEDDING: Purpose("an embedding", "phaseloom latents opens it"),
     KnownFile.EXPORT: Purpose(

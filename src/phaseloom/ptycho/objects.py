@@ -439,8 +439,8 @@ def from_file(
 
     Args:
         canvas: see `phaseloom.ptycho.scans.canvas`.
-        path: a result or a prediction of ours, a result of PtyRAD, ptychodus, PtychoShelves or py4DSTEM, or a complex ``.npy`` array
-            ``(y, x)``, ``(slice, y, x)`` or ``(state, slice, y, x)``.
+        path: a result or a prediction of ours, a result of PtyRAD, ptychodus, PtychoShelves or py4DSTEM, or
+            a complex ``.npy`` array ``(y, x)``, ``(slice, y, x)`` or ``(state, slice, y, x)``.
         kind: see `pixels`.
         crop: first slice to keep, and the one after the last.
         pad: slices to add before and after.

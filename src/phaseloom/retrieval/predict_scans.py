@@ -17,7 +17,9 @@ from torch import nn
 from phaseloom import plot
 from phaseloom.calibration.raster import complete_raster
 from phaseloom.calibration.twin_of_run import judge_twin_of_run
+from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.known_files import describe_scan
+from phaseloom.data.own_files.members import Member, read_members
 from phaseloom.data.prepare import enlarge, thin
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -47,13 +49,14 @@ __all__ = [
     "FailedPrediction",
     "ScanPrediction",
     "check_prediction",
+    "describe_warnings",
     "find_missing",
     "measure_misfit",
     "measure_noise",
     "measure_repeatability",
     "plot_prediction",
 ]
-__all__ += ["predict_missing", "predict_scan", "write_prediction"]
+__all__ += ["predict_missing", "predict_scan", "read_warnings", "write_prediction"]
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +125,7 @@ def predict_scan(
         model: a network's file, the name of one that comes with the package, or ``"fitted"`` for one that is
             fitted to the probe of the scan (`phaseloom.retrieval.fitted_networks.fit_network`).
         dose: electrons of the beam in a pattern; default: from the patterns.
-        said: called with a line before a network is fitted.
+        said: called with a line before what takes long.
 
     Raises:
         BadInput: no such model, or data that it was not trained for.
@@ -133,6 +136,7 @@ def predict_scan(
     net = pretrained.load_network(path)
     card = pretrained.load_card(path)
     card = {**card, "name": card.get("name") or (model if model == FITTED else path.stem)}
+    said(f"predicting {len(scan)} patterns three times: with all electrons, and with either half of them")
     prediction = predict(net, card, scan, optics, dose=dose)
     halves = predict_halves(net, card, scan, optics, dose=dose)
     again = None if halves is None else correlate_halves(*halves)
@@ -451,6 +455,12 @@ def find_missing(
     return _find_missing(recipes, folder, {"model": identify_network(model), "dose": dose})
 
 
+def read_warnings(path: Path, /) -> list[str]:
+    """The warnings on a prediction that is in a file."""
+    with open_hdf5(path) as file:
+        return read_members(file, (Member("warnings", "json", form=list[str]),), path.name)["warnings"]
+
+
 def _find_missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, Any]) -> list[Reconstruct]:
     """The same, of a network that is known by its hash."""
     names: dict[str, Path] = {}
@@ -475,7 +485,7 @@ def _is_complete(folder: Path, request: dict[str, Any]) -> bool:
     stored = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
     differ = [name for name, value in request.items() if stored.get(name) != value]
     if differ:
-        fix = f"is there already with another {', '.join(differ)}: name another --out, or remove that folder"
+        fix = f"holds a prediction of another value of {', '.join(differ)}: name another --out, or remove it"
         raise BadInput("predict scans", str(folder), fix)
     return True
 
@@ -544,4 +554,9 @@ def _predict_one(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str,
     write_text(
         folder / recipe.file.stem / REQUEST_FILE, json.dumps({**_describe_input(recipe), **by}, indent=1)
     )
-    return "; ".join(f"WARN {warning}" for warning in outcome.warnings)
+    return describe_warnings(outcome.warnings)
+
+
+def describe_warnings(warnings: Sequence[str], /) -> str:
+    """Warnings of one prediction in a line."""
+    return "; ".join(f"WARN {warning}" for warning in warnings)

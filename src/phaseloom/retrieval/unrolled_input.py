@@ -275,14 +275,13 @@ def _require_range(scan: Scan4D, layout: _Layout, unit: float) -> None:
     if layout.step > MAX_STEP * unit:
         fix = f"is beyond the {MAX_STEP * unit:.3g} A that this model was trained for with this beam"
         raise BadInput("step", f"{layout.step:.4g} A", fix + ": reconstruct instead")
-    room = scan.geometry.wavelength / max(scan.geometry.angle)
-    if (
-        room < unit * (2 * abs(layout.defocus) + MIN_UNITS_AROUND_PROBE)
-        or min(layout.window) < MIN_WINDOW - 4
-    ):
-        own = 1e3 * max(scan.geometry.angle)
-        fix = "is too coarse for the width of this probe: bin less, or take a longer camera length"
-        raise BadInput("detector pixel", f"{own:.3g} mrad", fix)
+    pixel = max(scan.geometry.angle)
+    largest = scan.geometry.wavelength / (unit * (2 * abs(layout.defocus) + MIN_UNITS_AROUND_PROBE))
+    largest = min(largest, pixel * min(layout.window) / (MIN_WINDOW - 4))
+    if pixel > largest:
+        fix = f"is too coarse for the width of this probe, which needs {1e3 * largest:.3g} mrad or less: bin "
+        fix += "less, or take a longer camera length"
+        raise BadInput("detector pixel", f"{1e3 * pixel:.3g} mrad", fix)
     reach = min(n // 2 * a for n, a in zip(scan.geometry.shape, scan.geometry.angle, strict=True))
     if reach < MIN_REACH * layout.semiangle:
         fix = f"misses what this model reads: it has to see {1e3 * MIN_REACH * layout.semiangle:.3g} mrad"

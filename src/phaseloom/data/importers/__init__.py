@@ -26,9 +26,9 @@ MAX_SCAN_IN_METRES = 0.05
 def read(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> Imported:
     """The object, probe, positions and the rest of a reconstruction file of any known program.
 
-    Known are our ``result.h5`` and ``prediction.h5``, PtyRAD's ``.hdf5`` and ``.pt``, CDTools' results, products of ptychodus,
-    PtychoShelves' and fold_slice's ``.mat`` (versions 5 to 7.3), and py4DSTEM's HDF5. The probe comes as
-    stored: see `Imported`.
+    Known are our ``result.h5`` and ``prediction.h5``, PtyRAD's ``.hdf5`` and ``.pt``, CDTools' results,
+    products of ptychodus, PtychoShelves' and fold_slice's ``.mat`` (versions 5 to 7.3), and py4DSTEM's HDF5.
+    The probe comes as stored: see `Imported`.
 
     Args:
         path: the file.

@@ -25,8 +25,8 @@ def require_orientation_of_object(recipe: Reconstruct, scan: Scan4D, /) -> None:
         scan: its data, prepared.
 
     Raises:
-        BadInput: the object is that of a run, or a prediction, whose steps of ``prepare`` orient the detector, and neither the
-            file of this run nor its steps nor a search does.
+        BadInput: the object is that of a run, or a prediction, whose steps of ``prepare`` orient the
+            detector, and neither the file of this run nor its steps nor a search does.
     """
     if recipe.object.name != "from_file" or scan.oriented or recipe.states_orientation:
         return
