@@ -76,16 +76,18 @@ class Start:
         Args:
             sign_is_known: whether the file or a lens with a stated defocus decides the sign of the phase.
         """
-        distance = LENGTH.show(abs(self.defocus))
-        side = "behind" if self.defocus > 0 else "before"
-        place = f"focus {distance} {side} the object" if self.defocus else "at the focus"
         rivals = (
             "clear"
             if self.margin > MIN_MARGIN_OF_CLEAR_START
             else "close: neighbouring candidates do as well"
         )
         if self.margin < 1:
-            rivals = f"another does better by {100 * (1 - self.margin):.0f} %"
+            longest = max(one["epochs"] for one in self.tried)
+            best = min((one for one in self.tried if one["epochs"] == longest), key=lambda one: one["loss"])
+            other = f"{_describe_focus(best['defocus'])}, detector {best['orientation']}"
+            rivals = f"kept, though a loss lower by {100 * (1 - self.margin):.0f} % was found in "
+            rivals += f"{longest} epochs with: {other}"
+        place = _describe_focus(self.defocus)
         lines = [f"start: {place}, detector {self.orientation}; {rivals} (margin {self.margin:.2f})"]
         if not sign_is_known:
             lines.append(
@@ -96,6 +98,11 @@ class Start:
                 f"  the patterns had to be {self.orientation} against the positions: check the file's axes"
             )
         return lines
+
+
+def _describe_focus(defocus: float) -> str:
+    side = "behind" if defocus > 0 else "before"
+    return f"focus {LENGTH.show(abs(defocus))} {side} the object" if defocus else "at the focus"
 
 
 @dataclass
