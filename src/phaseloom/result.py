@@ -7,7 +7,7 @@ import logging
 import math
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import (
     Any,
@@ -203,6 +203,8 @@ class Result:
         opr_weights: complex ``(n, mode, basis)``: what each pattern's own modes are of those of ``probe``,
             where they were free to change from pattern to pattern.
         grid: (slow, fast) when the positions are a raster.
+        scan_numbers: ``(n,)`` of which of several scans each pattern is, from 0, where some were joined.
+        scan_offsets: ``(scan, 2)`` what was added to the positions of each of them (`split` takes it off).
         weights: ``(n,)`` intensity of each shot, refined.
         background: ``(y, x)`` counts, centred like the patterns.
         history: one dict per epoch.
@@ -241,6 +243,8 @@ class Result:
     heights_start: np.ndarray | None = None
     opr_weights: np.ndarray | None = None
     grid: tuple[int, int] | None = None
+    scan_numbers: np.ndarray | None = None
+    scan_offsets: np.ndarray | None = None
     weights: np.ndarray | None = None
     background: np.ndarray | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -309,6 +313,20 @@ class Result:
 
         covered = self.coverage_mask.astype(float)
         return remove_ramp(sum_phase(remove_plane_wave(self.object, covered)), covered, robust=True)
+
+    def split(self) -> list[Result]:
+        """A result for each of several scans that were joined, in the frame of its own positions.
+
+        Each has the part of the object that its beam saw, and its own probe where each scan had one. History,
+        verdict and numbers are those of all scans together.
+
+        Raises:
+            BadInput: the result of one scan.
+        """
+        if self.scan_numbers is None:
+            fix = "is of one scan: only what prepare: join made one is split"
+            raise BadInput("result", self.title or None, fix)
+        return [_cut_scan(self, int(number)) for number in np.unique(self.scan_numbers)]
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -505,6 +523,45 @@ _HALVES = tuple(
     Member(f"halves/{one.name}", "real", "ring", finite=False, optional=True)
     for one in fields(RingCorrelation)
 )
+
+
+def _cut_scan(result: Result, number: int) -> Result:
+    """What a result has of one of its scans."""
+    assert result.scan_numbers is not None
+    own = result.scan_numbers == number
+    offset = np.zeros(2) if result.scan_offsets is None else result.scan_offsets[number]
+    places = (result.positions[own] - np.array(result.origin)) / np.array(result.pixel)
+    reach = np.array(result.probe.shape[-2:]) // 2 + 1
+    low = np.maximum(np.floor(places.min(0)).astype(int) - reach, 0)
+    high = np.ceil(places.max(0)).astype(int) + reach + 1
+    window = (..., slice(low[0], high[0]), slice(low[1], high[1]))
+    corner = np.array(result.origin) + low * result.pixel - offset
+    cut = {
+        name: value[window]
+        for name in ("object", "object_modes", "coverage")
+        if (value := getattr(result, name)) is not None
+    }
+    for name in ("weights", "tilts", "descan", "heights", "heights_start", "opr_weights"):
+        value = getattr(result, name)
+        cut[name] = value[own] if value is not None and len(value) == len(own) else value
+    mixed = cut["opr_weights"]
+    if mixed is not None and np.allclose(mixed, mixed[:1]):  # one probe for this scan
+        cut |= {"probe": np.einsum("mk,kyx->myx", mixed[0], result.probe), "opr_weights": None}
+    bars = result.uncertainty
+    if bars is not None:
+        maps = {name: None if (one := getattr(bars, name)) is None else one[window] for name in _SIGMA_MAPS}
+        cut["uncertainty"] = replace(bars, **maps)
+    return replace(
+        result,
+        positions=result.positions[own] - offset,
+        positions_start=result.positions_start[own] - offset,
+        origin=(float(corner[0]), float(corner[1])),
+        title=f"{result.title}, scan {number}",
+        scan_numbers=None,
+        scan_offsets=None,
+        examples={},
+        **cut,
+    )
 
 
 def _write_h5(result: Result, path: Path) -> None:

@@ -95,6 +95,7 @@ def fill_empty_places(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster,
         counts=_CompletedCounts(scan.counts, near),
         positions=np.concatenate([scan.positions, where]),
         grid=None,
+        scan_numbers=None,
         **{name: longer(getattr(scan, name)) for name in ("weights", "heights", "descan")},
     )
     verb = "is empty and is" if len(places) == 1 else "are empty and are"

@@ -411,6 +411,26 @@ def compare(
 
 
 @app.command()
+def split(
+    run: Annotated[Path, typer.Argument(help="a run of joined scans, or its result.h5")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="folder; default: that of the result")] = None,
+) -> None:
+    """Part the result of joined scans (prepare: join) into one result for each scan."""
+    from phaseloom.result import Result
+
+    path = run / "result.h5" if run.is_dir() else run
+    folder = path.parent if out is None else out
+    parts = Result.load(path).split()
+    targets = [folder / f"scan-{number}.h5" for number in range(len(parts))]
+    for target in targets:
+        _require_new(target)
+    for part, target in zip(parts, targets, strict=True):
+        part.save(target)
+        typer.echo(f"written: {target}")
+
+
+@app.command()
 def cite(
     run: Annotated[
         Path, typer.Argument(help="a run folder, a result.h5, a direct image or a parameter file")

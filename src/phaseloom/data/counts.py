@@ -19,6 +19,7 @@ __all__ = [
     "Counts",
     "FileNumbers",
     "HDF5Source",
+    "JoinedCounts",
     "MappedCounts",
     "PartialCounts",
     "SelectedCounts",
@@ -339,6 +340,45 @@ class SelectedCounts:
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """Read through the choice."""
         return self.source[self.index[index]]
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedCounts:
+    """The patterns of several stacks one after the other; their type is the widest of them.
+
+    Example:
+        >>> both = JoinedCounts((np.zeros((2, 4, 4), "u2"), np.ones((1, 4, 4), "f4")))
+        >>> both.shape, both.dtype.name, both[np.array([2, 0])].sum((1, 2)).tolist()
+        ((3, 4, 4), 'float32', [16.0, 0.0])
+    """
+
+    stacks: tuple[Counts, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of patterns, rows, columns."""
+        _, rows, columns = self.stacks[0].shape
+        return sum(stack.shape[0] for stack in self.stacks), rows, columns
+
+    @property
+    def dtype(self) -> np.dtype:
+        """One that holds the patterns of all."""
+        return np.result_type(*(stack.dtype for stack in self.stacks))
+
+    __array__ = _read_array
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
+        """Read each pattern from its stack."""
+        index = np.arange(self.shape[0])[index]
+        flat = np.atleast_1d(index)
+        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        first = 0
+        for stack in self.stacks:
+            here = (flat >= first) & (flat < first + stack.shape[0])
+            if here.any():
+                out[here] = stack[flat[here] - first]
+            first += stack.shape[0]
+        return out if np.ndim(index) else out[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -203,6 +203,9 @@ class Scan4D:
         descan: ``(n, 2)`` known shift of each far-field pattern (y, x), modelled pixels, or ``None``.
         modelled: the grid on which patterns are modelled, when it is larger than the detector
             (`phaseloom.data.prepare.enlarge`): more pixels of the same angle, or finer ones.
+        scan_numbers: ``(n,)`` which of several scans that were joined each pattern is of, from 0
+            (`phaseloom.data.prepare.join`), or ``None``: one scan.
+        scan_offsets: ``(scan, 2)`` what was added to the positions of each of them, angstrom.
         metadata: title, instrument, dates: text by name.
 
     Raises:
@@ -227,6 +230,8 @@ class Scan4D:
     oriented: bool = True
     descan: np.ndarray | None = None
     modelled: Geometry | None = None
+    scan_numbers: np.ndarray | None = None
+    scan_offsets: np.ndarray | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -249,7 +254,7 @@ class Scan4D:
         n, *window = self.counts.shape
         pattern = tuple(window)
         wanted = {"positions": (n, 2), "mask": pattern, "background": pattern, "flat": pattern}
-        wanted |= {"weights": (n,), "heights": (n,), "descan": (n, 2)}
+        wanted |= {"weights": (n,), "heights": (n,), "descan": (n, 2), "scan_numbers": (n,)}
         for name, shape in wanted.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
@@ -298,7 +303,8 @@ class Scan4D:
         else:
             counts = SelectedCounts(self.counts, index)
         parts = {
-            k: None if (v := getattr(self, k)) is None else v[index] for k in ("weights", "heights", "descan")
+            name: None if (value := getattr(self, name)) is None else value[index]
+            for name in ("weights", "heights", "descan", "scan_numbers")
         }
         grid = self.grid if len(index) == len(self) and steady else None
         return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)

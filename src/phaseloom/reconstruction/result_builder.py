@@ -257,6 +257,8 @@ def _build_whole(job: Underway, residuals: Mapping[str, float]) -> Result:
         heights=None if model.heights is None else model.heights.angstrom(),
         heights_start=None if model.heights is None else job.scan.heights,
         opr_weights=mixed,
+        scan_numbers=job.scan.scan_numbers,
+        scan_offsets=job.scan.scan_offsets,
         grid=job.scan.grid,
         weights=model.detector.weights.detach().cpu().numpy(),
         background=background if background.any() else None,

@@ -50,6 +50,8 @@ RESULT_ARRAYS = (
     Member("heights", "real", "pattern", optional=True),
     Member("heights_start", "real", "pattern", optional=True),
     Member("opr_weights", "complex", "pattern _ _", optional=True),
+    Member("scan_numbers", "integer", "pattern", optional=True),
+    Member("scan_offsets", "real", "_ 2", optional=True),
 )
 """Arrays of ``result.h5``."""
 

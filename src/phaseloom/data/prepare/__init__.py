@@ -14,6 +14,7 @@ from phaseloom.data.prepare._intensity import (
     source_size,
     thin,
 )
+from phaseloom.data.prepare._join import join
 from phaseloom.data.prepare._sampling import enlarge, pad, resample
 from phaseloom.data.prepare._scan import (
     affine,
@@ -44,6 +45,7 @@ __all__ = [
 __all__ += [
     "half",
     "jitter",
+    "join",
     "mask",
     "near_field",
     "nonnegative",

@@ -1,6 +1,7 @@
 """First guesses of what illuminates the object."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ from phaseloom.ptycho.probes.guesses import (
     mix_waves,
     split_power,
 )
-from phaseloom.ptycho.probes.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import ProbeOfScans, RelaxedProbe
 from phaseloom.units import Aberrations, Angle, Length
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "from_file",
     "from_patterns",
     "limited",
+    "of_each_scan",
     "pupil",
     "relaxed",
     "stored",
@@ -353,6 +355,54 @@ def relaxed(
     start = _start(scan, defocus, basis)
     mixture = torch.eye(modes, basis, dtype=start.dtype).repeat(len(scan), 1, 1)
     return RelaxedProbe(start, scan.window, mixture, support=support)
+
+
+def of_each_scan(
+    scan: Scan4D,
+    /,
+    *,
+    defocus_values: list[Length] | None = None,
+    semiangle: Angle | None = None,
+    modes: int | None = None,
+) -> ProbeOfScans:
+    """A probe for each of several scans of one object (`phaseloom.data.prepare.join`, ``share: object``).
+
+    Args:
+        scan: the data; each of its scans gives the first guess of its own probe.
+        defocus_values: of the first guesses, one for each scan, angstrom; positive: the focus lies behind the
+            object (under-focus). Default: none.
+        semiangle: of a lens, radian; default: the amplitude of the mean pattern, with a flat phase.
+        modes: incoherent modes of each scan; default two in the far field, one in the near field.
+
+    Raises:
+        BadInput: a scan that was not joined, or another number of defocus values.
+
+    Example:
+        >>> geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
+        >>> places, numbers = np.indices((2, 2)).reshape(2, -1).T * 10.0, np.array([0, 0, 1, 1])
+        >>> both = Scan4D(counts=np.ones((4, 8, 8)), positions=places, geometry=geometry, scan_numbers=numbers)
+        >>> probe = of_each_scan(both, defocus_values=[0.0, 300.0], semiangle=3e-3, modes=1)
+        >>> first, last = (probe.modes_of(torch.tensor([n]))[0, 0].abs().max().item() for n in (0, 3))
+        >>> first > last
+        True
+    """
+    place = "probe: of_each_scan"
+    if scan.scan_numbers is None:
+        raise BadInput(place, None, "needs several scans: prepare: [{join: {path: ..., share: object}}]")
+    numbers, index = np.unique(scan.scan_numbers, return_inverse=True)
+    values = [0.0] * len(numbers) if defocus_values is None else defocus_values
+    if len(values) != len(numbers):
+        fix = f"must have one value for each of the {len(numbers)} scans"
+        raise BadInput(f"{place}.defocus_values", values, fix)
+    guesses = []
+    for number, focus in zip(numbers, values, strict=True):
+        own = replace(scan.select(scan.scan_numbers == number), scan_numbers=None, probe=None)
+        if semiangle is None:
+            guess = from_patterns(own, defocus=focus, modes=modes)
+        else:
+            guess = focused(own, semiangle=semiangle, defocus=focus, modes=modes)
+        guesses.append(guess.modes().detach())
+    return ProbeOfScans(torch.stack(guesses), scan.window, torch.from_numpy(index))
 
 
 def _start(scan: Scan4D, defocus: float, modes: int | None) -> Tensor:

@@ -112,6 +112,40 @@ class RelaxedProbe(Probe):
         return power, turn
 
 
+class ProbeOfScans(RelaxedProbe):
+    """A probe for each of several scans that see one object: mixtures that stay as they are.
+
+    The basis has the modes of all scans, of which each pattern takes those of its own.
+    """
+
+    def __init__(
+        self,
+        modes: Complex[Tensor, "scan mode y x"],
+        geometry: Geometry,
+        numbers: Int[Tensor, " n"],
+    ):
+        """Begin with the modes of each scan.
+
+        Args:
+            modes: of each scan, square roots of counts.
+            geometry: of the patterns as they are modelled.
+            numbers: which scan each pattern is of, from 0.
+        """
+        scans, count = modes.shape[:2]
+        own = torch.eye(scans * count, dtype=modes.dtype).view(scans, count, scans * count)
+        super().__init__(modes.flatten(0, 1), geometry, own[numbers])
+        self.mixture.requires_grad_(False)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The basis, and a common defocus."""
+        return {name: part for name, part in super().parts().items() if name != "opr_weights"}
+
+    @torch.no_grad()
+    def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
+        """Newton steps of the basis."""
+        return {self.relative: super().square_slopes()[self.relative]}
+
+
 def _damped_inverse(bend: Tensor) -> Tensor:
     strongest = torch.linalg.matrix_norm(bend, ord=2)
     return torch.linalg.inv(bend + CURVATURE_DAMPING * strongest * torch.eye(len(bend), device=bend.device))

@@ -1,0 +1,157 @@
+"""Several scans as one, which share the probe, the object, or both."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from phaseloom.data.counts import JoinedCounts
+from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.units import Length
+
+__all__ = ["join"]
+
+WINDOWS_BETWEEN_SCANS = 2.0
+"""Widths of the window by which outer beams of two scans lie apart that share no object."""
+
+MAX_RELATIVE_DIFFERENCE = 1e-3
+"""Of wavelengths, and of angles of a pixel, of scans that are joined."""
+
+MAX_PATTERNS_FOR_MEAN = 500
+
+
+def join(
+    scan: Scan4D,
+    /,
+    *,
+    path: Path,
+    share: Literal["probe", "object"] = "probe",
+    offset: tuple[Length, Length] = (0.0, 0.0),
+) -> Scan4D:
+    """Add the patterns of another scan, to be reconstructed together; one step for each further scan.
+
+    Scans that share the probe are laid side by side, two windows apart, so that nothing else is common to
+    them: two samples, or one sample under two polarisations. Scans that share the object lie in one frame. `phaseloom.result.Result.split` parts the result again.
+
+    Steps before this one are those of the first scan alone, and later ones those of all. Brightness is
+    brought together by the weights of the patterns, backgrounds by their mean; pixels that are bad in one scan
+    are so in all. There is no raster any more.
+
+    Args:
+        scan: the first scan, or those that were joined so far.
+        path: of the other, which has its own side-car where it needs one.
+        share: ``probe``: an object for each scan; ``object``: one for all, with one probe, or with one for
+            each scan (`phaseloom.ptycho.probes.of_each_scan`).
+        offset: what is added to the positions (y, x) of the other scan where both see one object, angstrom.
+
+    Raises:
+        BadInput: scans of other detectors, wavelengths or samples' tilts, one with heights and one
+            without, a first scan that was enlarged, or an offset of scans side by side.
+
+    Example:
+        >>> from phaseloom.data.formats import native
+        >>> native.write(_example(), "other.h5")
+        >>> both = join(_example(), path="other.h5")
+        >>> len(both), both.scan_numbers.tolist(), bool((both.positions[3:, 1] > 4).all())
+        (6, [0, 0, 0, 1, 1, 1], True)
+    """
+    from phaseloom.data import formats
+
+    other = formats.read(Path(path), lazy=not isinstance(scan.counts, np.ndarray))
+    place = f"join.path: {Path(path).name}"
+    _require_same_experiment(scan, other, place)
+    move = np.asarray(offset, np.float64)
+    if share == "probe":
+        if move.any():
+            raise BadInput(
+                "join.offset", list(offset), "is of scans that share their object: write share: object"
+            )
+        move = _find_place_beside(scan, other)
+    weights = np.concatenate([_measure_brightness(one) for one in (scan, other)])
+    numbers = np.zeros(len(scan), int) if scan.scan_numbers is None else scan.scan_numbers
+    offsets = np.zeros((1, 2)) if scan.scan_offsets is None else scan.scan_offsets
+    stacks = scan.counts.stacks if isinstance(scan.counts, JoinedCounts) else (scan.counts,)
+    counts = JoinedCounts((*stacks, other.counts))
+    is_in_memory = all(isinstance(one, np.ndarray) for one in counts.stacks)
+    return replace(
+        scan,
+        counts=np.concatenate(counts.stacks) if is_in_memory else counts,
+        positions=np.concatenate([scan.positions, other.positions + move]),
+        mask=scan.mask & other.mask,
+        background=_average_backgrounds(scan, other),
+        weights=weights / weights.mean(),
+        heights=None if scan.heights is None else np.append(scan.heights, other.heights),
+        descan=_append_descan(scan, other),
+        grid=None,
+        oriented=scan.oriented and other.oriented,
+        scan_numbers=np.append(numbers, np.full(len(other), numbers.max() + 1)),
+        scan_offsets=np.concatenate([offsets, move[None]]),
+    )
+
+
+def _require_same_experiment(scan: Scan4D, other: Scan4D, place: str) -> None:
+    if scan.modelled is not None:
+        raise BadInput("join", None, "must come before enlarge: scans are joined as they were measured")
+    if other.geometry.shape != scan.geometry.shape:
+        fix = (
+            f"but those of the first scan {scan.geometry.shape}: let join be the first step of prepare, and "
+        )
+        fix += "bring both to the same pixels"
+        raise BadInput(place, f"has patterns of {other.geometry.shape} pixels", fix)
+    for what, one, two in _list_numbers(scan.geometry, other.geometry):
+        if not np.allclose(one, two, rtol=MAX_RELATIVE_DIFFERENCE, atol=1e-9):
+            fix = f"but the first scan {one}: only scans of one experiment can be joined"
+            raise BadInput(place, f"has {what} {two}", fix)
+    if scan.geometry.beam != other.geometry.beam or scan.geometry.near != other.geometry.near:
+        raise BadInput(place, None, "is of another beam, or in another field, than the first scan")
+    if (scan.heights is None) != (other.heights is None):
+        raise BadInput(place, None, "has positions along the beam, or lacks them, unlike the first scan")
+
+
+def _list_numbers(one: Geometry, two: Geometry) -> list[tuple[str, object, object]]:
+    names = {
+        "wavelength": "a wavelength (A) of",
+        "angle": "pixels (radian) of",
+        "normal": "a sample's normal of",
+    }
+    names |= {"distance": "a distance (A) of", "focus": "a focus (A) of"} if one.near and two.near else {}
+    return [(what, getattr(one, name), getattr(two, name)) for name, what in names.items()]
+
+
+def _find_place_beside(scan: Scan4D, other: Scan4D) -> np.ndarray:
+    """What to add to the positions of a scan so that it lies right of another, by whole pixels."""
+    pixel = np.asarray(scan.geometry.pixel)
+    gap = WINDOWS_BETWEEN_SCANS * scan.geometry.shape[1] * pixel[1]
+    columns = scan.positions[:, 1].max() + gap - other.positions[:, 1].min()
+    rows = scan.positions[:, 0].min() - other.positions[:, 0].min()
+    return np.ceil(np.array([rows, columns]) / pixel) * pixel
+
+
+def _measure_brightness(scan: Scan4D) -> np.ndarray:
+    """Counts of each pattern without background ``(n,)``, by its weight and the mean of all."""
+    mean = scan.mean_pattern(most=MAX_PATTERNS_FOR_MEAN) - (
+        0.0 if scan.background is None else scan.background
+    )
+    level = float(mean[scan.mask].sum())
+    if not level > 0:
+        raise BadInput("join", None, "needs patterns that are brighter than their background")
+    weights = np.ones(len(scan)) if scan.weights is None else scan.weights
+    return level * weights / weights.mean()
+
+
+def _average_backgrounds(scan: Scan4D, other: Scan4D) -> np.ndarray | None:
+    if scan.background is None and other.background is None:
+        return None
+    both = [0.0 if one.background is None else one.background for one in (scan, other)]
+    share = len(other) / (len(scan) + len(other))
+    return (1 - share) * both[0] + share * both[1] + np.zeros(scan.geometry.shape)
+
+
+def _append_descan(scan: Scan4D, other: Scan4D) -> np.ndarray | None:
+    if scan.descan is None and other.descan is None:
+        return None
+    both = [np.zeros((len(one), 2)) if one.descan is None else one.descan for one in (scan, other)]
+    return np.concatenate(both)

@@ -1,0 +1,198 @@
+"""Several scans as one run: models, gradients and results are those of each scan; NumPy makes the patterns."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from phaseloom.data.formats import native
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.ptycho import probes
+from phaseloom.reconstruction.protocol import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.result import Result
+
+SIDE, ANGLE, WAVELENGTH = 32, 1e-4, 1.24
+PIXEL = WAVELENGTH / (SIDE * ANGLE)
+DEFOCUS = (60.0, 100.0)  # micrometre
+TREE = {"start": "none", "preset": "none", "device": "cpu", "holdout": 0.0, "epochs": 40}
+
+
+def make_object(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:90, :90]
+    phase = np.zeros(y.shape)
+    for at in rng.uniform(0, 90, (250, 2)):
+        phase += rng.uniform(0.2, 0.6) * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / 6)
+    return np.exp(1j * phase)
+
+
+def make_probe(defocus: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    q = (np.arange(SIDE) - SIDE // 2) * ANGLE
+    square = q[:, None] ** 2 + q**2
+    pupil = (square < (9 * ANGLE) ** 2) * np.exp(1j * np.pi / WAVELENGTH * 1e4 * defocus * square)
+    pupil = pupil * np.exp(0.3j * rng.normal(size=pupil.shape))
+    probe = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(pupil)))
+    return probe / np.sqrt((abs(probe) ** 2).sum())
+
+
+def make_scan(
+    thing: np.ndarray, probe: np.ndarray, seed: int, *, at: float = 12.0, dose: float = 3e5
+) -> Scan4D:
+    rng = np.random.default_rng(seed)
+    raster = np.indices((4, 4)).reshape(2, -1).T * 6
+    corners = np.round(raster + rng.uniform(-1, 1, raster.shape) + at).astype(int)
+    waves = [probe * thing[y : y + SIDE, x : x + SIDE] for y, x in corners]
+    far = [np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(wave), norm="ortho")) for wave in waves]
+    geometry = Geometry(wavelength=WAVELENGTH, shape=(SIDE, SIDE), angle=(ANGLE, ANGLE), distance=1e10)
+    counts = rng.poisson(dose * np.abs(far) ** 2).astype(np.float32)
+    return Scan4D(counts=counts, positions=(corners + SIDE // 2) * PIXEL, geometry=geometry)
+
+
+def run(tree) -> tuple[Job, Result]:
+    job = Job.begin(Reconstruct.of(TREE | tree))
+    for _ in job:
+        pass
+    return job, job.result()
+
+
+def correlate(result: Result, thing: np.ndarray, scan: Scan4D) -> float:
+    """Of the object with the truth over the scanned field, at the shift by pixels where it is largest."""
+    wanted_at = np.round(scan.positions / PIXEL).astype(int)
+    low, high = wanted_at.min(0), wanted_at.max(0)
+    wanted = thing[low[0] : high[0], low[1] : high[1]]
+    places = (result.positions - np.array(result.origin)) / np.array(result.pixel)
+    first = np.round((places - scan.positions / PIXEL).mean(0)).astype(int) + low
+    best = 0.0
+    for move in np.indices((7, 7)).reshape(2, -1).T - 3:
+        top, left = first + move
+        found = result.object[0][top : top + wanted.shape[0], left : left + wanted.shape[1]]
+        spectrum = np.fft.fft2(found * wanted.conj(), (256, 256))
+        best = max(best, abs(spectrum).max() / np.sqrt((abs(found) ** 2).sum() * (abs(wanted) ** 2).sum()))
+    return best
+
+
+def overlap(wave: np.ndarray, number: int) -> float:
+    """Of a probe with one of the true ones, wherever it lies."""
+    true = make_probe(DEFOCUS[number], number)
+    product = np.fft.ifft2(np.fft.fft2(wave) * np.fft.fft2(true).conj())
+    return abs(product).max() / np.sqrt((abs(wave) ** 2).sum())
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("joined")
+    things = [make_object(1), make_object(2)]
+    beams = [make_probe(one, seed) for seed, one in enumerate(DEFOCUS)]
+    scans = {
+        "first": make_scan(things[0], beams[0], 1),
+        "same object": make_scan(things[0], beams[1], 2, at=14.0),
+        "other object": make_scan(things[1], beams[0], 3, dose=1e5),
+    }
+    for name, scan in scans.items():
+        native.write(scan, folder / f"{name}.h5")
+    return folder, scans, things
+
+
+def share_object(files) -> dict:
+    folder, _, _ = files
+    values = [f"{one} um" for one in DEFOCUS]
+    return {
+        "file": str(folder / "first.h5"),
+        "prepare": [{"join": {"path": str(folder / "same object.h5"), "share": "object"}}],
+        "probe": {"of_each_scan": {"defocus_values": values, "modes": 1}},
+    }
+
+
+def share_probe(files) -> dict:
+    folder, _, _ = files
+    return {
+        "file": str(folder / "first.h5"),
+        "prepare": [{"join": {"path": str(folder / "other object.h5")}}],
+        "probe": {"from_patterns": {"defocus": f"{DEFOCUS[0]} um", "modes": 1}},
+    }
+
+
+def test_patterns_of_a_scan_are_those_of_its_own_probe_and_no_other(files):
+    job = Job.begin(Reconstruct.of(TREE | share_object(files)))
+    model = job.model
+    before = model(torch.arange(32)).detach().clone()
+    with torch.no_grad():
+        model.probe.relative[1] *= 1.5
+    after = model(torch.arange(32)).detach()
+    assert torch.equal(before[:16], after[:16])
+    torch.testing.assert_close(after[16:], 2.25 * before[16:], rtol=1e-3, atol=1e-2)
+    assert "opr_weights" not in model.parts()
+
+
+def test_guesses_of_probes_are_those_of_each_scan_by_itself(files):
+    _, scans, _ = files
+    both = Reconstruct.of(TREE | share_object(files)).scan()
+    found = probes.of_each_scan(both, defocus_values=[6e5, 1e6], modes=2)
+    for number, (name, focus) in enumerate((("first", 6e5), ("same object", 1e6))):
+        own = probes.from_patterns(scans[name], defocus=focus, modes=2).modes()
+        mixed = found.modes_of(torch.tensor([16 * number + 3]))[0]
+        torch.testing.assert_close(mixed, own, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.medium
+def test_two_probes_show_one_object_better_than_either(files):
+    folder, scans, things = files
+    _, whole = run(share_object(files))
+    parts = whole.split()
+    for part, name, focus in zip(parts, ("first", "same object"), DEFOCUS, strict=True):
+        probe = {"from_patterns": {"defocus": f"{focus} um", "modes": 1}}
+        _, alone = run({"file": str(folder / f"{name}.h5"), "probe": probe})
+        together = correlate(part, things[0], scans[name])
+        assert 1 - together < 0.5 * (1 - correlate(alone, things[0], scans[name]))
+        assert part.probe.shape == (1, SIDE, SIDE)
+    for part, own, other in zip(parts, (0, 1), (1, 0), strict=True):
+        assert overlap(part.probe[0], own) > overlap(part.probe[0], other) + 0.02
+
+
+def test_two_samples_under_one_probe_come_apart_in_their_own_frames(files, tmp_path):
+    folder, scans, things = files
+    job, whole = run(share_probe(files))
+    whole.save(tmp_path / "result.h5")
+    parts = Result.load(tmp_path / "result.h5").split()
+    assert job.scan.scan_numbers is not None
+    for part, name, thing in zip(parts, ("first", "other object"), things, strict=True):
+        np.testing.assert_allclose(part.positions_start, scans[name].positions, atol=1e-6)
+        assert correlate(part, thing, scans[name]) > 0.9
+        assert part.coverage.shape == part.object.shape[1:]
+        assert len(part.weights) == 16
+        again = tmp_path / f"{name}.h5"
+        part.save(again)
+        assert Result.load(again).scan_numbers is None
+    ratio = parts[1].weights.mean() / parts[0].weights.mean()
+    assert ratio == pytest.approx(1 / 3, rel=0.1)  # of the doses
+
+
+def test_a_result_of_one_scan_is_not_split_and_a_single_scan_has_one_probe(files):
+    folder, _, _ = files
+    job = Job.begin(Reconstruct.of(TREE | share_probe(files) | {"epochs": 1}))
+    for _ in job:
+        pass
+    one = replace(job.result(), scan_numbers=None)
+    with pytest.raises(BadInput, match="is of one scan"):
+        one.split()
+    alone = {"file": str(folder / "first.h5"), "probe": {"of_each_scan": {}}}
+    with pytest.raises(BadInput, match="probe: of_each_scan: needs several scans"):
+        Job.begin(Reconstruct.of(TREE | alone))
+    wrong = share_object(files) | {"probe": {"of_each_scan": {"defocus_values": ["1 um"]}}}
+    with pytest.raises(BadInput, match=r"of_each_scan\.defocus_values.* each of the 2 scans"):
+        Job.begin(Reconstruct.of(TREE | wrong))
+
+
+def test_the_command_writes_a_result_for_each_scan_and_overwrites_none(files, tmp_path, phaseloom):
+    _, whole = run(share_probe(files) | {"epochs": 2})
+    whole.save(tmp_path / "run" / "result.h5")
+    done = phaseloom("split", tmp_path / "run")
+    assert not done.code, done.err
+    assert [Result.load(tmp_path / "run" / f"scan-{n}.h5").title[-6:] for n in (0, 1)] == ["scan 0", "scan 1"]
+    again = phaseloom("split", tmp_path / "run")
+    assert again.code == 2
+    assert "exists already" in again.err
