@@ -2,7 +2,8 @@
 
     python -m benchmarks.joined_scans OUT.json --seeds 100 106
 
-Three kinds of pairs of 16 patterns each (of polarisations 49), at 10 keV, positions on whole pixels: two samples under one probe;
+Three kinds of pairs of 16 patterns each (of polarisations 49), at 10 keV, positions on whole pixels: two
+samples under one probe;
 one sample under two polarisations, whose phase differs by a few hundredths of a radian (a magnetic one of
 opposite sign) under one probe; one sample under two probes. Scores are correlations of the complex object
 with the truth over the scanned field, after a constant and a ramp of the phase; of the polarisations that of

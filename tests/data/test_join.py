@@ -1,13 +1,15 @@
 """Scans that are joined: what belongs to each pattern stays with it, and what cannot be one is refused."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from phaseloom.data.counts import JoinedCounts, MappedCounts
 from phaseloom.data.formats import native
-from phaseloom.data.prepare import enlarge, join
+from phaseloom.data.prepare import enlarge
+from phaseloom.data.prepare import join as join_scans
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 
@@ -15,12 +17,16 @@ GEOMETRY = Geometry(wavelength=1.2, shape=(8, 10), angle=(1e-4, 1e-4), distance=
 PIXEL = np.array(GEOMETRY.pixel)
 
 
-def make_scan(count: int, *, seed: int = 0, level: float = 100.0, **more) -> Scan4D:
+def make_scan(count: int, *, seed: int = 0, level: float = 100.0, **more) -> Any:
     rng = np.random.default_rng(seed)
     counts = rng.poisson(level, (count, 8, 10)).astype(np.float32)
     return Scan4D(
         counts=counts, positions=rng.uniform(0, 50 * PIXEL[0], (count, 2)), geometry=GEOMETRY, **more
     )
+
+
+def join(scan: Any, **given) -> Any:
+    return join_scans(scan, **given)
 
 
 def put(scan: Scan4D, folder, name: str = "other.h5"):
@@ -32,7 +38,7 @@ def test_patterns_and_positions_of_one_object_stay_as_they_are(tmp_path):
     first, other = make_scan(3), make_scan(5, seed=1)
     both = join(first, path=put(other, tmp_path), share="object", offset=(7.0, -9.0))
     np.testing.assert_array_equal(both.counts, np.concatenate([first.counts, other.counts]))
-    np.testing.assert_allclose(both.positions[3:], other.positions + (7.0, -9.0))
+    np.testing.assert_allclose(both.positions[3:], other.positions + np.array([7.0, -9.0]))
     np.testing.assert_array_equal(both.positions[:3], first.positions)
     np.testing.assert_allclose(both.scan_offsets, [[0, 0], [7, -9]])
     assert both.scan_numbers.tolist() == [0] * 3 + [1] * 5

@@ -1,6 +1,7 @@
-"""Several scans as one run: models, gradients and results are those of each scan; NumPy makes the patterns."""
+"""Several scans as one run: its models and results are those of each scan; NumPy makes the patterns."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def make_scan(
     return Scan4D(counts=counts, positions=(corners + SIDE // 2) * PIXEL, geometry=geometry)
 
 
-def run(tree) -> tuple[Job, Result]:
+def run(tree) -> tuple[Any, Any]:
     job = Job.begin(Reconstruct.of(TREE | tree))
     for _ in job:
         pass
@@ -117,8 +118,7 @@ def share_probe(files) -> dict:
 
 
 def test_patterns_of_a_scan_are_those_of_its_own_probe_and_no_other(files):
-    job = Job.begin(Reconstruct.of(TREE | share_object(files)))
-    model = job.model
+    model: Any = Job.begin(Reconstruct.of(TREE | share_object(files))).model
     before = model(torch.arange(32)).detach().clone()
     with torch.no_grad():
         model.probe.relative[1] *= 1.5
@@ -154,10 +154,10 @@ def test_two_probes_show_one_object_better_than_either(files):
 
 
 def test_two_samples_under_one_probe_come_apart_in_their_own_frames(files, tmp_path):
-    folder, scans, things = files
+    _, scans, things = files
     job, whole = run(share_probe(files))
     whole.save(tmp_path / "result.h5")
-    parts = Result.load(tmp_path / "result.h5").split()
+    parts: list[Any] = Result.load(tmp_path / "result.h5").split()
     assert job.scan.scan_numbers is not None
     for part, name, thing in zip(parts, ("first", "other object"), things, strict=True):
         np.testing.assert_allclose(part.positions_start, scans[name].positions, atol=1e-6)

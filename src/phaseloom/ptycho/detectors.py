@@ -1,6 +1,7 @@
 """From the wave on the detector to the counts that are expected there."""
 
 import math
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from phaseloom.data.scan import Scan4D
+from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect
 from phaseloom.physics import tilted_planes as oblique
@@ -32,6 +33,15 @@ Collect = Literal["area", "bilinear", "blocks"]
 
 PixelMapping = Literal["flat", "lens", "none"]
 """A flat detector, one in the back focal plane of a lens, or frequencies proportional to places."""
+
+MAX_BANDWIDTH = 0.2
+MAX_RATIO = 1.5
+"""Of two wavelengths of one beam, at most."""
+
+SPECTRUM_WIDTHS = 2.5
+"""Full widths at half maximum over which a Gaussian spectrum is sampled."""
+
+MAX_WAVELENGTHS = 31
 
 MIN_PIXEL_SHIFT = 0.1
 """Pixels by which a mapping moves some pixel, from which on it is applied without being asked for.
@@ -81,6 +91,89 @@ class EwaldMapping(nn.Module):
         return seen.reshape(wave.shape)
 
 
+class Spectrum(nn.Module):
+    """Patterns of a beam of several wavelengths: those of each, stretched in proportion to it, add up.
+
+    Probe and object are taken to be the same for all wavelengths, as they are in a narrow band.
+
+    Attributes:
+        ratios: ``(k,)`` of the wavelengths to that of the scan.
+        shares: ``(k,)`` of the photons (or electrons); their sum is one.
+        mappings: of the detector's pixels, for each wavelength.
+    """
+
+    def __init__(self, scan: Scan4D, ratios: np.ndarray, shares: np.ndarray):
+        super().__init__()
+        self.ratios = ratios
+        self.shares = shares
+        shape = scan.window.shape
+        plain = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij"), -1)
+        light = [np.full(shape, ratio**-2.0) for ratio in ratios]
+        self.mappings = nn.ModuleList(
+            EwaldMapping(plain / ratio, one) for ratio, one in zip(ratios, light, strict=True)
+        )
+        low, high = (-(np.array(shape) // 2), (np.array(shape) - 1) // 2)
+        places = plain / ratios.min()
+        self.known = shift_to_corner(torch.as_tensor(((places >= low) & (places <= high)).all(-1)))
+
+    def forward(self, wave: Complex[Tensor, "*batch y x"]) -> list[tuple[float, Tensor]]:
+        """For each wavelength its share and the waves on the detector's pixels."""
+        return [(float(n), mapping(wave)) for n, mapping in zip(self.shares, self.mappings, strict=True)]
+
+
+def make_spectrum(scan: Scan4D, bandwidth: float, table: Path | None, /) -> Spectrum | None:
+    """The spectrum of a beam; ``None``: one wavelength.
+
+    Args:
+        scan: the data.
+        bandwidth: full width at half maximum of a Gaussian spectrum, relative to the wavelength.
+        table: of energies in eV and the photons at each, in place of a bandwidth.
+
+    Raises:
+        BadInput: both, a near field or a tilted sample, or numbers that are no spectrum.
+    """
+    place = "detector: counting"
+    if table is None and bandwidth == 0.0:
+        return None
+    if scan.geometry.near or scan.geometry.has_tilted_sample:
+        fix = "is modelled for far fields of samples across the beam only: leave it out"
+        raise BadInput(f"{place}.bandwidth" if table is None else f"{place}.spectrum", None, fix)
+    if table is not None:
+        if bandwidth:
+            raise BadInput(f"{place}.spectrum", str(table), "and a bandwidth are two spectra: state one")
+        return Spectrum(scan, *_read_spectrum(table, scan.geometry))
+    if not 0 < bandwidth <= MAX_BANDWIDTH:
+        fix = f"must lie between 0 and {MAX_BANDWIDTH:g}, of the wavelength (0.01 is 1 %)"
+        raise BadInput(f"{place}.bandwidth", bandwidth, fix)
+    reach = max(scan.window.shape) / 2 * SPECTRUM_WIDTHS * bandwidth
+    count = min(max(3, 2 * math.ceil(reach / 2) + 1), MAX_WAVELENGTHS)
+    offset = np.linspace(-0.5, 0.5, count) * SPECTRUM_WIDTHS
+    shares = np.exp(-4 * math.log(2) * offset**2)
+    return Spectrum(scan, 1 + offset * bandwidth, shares / shares.sum())
+
+
+def _read_spectrum(path: Path, one: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Ratios of the wavelengths of a table to the scan's, and their shares."""
+    from phaseloom.data.formats.quantities.tables import read_table
+
+    place = "detector: counting.spectrum"
+    if not Path(path).is_file():
+        raise BadInput(place, str(path), "does not exist")
+    table = np.atleast_2d(read_table(Path(path)))
+    good = table.ndim == 2 and table.shape[1] == 2 and len(table) > 1 and np.isfinite(table).all()
+    if not good or (table[:, 0] <= 0).any() or (table[:, 1] < 0).any() or not table[:, 1].any():
+        raise BadInput(place, Path(path).name, "must have rows of two numbers: energy in eV, and photons")
+    if len(table) > MAX_WAVELENGTHS:
+        fix = f"has more than the {MAX_WAVELENGTHS} that are modelled: put neighbours together"
+        raise BadInput(place, f"{len(table)} energies", fix)
+    ratios = np.array([wavelength_of(energy, one.beam) for energy in table[:, 0]]) / one.wavelength
+    far = int(np.argmax(abs(np.log(ratios))))
+    if not 1 / MAX_RATIO <= ratios[far] <= MAX_RATIO:
+        fix = f"is too far from the energy of the scan, {one.energy:.6g} eV"
+        raise BadInput(place, f"{table[far, 0]:.6g} eV", fix)
+    return ratios, table[:, 1] / table[:, 1].sum()
+
+
 def map_pixels(
     scan: Scan4D, kind: PixelMapping | None, /
 ) -> tuple[EwaldMapping | None, Bool[Tensor, "v u"] | None]:
@@ -116,7 +209,8 @@ class CountingDetector(nn.Module):
         response: how the modelled pattern becomes that of the detector; see `DetectorResponse`.
         most: counts at which a pixel is full, or infinity.
         area: pixels of the modelled grid collect over their whole area, not at their middle alone.
-        ewald: where pixels lie if not on the modelled grid, or ``None``.
+        ewald: where pixels lie if not on the modelled grid, for one wavelength or each of several, or
+            ``None``.
     """
 
     flat: Tensor
@@ -135,7 +229,7 @@ class CountingDetector(nn.Module):
         response: "DetectorResponse | None" = None,
         most: float = math.inf,
         area: bool = False,
-        ewald: EwaldMapping | None = None,
+        ewald: "EwaldMapping | Spectrum | None" = None,
     ):
         super().__init__()
         self.saturation = most
@@ -167,10 +261,11 @@ class CountingDetector(nn.Module):
         self, wave: Complex[Tensor, "b *state mode v u"], occupancy: Float[Tensor, " state"] | None = None
     ) -> Float[Tensor, "b y x"]:
         """What the detector's pixels collect, before efficiency, weight and background."""
-        wave = wave if self.ewald is None else self.ewald(wave)
-        pattern = (
-            integrate_pixels(wave, occupancy, near=self.near) if self.area else intensity(wave, occupancy)
-        )
+        see = partial(integrate_pixels, near=self.near) if self.area else intensity
+        if isinstance(self.ewald, Spectrum):
+            pattern = reduce(torch.add, (share * see(one, occupancy) for share, one in self.ewald(wave)))
+        else:
+            pattern = see(wave if self.ewald is None else self.ewald(wave), occupancy)
         return pattern if self.response is None else self.response(pattern)
 
     def misfit(
@@ -338,6 +433,8 @@ def counting(
     saturation: float | None = None,
     area: bool = False,
     ewald: PixelMapping | None = None,
+    bandwidth: float = 0.0,
+    spectrum: Path | None = None,
 ) -> CountingDetector:
     """The detector of a scan: its mask, background, flat field, shot weights and sharpness.
 
@@ -355,10 +452,13 @@ def counting(
             ``flat``, or behind a ``lens``; ``none``: at frequencies proportional to their places. Default:
             ``flat`` where the sample is tilted so much that it matters. Pixels whose frequencies the
             modelled grid does not reach are not compared.
+        bandwidth: of a poly-energetic beam: full width at half maximum of its spectrum, relative to the
+            wavelength. Patterns of the wavelengths add up, each stretched in proportion to it.
+        spectrum: a table of energies (eV) and photons, in place of a bandwidth.
 
     Raises:
-        BadInput: a saturation that is not a number of counts, a blur wider than the detector, or a table
-            that is none.
+        BadInput: no spectrum (`make_spectrum`), a saturation that is not a number of counts, a blur wider
+            than the detector, or a table that is none.
     """
     shape = scan.geometry.shape
     near = scan.geometry.near
@@ -372,6 +472,8 @@ def counting(
 
     weights = np.ones(len(scan)) if scan.weights is None else scan.weights
     mapping, known = map_pixels(scan, ewald)
+    several = make_spectrum(scan, bandwidth, spectrum)
+    known = known if several is None else several.known
     return CountingDetector(
         weights=torch.as_tensor(np.asarray(weights), dtype=torch.float32),
         root=of(scan.background, 0.0).clamp(min=0).sqrt().float(),
@@ -382,7 +484,7 @@ def counting(
         response=_make_response(scan, blur, transfer, collect=collect),
         most=math.inf if saturation is None else saturation,
         area=area,
-        ewald=mapping,
+        ewald=mapping if several is None else several,
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,11 +34,12 @@ def join(
     """Add the patterns of another scan, to be reconstructed together; one step for each further scan.
 
     Scans that share the probe are laid side by side, two windows apart, so that nothing else is common to
-    them: two samples, or one sample under two polarisations. Scans that share the object lie in one frame. `phaseloom.result.Result.split` parts the result again.
+    them: two samples, or one sample under two polarisations. Scans that share the object lie in one frame.
+    `phaseloom.result.Result.split` parts the result again.
 
     Steps before this one are those of the first scan alone, and later ones those of all. Brightness is
-    brought together by the weights of the patterns, backgrounds by their mean; pixels that are bad in one scan
-    are so in all. There is no raster any more.
+    brought together by the weights of the patterns, backgrounds by their mean; pixels that are bad in one
+    scan are so in all. There is no raster any more.
 
     Args:
         scan: the first scan, or those that were joined so far.
@@ -75,15 +76,16 @@ def join(
     offsets = np.zeros((1, 2)) if scan.scan_offsets is None else scan.scan_offsets
     stacks = scan.counts.stacks if isinstance(scan.counts, JoinedCounts) else (scan.counts,)
     counts = JoinedCounts((*stacks, other.counts))
-    is_in_memory = all(isinstance(one, np.ndarray) for one in counts.stacks)
+    arrays = [one for one in counts.stacks if isinstance(one, np.ndarray)]
+    heights = [one.heights for one in (scan, other) if one.heights is not None]
     return replace(
         scan,
-        counts=np.concatenate(counts.stacks) if is_in_memory else counts,
+        counts=np.concatenate(arrays) if len(arrays) == len(counts.stacks) else counts,
         positions=np.concatenate([scan.positions, other.positions + move]),
         mask=scan.mask & other.mask,
         background=_average_backgrounds(scan, other),
         weights=weights / weights.mean(),
-        heights=None if scan.heights is None else np.append(scan.heights, other.heights),
+        heights=np.concatenate(heights) if heights else None,
         descan=_append_descan(scan, other),
         grid=None,
         oriented=scan.oriented and other.oriented,
@@ -111,7 +113,7 @@ def _require_same_experiment(scan: Scan4D, other: Scan4D, place: str) -> None:
         raise BadInput(place, None, "has positions along the beam, or lacks them, unlike the first scan")
 
 
-def _list_numbers(one: Geometry, two: Geometry) -> list[tuple[str, object, object]]:
+def _list_numbers(one: Geometry, two: Geometry) -> list[tuple[str, Any, Any]]:
     names = {
         "wavelength": "a wavelength (A) of",
         "angle": "pixels (radian) of",

@@ -380,7 +380,8 @@ def of_each_scan(
     Example:
         >>> geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
         >>> places, numbers = np.indices((2, 2)).reshape(2, -1).T * 10.0, np.array([0, 0, 1, 1])
-        >>> both = Scan4D(counts=np.ones((4, 8, 8)), positions=places, geometry=geometry, scan_numbers=numbers)
+        >>> known = {"positions": places, "geometry": geometry, "scan_numbers": numbers}
+        >>> both = Scan4D(counts=np.ones((4, 8, 8)), **known)
         >>> probe = of_each_scan(both, defocus_values=[0.0, 300.0], semiangle=3e-3, modes=1)
         >>> first, last = (probe.modes_of(torch.tensor([n]))[0, 0].abs().max().item() for n in (0, 3))
         >>> first > last
