@@ -3,8 +3,8 @@
     python -m benchmarks.poly_energetic OUT.json --seeds 200 204
 
 Patterns are sums of the far fields at 41 wavelengths, each by the sum over the exit wave at its frequencies
-(no FFT, no interpolation), of the objects and probes of `benchmarks.joined_scans`, 49 positions on whole pixels,
-10^5 photons. Bandwidths are full widths at half maximum over the wavelength. Scores are correlations of the
+(no FFT, no interpolation), of the objects and probes of `benchmarks.joined_scans`, 49 positions on whole
+pixels, 10^5 photons. Bandwidths are full widths at half maximum over the wavelength. Scores are correlations of the
 complex object with the truth. Nothing was set on these seeds.
 """
 
