@@ -134,6 +134,10 @@ def test_a_disk_is_centred_in_spite_of_a_background():
         prepare.center(off, by="middle")
 
 
+def list_places(grid):
+    return np.indices(grid).reshape(2, -1).T
+
+
 def make_deflections(grid, seed, *, wobble):
     """Centres of mass of a raster: those of a random object, a plane, and a shift of each line."""
     from scipy.ndimage import gaussian_filter
@@ -151,7 +155,7 @@ def make_deflections(grid, seed, *, wobble):
 def test_a_shift_of_each_line_is_found():
     grid = (40, 48)
     found, true, places = make_deflections(grid, 1, wobble=0.15)
-    with_lines = fit_descan(found, places, grid)
+    with_lines = fit_descan(found, places, list_places(grid))
     plane = fit_descan(found, places)
     errors = [(one - true - (one - true).mean(0)).std() for one in (plane, with_lines)]
     assert errors[0] == pytest.approx(0.15, rel=0.25)
@@ -162,7 +166,36 @@ def test_a_shift_of_each_line_is_found():
 def test_an_object_alone_shifts_no_line(seed):
     grid = (40, 48)
     found, _, places = make_deflections(grid, seed, wobble=0.0)
-    assert np.array_equal(fit_descan(found, places, grid), fit_descan(found, places))
+    assert np.array_equal(fit_descan(found, places, list_places(grid)), fit_descan(found, places))
+
+
+def test_shifts_of_lines_are_found_in_spite_of_missing_and_blank_patterns():
+    """A blank line had switched all of them off: a raster with a gap was taken for none."""
+    grid = (40, 48)
+    found, true, places = make_deflections(grid, 1, wobble=0.15)
+    kept = np.ones(len(found), bool)
+    kept[17 * 48 : 18 * 48] = False
+    kept[[5, 700]] = False
+    whole = fit_descan(found, places, list_places(grid))
+    part = fit_descan(found[kept], places[kept], list_places(grid)[kept])
+    blank = fit_descan(np.where(kept[:, None], found, np.nan), places, list_places(grid))
+    np.testing.assert_allclose(part, blank[kept], atol=1e-12)
+    off = np.abs(part - whole[kept]).reshape(-1, 2)
+    assert np.median(off) < 0.01
+    errors = [(one - true[kept] - (one - true[kept]).mean(0)).std() for one in (part, whole[kept])]
+    assert errors[0] < 1.1 * errors[1]
+
+
+def test_descan_of_a_scan_without_its_blank_patterns_is_that_with_them():
+    scan = moving_disk(slopes=np.array([[0.05, 0.0], [0.0, -0.04]]))
+    counts = np.asarray(scan.counts).copy()
+    counts[27:36] = 0
+    counts[3] = 0
+    blank = Scan4D(counts=counts, positions=scan.positions, geometry=GEOMETRY, grid=(9, 9))
+    lit = np.flatnonzero(counts.any((1, 2)))
+    found = prepare.descan(blank).descan
+    part = prepare.descan(blank.select(lit)).descan
+    np.testing.assert_allclose(part, found[lit] - found[lit].mean(0), atol=1e-3)
 
 
 def spoil(scan: Scan4D) -> Scan4D:

@@ -10,7 +10,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
 __all__ = ["MAX_DEVIATION", "MIN_NOTED_DEVIATION", "Raster", "complete_raster", "fill_empty_places"]
-__all__ += ["find_raster"]
+__all__ += ["find_completed", "find_raster"]
 
 MAX_DEVIATION = 0.25  # steps that a position may be off its raster
 MIN_NOTED_DEVIATION = 0.05  # the same, beyond which there is a note
@@ -79,28 +79,42 @@ def find_raster(scan: Scan4D, /) -> Raster:
 
 def fill_empty_places(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster, list[str]]:
     """Fill each empty place with the mean of its neighbours' patterns; scan, raster and a note."""
-    places = np.argwhere(lattice.index < 0)
-    if len(places) == 0:
+    empty = np.argwhere(lattice.index < 0)
+    if len(empty) == 0:
         return scan, lattice, []
-    near = tuple(_find_neighbours(lattice.index, place) for place in places)
-    index = lattice.index.copy()
-    index[tuple(places.T)] = len(scan) + np.arange(len(places))
+    where = lattice.turn(np.asarray(lattice.first) + empty * np.asarray(lattice.step))
+    whole, index = _add_means(scan, lattice.index, where)
+    verb = "is empty and is" if len(empty) == 1 else "are empty and are"
+    note = f"{len(empty)} of {index.size} places of the raster {verb} filled with the mean of the neighbours"
+    return whole, replace(lattice, index=index), [note]
+
+
+def _add_means(scan: Scan4D, index: np.ndarray, where: np.ndarray) -> tuple[Scan4D, np.ndarray]:
+    """A scan with the mean of its neighbours at each empty place of a raster, and its numbers on it.
+
+    Args:
+        scan: without them.
+        index: numbers of its patterns on the raster, -1 at empty places.
+        where: positions of the empty places, in their order.
+    """
+    empty = np.argwhere(index < 0)
+    near = tuple(_find_neighbours(index, place) for place in empty)
+    full = index.copy()
+    full[tuple(empty.T)] = len(scan) + np.arange(len(empty))
 
     def longer(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else np.concatenate([values, [values[few].mean(0) for few in near]])
 
-    where = lattice.turn(np.asarray(lattice.first) + places * np.asarray(lattice.step))
     whole = replace(
         scan,
         counts=_CompletedCounts(scan.counts, near),
         positions=np.concatenate([scan.positions, where]),
         grid=None,
+        raster_places=None,
         scan_numbers=None,
         **{name: longer(getattr(scan, name)) for name in ("weights", "heights", "descan")},
     )
-    verb = "is empty and is" if len(places) == 1 else "are empty and are"
-    note = f"{len(places)} of {index.size} places of the raster {verb} filled with the mean of the neighbours"
-    return whole, replace(lattice, index=index), [note]
+    return whole, full
 
 
 def complete_raster(scan: Scan4D, /) -> Scan4D:
@@ -111,6 +125,13 @@ def complete_raster(scan: Scan4D, /) -> Scan4D:
     """
     if scan.grid is not None:
         return scan
+    if (index := _index_known_places(scan)) is not None:
+        places = np.argwhere(index >= 0)
+        line = np.column_stack([np.ones(len(places)), places])
+        affine = np.linalg.lstsq(line, scan.positions[index[tuple(places.T)]], rcond=None)[0]
+        empty = np.argwhere(index < 0)
+        whole, index = _add_means(scan, index, np.column_stack([np.ones(len(empty)), empty]) @ affine)
+        return replace(whole.select(index.ravel()), grid=index.shape)
     try:
         lattice = find_raster(scan)
     except BadInput:
@@ -119,6 +140,26 @@ def complete_raster(scan: Scan4D, /) -> Scan4D:
         return scan
     whole, lattice, _ = fill_empty_places(scan, lattice)
     return replace(whole.select(lattice.index.ravel()), grid=lattice.index.shape)
+
+
+def find_completed(scan: Scan4D, /) -> np.ndarray | None:
+    """Numbers that the patterns of a scan have in `complete_raster` of it; ``None``: their own."""
+    index = _index_known_places(scan) if scan.grid is None else None
+    return None if index is None else np.flatnonzero(index.ravel() >= 0)[np.argsort(index[index >= 0])]
+
+
+def _index_known_places(scan: Scan4D) -> np.ndarray | None:
+    """Numbers of the patterns on the raster that some were left out of, -1 at their places.
+
+    ``None``: no raster is known, or too many are missing.
+    """
+    if scan.raster_places is None:
+        return None
+    places = scan.raster_places - scan.raster_places.min(0)
+    index = np.full(places.max(0) + 1, -1)
+    index[tuple(places.T)] = np.arange(len(scan))
+    few = 0 < (index < 0).sum() <= MAX_EMPTY_SHARE * index.size
+    return index if few and min(index.shape) > 1 else None
 
 
 @dataclass(frozen=True)

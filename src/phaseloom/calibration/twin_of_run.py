@@ -20,7 +20,13 @@ __all__ = ["judge_twin_of_run"]
 
 
 def judge_twin_of_run(
-    scan: Scan4D, model: Ptychography, /, *, semiangle: float, survey: DiskSurvey | None = None
+    scan: Scan4D,
+    model: Ptychography,
+    /,
+    *,
+    semiangle: float,
+    survey: DiskSurvey | None = None,
+    positions: Float[np.ndarray, "pattern 2"] | None = None,
 ) -> TwinEvidence:
     """What the phase of a reconstruction and the dark field say of its sign.
 
@@ -29,6 +35,7 @@ def judge_twin_of_run(
         model: as it stands.
         semiangle: radian, for the number of details that the object has.
         survey: of the detector.
+        positions: of the scan's patterns on the object, angstrom; default: those of the model.
     """
     phase, lit = _get_phase(model)
     detail = (scan.geometry.wavelength / (2 * semiangle)) ** 2
@@ -43,7 +50,8 @@ def judge_twin_of_run(
         dark = None
     if dark is None:
         return TwinEvidence(skewness, None)
-    seen = _blur_by_beam(model, phase).reshape(dark.shape)
+    places = model.scan.angstrom() if positions is None else positions
+    seen = _blur_by_beam(model, phase, places).reshape(dark.shape)
     return TwinEvidence(skewness, compare_with_dark_field(seen, dark))
 
 
@@ -55,14 +63,16 @@ def _get_phase(model: Ptychography) -> tuple[Float[np.ndarray, "y x"], np.ndarra
     return np.where(lit, remove_ramp(phase, lit), 0.0), lit
 
 
-def _blur_by_beam(model: Ptychography, phase: Float[np.ndarray, "y x"]) -> Float[np.ndarray, " pattern"]:
+def _blur_by_beam(
+    model: Ptychography, phase: Float[np.ndarray, "y x"], places: Float[np.ndarray, "pattern 2"]
+) -> Float[np.ndarray, " pattern"]:
     """The mean of a phase under the beam at each position."""
     from scipy.ndimage import map_coordinates
 
     beam = model.probe.modes().detach().abs().square().sum(0).cpu().numpy()
     mean = _correlate(phase, beam / beam.sum())
     room = model.scan.canvas
-    index = (model.scan.angstrom() - np.asarray(room.origin)) / np.asarray(room.pixel)
+    index = (places - np.asarray(room.origin)) / np.asarray(room.pixel)
     return map_coordinates(mean, index.T, order=1, mode="nearest")
 
 

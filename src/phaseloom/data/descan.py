@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
@@ -49,6 +51,9 @@ def measure_deflections(
         radius: of the disk, detector pixels.
         mask: True where a pixel can be trusted; default: that of the scan.
         mean: the mean pattern, if it is at hand.
+
+    Returns:
+        ``(pattern, 2)``; NaN of patterns without counts.
     """
     from scipy.ndimage import median_filter
 
@@ -65,13 +70,13 @@ def measure_deflections(
         stack = np.asarray(scan.counts[index], np.float32)
         sums[index] = stack.reshape(len(index), -1) @ used
     sums = sums + sums[:, :1] * missing
-    return sums[:, 1:] / np.maximum(sums[:, :1], 1e-9)
+    return np.where(sums[:, :1] > 0, sums[:, 1:], math.nan) / np.maximum(sums[:, :1], 1e-9)
 
 
 def fit_descan(
     deflections: Float[np.ndarray, "pattern 2"],
     positions: Float[np.ndarray, "pattern 2"],
-    grid: tuple[int, int] | None = None,
+    places: Int[np.ndarray, "pattern 2"] | None = None,
     /,
 ) -> Float[np.ndarray, "pattern 2"] | None:
     """The plane through the centres of mass and, of a raster, a shift of each line.
@@ -81,16 +86,20 @@ def fit_descan(
     variance within lines, and between the columns of the raster, tell how much that is.
 
     Args:
-        deflections: centres of mass of all patterns, detector pixels.
+        deflections: centres of mass of all patterns, detector pixels; NaN of patterns that tell nothing.
         positions: stated positions, angstrom.
-        grid: (slow, fast) of a raster, if it is one.
+        places: line of the raster and place in it of each pattern, if they are on one; some may be missing.
 
     Returns:
         ``(pattern, 2)`` detector pixels, or ``None``: not significant.
     """
-    arm = positions - positions.mean(0)
+    good = np.isfinite(deflections).all(1)
+    if not good.any():
+        return None
+    arm = positions - positions[good].mean(0)
     arm = arm / max(float(np.abs(arm).max()), 1e-300)
-    design = np.column_stack([np.ones(len(arm)), arm])
+    whole = np.column_stack([np.ones(len(arm)), arm])
+    arm, design, deflections = arm[good], whole[good], deflections[good]
     weight = np.ones(len(deflections))
     plane = np.zeros((3, 2))
     for _ in range(5):  # robust: strong scatterers pull less
@@ -102,22 +111,35 @@ def fit_descan(
     independent = max(4.0, len(deflections) / CORRELATION_LENGTH**2)
     error = np.sqrt(left.var(0) / independent / np.maximum(arm.var(0)[:, None], 1e-12))
     significant = bool((np.abs(plane[1:]) > MIN_DESCAN_SIGNIFICANCE * error).any())
-    found = design @ plane if significant else np.zeros_like(deflections)
-    if grid is not None and min(grid) >= MIN_LINES:
-        lines = _fit_line_shifts(left.reshape(*grid, 2))
-        found = found + np.repeat(lines, grid[1], axis=0)
+    found = whole @ plane if significant else np.zeros_like(positions)
+    if places is not None and min(shape := places.max(0) + 1) >= MIN_LINES:
+        raster = np.full((*shape, 2), math.nan)
+        raster[tuple(places[good].T)] = left
+        found = found + _fit_line_shifts(raster)[places[:, 0]]
     return found if found.any() else None
 
 
 def _fit_line_shifts(left: Float[np.ndarray, "slow fast 2"]) -> Float[np.ndarray, "slow 2"]:
-    """Shift of each line against its neighbours, the most likely where the object makes a share of it."""
+    """Shift of each line against its neighbours, the most likely where the object makes a share of it.
+
+    Places that are missing are NaN; lines without any are as those around them.
+    """
     count, length, _ = left.shape
-    by_line = _take_off_neighbours(left.mean(1))
-    by_column = _take_off_neighbours(left.mean(0))
-    within = left.var(1).mean(0) * CORRELATION_LENGTH / length
+    by_line, by_column = (_take_off_neighbours(_average_lines(one)) for one in (left, left.swapaxes(0, 1)))
+    full = np.isfinite(left).all(2).any(1)
+    within = np.nanvar(left[full], axis=1).mean(0) * CORRELATION_LENGTH / length
     between = by_column.var(0) * count / length
     share = np.maximum(within, between) / np.maximum(by_line.var(0), 1e-300)
     return by_line * np.where(share < MAX_SHARE_OF_OBJECT, 1 - share, 0.0)
+
+
+def _average_lines(left: Float[np.ndarray, "line place 2"]) -> Float[np.ndarray, "line 2"]:
+    """Means of lines over the places that they have; between lines of those without any."""
+    good = np.isfinite(left).all(2)
+    there = np.flatnonzero(good.any(1))
+    means = np.nanmean(left[there], axis=1)
+    every = np.arange(len(left))
+    return np.stack([np.interp(every, there, means[:, axis]) for axis in (0, 1)], 1)
 
 
 def _take_off_neighbours(values: Float[np.ndarray, "line 2"]) -> Float[np.ndarray, "line 2"]:

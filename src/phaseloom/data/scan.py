@@ -199,6 +199,8 @@ class Scan4D:
         heights: ``(n,)`` position of the beam along its axis, angstrom, or ``None``.
         probe: ``(mode, y, x)`` complex guess that came with the data, or ``None``.
         grid: (slow, fast) when the positions are a raster, else ``None``.
+        raster_places: ``(n, 2)`` line of the raster and place in it of each pattern, where some patterns of a
+            raster were left out, else ``None``.
         oriented: whether the source says how detector axes lie against scan axes.
         descan: ``(n, 2)`` known shift of each far-field pattern (y, x), modelled pixels, or ``None``.
         modelled: the grid on which patterns are modelled, when it is larger than the detector
@@ -227,6 +229,7 @@ class Scan4D:
     heights: np.ndarray | None = None
     probe: np.ndarray | None = None
     grid: tuple[int, int] | None = None
+    raster_places: np.ndarray | None = None
     oriented: bool = True
     descan: np.ndarray | None = None
     modelled: Geometry | None = None
@@ -255,6 +258,7 @@ class Scan4D:
         pattern = tuple(window)
         wanted = {"positions": (n, 2), "mask": pattern, "background": pattern, "flat": pattern}
         wanted |= {"weights": (n,), "heights": (n,), "descan": (n, 2), "scan_numbers": (n,)}
+        wanted |= {"raster_places": (n, 2)}
         for name, shape in wanted.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
@@ -307,7 +311,24 @@ class Scan4D:
             for name in ("weights", "heights", "descan", "scan_numbers")
         }
         grid = self.grid if len(index) == len(self) and steady else None
+        places = self.find_raster_places()
+        if places is not None:
+            parts["raster_places"] = None if grid is not None else places[index]
         return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)
+
+    def find_raster_places(self) -> np.ndarray | None:
+        """Line of the raster and place in it of each pattern ``(n, 2)``; ``None``: no raster is known.
+
+        Example:
+            >>> geometry = Geometry(wavelength=0.0197, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
+            >>> places = np.indices((2, 3)).reshape(2, -1).T
+            >>> scan = Scan4D(counts=np.ones((6, 4, 4)), positions=places, geometry=geometry, grid=(2, 3))
+            >>> scan.select(np.array([1, 5])).find_raster_places().tolist()
+            [[0, 1], [1, 2]]
+        """
+        if self.grid is None:
+            return self.raster_places
+        return np.indices(self.grid).reshape(2, -1).T
 
     def __repr__(self) -> str:
         """Patterns, beam and sampling in a line; no pattern is read."""

@@ -100,7 +100,7 @@ def survey_disk(scan: Scan4D, /) -> DiskSurvey:
         descan = scan.descan * np.divide(scan.window.angle, scan.geometry.angle)
     else:
         moves = measure_deflections(scan, centre=disk.centre, radius=disk.radius, mask=mask, mean=mean)
-        descan = fit_descan(moves, scan.positions, scan.grid)
+        descan = fit_descan(moves, scan.positions, scan.find_raster_places())
     if descan is not None:
         descan = descan - descan.mean(0)
     return DiskSurvey(mean, bad, mask, disk, descan)

@@ -43,6 +43,7 @@ __all__ = [
     "doubt_twin",
     "find_doubts",
     "is_confirmed",
+    "move_along",
     "shuffle_places",
 ]
 
@@ -181,16 +182,20 @@ class Evidence:
         return self.direct is not None and has_step and is_confirmed(self.direct)
 
 
-def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: DirectResult, /) -> Comparison:
+def compare_with_direct_image(
+    recipe: Reconstruct, model: Ptychography, image: DirectResult, /, *, numbers: np.ndarray | None = None
+) -> Comparison:
     """Measure in what a run and its direct image differ, of two twins the one that needs less rotation.
 
     Args:
         recipe: settled, of the run.
         model: as it ended.
         image: of the same scan.
+        numbers: of the model's patterns in the scan of the image, where that was completed.
     """
     optics, fit = image.found.optics, image.found.fit
-    turn, scale = _find_turn_and_scale(image.scan.positions, model.scan.angstrom())
+    stated_places = image.scan.positions if numbers is None else image.scan.positions[numbers]
+    turn, scale = _find_turn_and_scale(stated_places, model.scan.angstrom())
     depth = optics.wavelength / float(optics.semiangle) ** 2
     stated = compute_stated_defocus(recipe)
     if abs(math.remainder(float(optics.rotation) - turn, 2 * math.pi)) > math.pi / 2:
@@ -201,7 +206,7 @@ def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: D
         step=1.0 if fit is None else float(optics.step) / scale,
         stated=stated,
         defocus=None if fit is None or stated is None else optics.defocus - stated,
-        agreement=_correlate(model, image),
+        agreement=_correlate(model, image, stated_places),
         gain=_measure_gain(image),
         depth_of_focus=depth,
         contradicts_step=fit is not None and fit.is_step_free,
@@ -416,15 +421,21 @@ def _find_turn_and_scale(before: np.ndarray, after: np.ndarray) -> tuple[float, 
     return turn, math.sqrt(abs(np.linalg.det(linear)))
 
 
-def _move_along(before: np.ndarray, after: np.ndarray, places: np.ndarray) -> np.ndarray:
+def move_along(before: np.ndarray, after: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Places moved as positions were, by the affine map nearest to all of them."""
     middle = before.mean(0)
     linear = np.linalg.lstsq(before - middle, after - after.mean(0), rcond=None)[0]
     return (places - middle) @ linear + after.mean(0)
 
 
-def _correlate(model: Ptychography, image: DirectResult) -> float:
-    """Correlation of both phases at the pixels of the direct image, without slow changes, perhaps descan."""
+def _correlate(model: Ptychography, image: DirectResult, stated: np.ndarray) -> float:
+    """Correlation of both phases at the pixels of the direct image, without slow changes, perhaps descan.
+
+    Args:
+        model: as it ended.
+        image: of the same scan.
+        stated: positions of the model's patterns as the image has them.
+    """
     from scipy.ndimage import gaussian_filter, map_coordinates
 
     direct = image.found.image.phase.double().numpy()
@@ -434,8 +445,8 @@ def _correlate(model: Ptychography, image: DirectResult) -> float:
     spacing = np.sqrt(np.prod(np.ptp(image.scan.positions, axis=0)) / max(direct.size, 1))
     smooth = gaussian_filter(phase, [0.3 * spacing / pixel for pixel in room.pixel], mode="nearest")
     places = model.scan.angstrom()
-    if image.found.positions is not image.scan.positions:  # no raster
-        places = _move_along(image.scan.positions, places, image.found.positions)
+    if image.found.positions is not stated:  # no raster, or one with gaps
+        places = move_along(stated, places, image.found.positions)
     index = (places - np.asarray(room.origin)) / np.asarray(room.pixel)
     ours = map_coordinates(smooth, index.T, order=1, mode="nearest").reshape(direct.shape)
     slow = [n / 6 for n in direct.shape]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from phaseloom.calibration.hologram_start import measure_agreement
 from phaseloom.calibration.one_material import RatioEvidence
+from phaseloom.calibration.raster import find_completed
 from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.holograms import HologramImage
@@ -408,12 +409,17 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     direct, twin, null = None, None, None
     step = job.recipe.found.get("suggested_step")
     if (image := job.first_image) is not None:
-        direct = evidence.compare_with_direct_image(job.recipe, job.model, image)
+        numbers = find_completed(job.scan)
+        direct = evidence.compare_with_direct_image(job.recipe, job.model, image, numbers=numbers)
         found = image.found
         if found.fit is not None and found.fit.suggested_step is not None:
             step = found.fit.suggested_step * direct.step / float(found.optics.step)
         semiangle = float(found.optics.semiangle)
-        twin = judge_twin_of_run(image.scan, job.model, semiangle=semiangle, survey=found.survey)
+        places = job.model.scan.angstrom()
+        if numbers is not None:
+            places = evidence.move_along(image.scan.positions[numbers], places, image.scan.positions)
+        known = {"semiangle": semiangle, "survey": found.survey, "positions": places}
+        twin = judge_twin_of_run(image.scan, job.model, **known)
     stop = progress.stop
     if progress.epoch >= job.recipe.epochs or stop.is_settled or stop.is_requested:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)

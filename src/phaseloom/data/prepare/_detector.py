@@ -228,8 +228,9 @@ def center(scan: Scan4D, /, *, by: Literal["mass", "disk"] = "mass") -> Scan4D:
 def descan(scan: Scan4D, /) -> Scan4D:
     """Measure how the disk moves over the detector during the scan, for the model to move with it.
 
-    The patterns stay as they are. Only a plane over the scan is taken, where it is significant: a mean slope
-    and a parabola of the object's phase cannot be told from descan.
+    The patterns stay as they are. A plane over the scan is taken, where it is significant (a mean slope and a
+    parabola of the object's phase cannot be told from descan), and of a raster the shift of each line against
+    its neighbours, as far as it exceeds what the object makes of it. Blank patterns tell nothing.
 
     Args:
         scan: a far-field scan with a bright disk.
@@ -252,7 +253,7 @@ def descan(scan: Scan4D, /) -> Scan4D:
     mean = scan.mean_pattern()
     disk = fit_disk(np.where(scan.mask, mean, 0.0), mask=scan.mask)
     found = measure_deflections(scan, centre=disk.centre, radius=disk.radius, mean=mean)
-    plane = fit_descan(found, scan.positions, scan.grid)
+    plane = fit_descan(found, scan.positions, scan.find_raster_places())
     if plane is None:
         return scan
     finer = np.divide(scan.geometry.angle, scan.window.angle)

@@ -88,6 +88,7 @@ def join(
         heights=np.concatenate(heights) if heights else None,
         descan=_append_descan(scan, other),
         grid=None,
+        raster_places=None,
         oriented=scan.oriented and other.oriented,
         scan_numbers=np.append(numbers, np.full(len(other), numbers.max() + 1)),
         scan_offsets=np.concatenate([offsets, move[None]]),

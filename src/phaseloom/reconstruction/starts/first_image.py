@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor
 
+from phaseloom.calibration.raster import complete_raster
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.explained import fit_device
 from phaseloom.direct.recipe import DirectResult
@@ -30,8 +31,9 @@ PROBES_FROM_OPTICS = ("focused", "aberrated")
 
 
 def has_direct_image(scan: Scan4D, /) -> bool:
-    """Whether a scan may have a direct image: a raster of electrons in the far field."""
-    return scan.geometry.beam == "electron" and not scan.geometry.near and scan.grid is not None
+    """Whether a scan may have a direct image: electrons in the far field, on a raster with few gaps."""
+    may = scan.geometry.beam == "electron" and not scan.geometry.near
+    return may and complete_raster(scan).grid is not None
 
 
 def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | None:
@@ -39,13 +41,14 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
 
     Args:
         recipe: settled, of the run.
-        scan: as the run models it.
+        scan: as the run models it; few patterns may be missing (`complete_raster`).
 
     Returns:
         the image, or ``None``: not electrons, not a raster, a near field, or no bright disk.
     """
     if not has_direct_image(scan):
         return None
+    scan = complete_raster(scan)
     values = recipe.probe.values
     stated = recipe.probe.name in PROBES_FROM_OPTICS
     aberrations = (
