@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from phaseloom.calibration.calibrate import is_calibration_due
-from phaseloom.calibration.raster import complete_raster
+from phaseloom.calibration.raster import complete_raster, find_completed
+from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.reconstruction import protocol
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -36,6 +37,23 @@ def test_blank_places_hold_the_mean_of_their_neighbours(scan) -> None:
     square = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column]
     beside = [number + GRID[1] * row + column for row, column in square]
     np.testing.assert_allclose(filled, scan.counts[beside].mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", [[26], [*range(32, 36)], [0, 71]])
+def test_gaps_of_a_turned_raster_are_filled_where_they_were(scan, missing) -> None:
+    """In the order of the scan, however it is turned, and with a pattern at a corner missing."""
+    turned = prepare.rotate(scan, angle=0.6)
+    lit = np.delete(np.arange(len(scan)), missing)
+    part = turned.select(lit)
+    whole = complete_raster(part)
+    if len(missing) > 0.05 * len(scan):
+        assert whole is part
+        assert find_completed(part) is None
+        return
+    assert whole.grid == GRID
+    np.testing.assert_allclose(whole.positions, turned.positions, atol=1e-6)
+    np.testing.assert_array_equal(find_completed(part), lit)
+    np.testing.assert_array_equal(np.asarray(whole.counts[lit]), scan.counts[lit])
 
 
 def test_whole_rasters_and_positions_that_are_none_come_back_as_they_are(scan) -> None:

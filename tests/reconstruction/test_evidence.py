@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from phaseloom.calibration.raster import find_completed
 from phaseloom.data import calibrate, prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct import survey
@@ -110,6 +111,44 @@ def test_a_wrong_geometry_is_named(scan, spoil, defocus, says):
     assert not says or says in causes[0]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "defocus", "says"),
+    [
+        (lambda scan: scan, DEFOCUS, ""),
+        (prepare.transpose, DEFOCUS, "transposed"),
+        (lambda scan: prepare.rotate(scan, angle=math.radians(15)), DEFOCUS, "turned by -1"),
+        (lambda scan: scan, -DEFOCUS, "opposite sign"),
+    ],
+)
+def test_a_wrong_geometry_is_named_without_some_patterns_too(scan, spoil, defocus, says):
+    """A blank pattern had left runs without the witness."""
+    lit = np.delete(np.arange(len(scan)), [20, 75, 76])
+    job = Job.begin(recipe(defocus, epochs=1), scan=spoil(scan).select(lit))
+    assert job.first_image is not None
+    numbers = find_completed(job.scan)
+    np.testing.assert_array_equal(numbers, lit)
+    found = compare_with_direct_image(job.recipe, job.model, job.first_image, numbers=numbers)
+    causes = [one.sentence for one in find_doubts(replace(found, agreement=0.6))]
+    assert bool(causes) == bool(says)
+    assert not says or says in causes[0]
+
+
+@pytest.mark.medium
+def test_the_verdict_sees_the_direct_image_and_the_dark_field_without_some_patterns(scan):
+    lit = np.delete(np.arange(len(scan)), [20, 75, 76])
+    jobs = [Job.begin(recipe(epochs=10), scan=one) for one in (scan, scan.select(lit))]
+    for job in jobs:
+        for _ in job:
+            pass
+    whole, part = (result_builder.gather_evidence(job) for job in jobs)
+    assert part.direct is not None
+    assert part.direct.agreement == pytest.approx(whole.direct.agreement, abs=0.05)
+    assert part.twin is not None
+    assert part.twin.skewness == pytest.approx(whole.twin.skewness, rel=0.2)
+    assert (part.twin.dark_field is None) == (whole.twin.dark_field is None)
+    assert jobs[1].result().verdict_code in ("converged", "still_falling")
+
+
 def test_positions_in_another_order_are_doubted_and_those_of_a_drifting_raster_are_not(scan):
     rng = np.random.default_rng(0)
     (doubt,) = doubt_positions(replace(scan, positions=rng.permutation(scan.positions)))
@@ -118,6 +157,9 @@ def test_positions_in_another_order_are_doubted_and_those_of_a_drifting_raster_a
     moved = prepare.rotate(scan, angle=0.4).positions + drift[:, None] + rng.normal(0, 0.3, (len(scan), 2))
     assert doubt_positions(replace(scan, positions=moved)) == ()
     assert doubt_positions(replace(scan, grid=None, positions=rng.permutation(scan.positions))) == ()
+    lit = np.delete(np.arange(len(scan)), [20])
+    (doubt,) = doubt_positions(replace(scan, positions=rng.permutation(scan.positions)).select(lit))
+    assert "do not follow the raster of 16 x 17" in doubt.sentence
 
 
 @pytest.mark.medium

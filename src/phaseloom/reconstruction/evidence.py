@@ -230,14 +230,14 @@ def doubt_positions(scan: Scan4D, /) -> tuple[Doubt, ...]:
     if len(scan) > 1 and scan.heights is None and not np.ptp(scan.positions, axis=0).any():
         text = "all positions are the same: check the positions of the file, or give others (read: positions)"
         return (Doubt(Verdict.WRONG_START, text),)
-    if scan.grid is None or min(scan.grid) < 2 or math.prod(scan.grid) != len(scan):
+    index = scan.find_raster_places()
+    if index is None or min(index.max(0)) < 1 or len(index) != len(scan):
         return ()
-    index = np.indices(scan.grid).reshape(2, -1).T
     design = np.column_stack([index, np.ones(len(index))])
     rest = scan.positions - design @ np.linalg.lstsq(design, scan.positions, rcond=None)[0]
     if rest.std() < MAX_SCATTER_OF_RASTER * (scan.positions - scan.positions.mean(0)).std():
         return ()
-    rows, columns = scan.grid
+    rows, columns = index.max(0) + 1
     text = f"positions do not follow the raster of {rows} x {columns}: are they in the order of the patterns?"
     return (Doubt(Verdict.WRONG_START, text),)
 
