@@ -55,11 +55,13 @@ def draw_object(rng: np.random.Generator) -> np.ndarray:
     return np.exp(1j * phase - absorption)
 
 
-def draw_probe(rng: np.random.Generator, defocus: float) -> np.ndarray:
-    """Of a ring-shaped pupil with errors of its own; unit power."""
+def draw_probe(
+    rng: np.random.Generator, defocus: float, *, radii: tuple[float, float] = (4, 12)
+) -> np.ndarray:
+    """Of a ring-shaped pupil (radii in detector pixels) with errors of its own; unit power."""
     q = (np.arange(SIDE) - SIDE // 2) * ANGLE
     square = q[:, None] ** 2 + q**2
-    pupil = (square < (12 * ANGLE) ** 2) & (square > (4 * ANGLE) ** 2)
+    pupil = (square < (radii[1] * ANGLE) ** 2) & (square > (radii[0] * ANGLE) ** 2)
     wave = pupil * np.exp(1j * (np.pi / WAVELENGTH * 1e4 * defocus * square + draw_field(rng, 4.0, SIDE)))
     probe = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(wave)))
     return probe / np.sqrt((abs(probe) ** 2).sum())

@@ -3,9 +3,10 @@
     python -m benchmarks.poly_energetic OUT.json --seeds 200 204
 
 Patterns are sums of the far fields at 41 wavelengths, each by the sum over the exit wave at its frequencies
-(no FFT, no interpolation), of the objects and probes of `benchmarks.joined_scans`, 49 positions on whole
-pixels, 10^5 photons. Bandwidths are full widths at half maximum over the wavelength. Scores are correlations of the
-complex object with the truth. Nothing was set on these seeds.
+(no FFT, no interpolation), of the objects of `benchmarks.joined_scans` under a beam of wide angles whose
+speckle is three pixels wide: 49 positions on whole pixels, 10^5 photons. Bandwidths are full widths at half
+maximum over the wavelength. Scores are correlations of the complex object with the truth. Nothing was set on
+these seeds.
 """
 
 import argparse
@@ -21,7 +22,6 @@ import torch
 
 from benchmarks.joined_scans import (
     ANGLE,
-    DEFOCUS,
     DOSE,
     MARGIN,
     PIXEL,
@@ -37,6 +37,9 @@ from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 
 BANDWIDTHS = (0.01, 0.03, 0.06)
+DEFOCUS = 400.0
+"""Micrometre."""
+RADII = (4, 24)
 OFFSETS = np.linspace(-1.5, 1.5, 41)
 PLACES, STEP = 7, 6
 
@@ -67,7 +70,7 @@ def record(rng: np.random.Generator, thing: np.ndarray, probe: np.ndarray, bandw
 def compare(seed: int, bandwidth: float, folder: Path) -> dict[str, Any]:
     """The three models on one scan."""
     rng = np.random.default_rng(seed)
-    thing, probe = draw_object(rng), draw_probe(rng, DEFOCUS[0])
+    thing, probe = draw_object(rng), draw_probe(rng, DEFOCUS, radii=RADII)
     scan, corners = record(rng, thing, probe, bandwidth)
     native.write(scan, folder / "scan.h5")
     models = {
@@ -77,7 +80,7 @@ def compare(seed: int, bandwidth: float, folder: Path) -> dict[str, Any]:
     }
     row: dict[str, Any] = {"seed": seed}
     for name, (modes, more) in models.items():
-        guess = {"from_patterns": {"defocus": f"{DEFOCUS[0]} um", "modes": modes}}
+        guess = {"from_patterns": {"defocus": f"{DEFOCUS} um", "modes": modes}}
         result, seconds = run({"file": str(folder / "scan.h5"), "probe": guess, **more})
         score = align_phase(*cut_field(result, thing, corners))[1]
         loss = round(float(result.metrics["loss"]), 3)
