@@ -4,7 +4,7 @@
 
 Patterns are sums of the far fields at 41 wavelengths, each by the sum over the exit wave at its frequencies
 (no FFT, no interpolation), of the objects of `benchmarks.joined_scans` under a beam of wide angles whose
-speckle is three pixels wide: 49 positions on whole pixels, 10^5 photons. Bandwidths are full widths at half
+speckle is three pixels wide: 49 positions on whole pixels, 10^6 photons. Bandwidths are full widths at half
 maximum over the wavelength. Scores are correlations of the complex object with the truth. Nothing was set on
 these seeds.
 """
@@ -22,7 +22,6 @@ import torch
 
 from benchmarks.joined_scans import (
     ANGLE,
-    DOSE,
     MARGIN,
     PIXEL,
     SIDE,
@@ -36,7 +35,8 @@ from benchmarks.joined_scans import (
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 
-BANDWIDTHS = (0.01, 0.03, 0.06)
+BANDWIDTHS = (0.02, 0.05, 0.1)
+DOSE = 1e6
 DEFOCUS = 400.0
 """Micrometre."""
 RADII = (4, 24)
