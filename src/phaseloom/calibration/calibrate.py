@@ -35,6 +35,9 @@ DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
 MAX_REST_AFTER_CENTRING = 0.75
 """Pixels that a disk may lie off after a shift by whole pixels, which leaves up to a half."""
 
+MIN_SHIFT_OF_LINES = 0.005
+"""Detector pixels rms by which lines of a raster are said to be shifted."""
+
 MIN_PLACES_OF_RASTER = 8
 """Rows and columns of a raster from which a run calibrates by itself; fewer tell too little."""
 
@@ -202,7 +205,12 @@ def _follow_descan(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estima
         return recipe, scan, ()
     rows, columns = np.ptp(moved.descan, axis=0).tolist()
     value = f"{rows:.2f} pixels along rows, {columns:.2f} along columns"
-    found = Estimate("descan", value, "none", math.inf, True, note="by prepare: descan")
+    plane = np.column_stack([np.ones(len(scan)), scan.positions])
+    lines = moved.descan - plane @ np.linalg.lstsq(plane, moved.descan, rcond=None)[0]
+    size = float(np.sqrt((lines**2).sum(1).mean()))
+    of_lines = f"lines by {size:.2f} pixels rms" if size > MIN_SHIFT_OF_LINES else "lines by none"
+    note = f"by prepare: descan; of it single {of_lines}"
+    found = Estimate("descan", value, "none", math.inf, True, note=note)
     return _append_step(recipe, step), moved, (found,)
 
 
