@@ -31,6 +31,7 @@ from benchmarks.near_field_scans import draw_case, simulate_case
 
 PETRA = {"file": str(pl.samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "start": "none"}
 HALF = {"enlarge": {"to": [200, 200], "match": "resample"}}
+QUARTER = {"enlarge": {"to": [400, 400], "match": "resample"}}
 FOUND = {"near_field": {"distance": "1.163989e+10 A", "focus": "3.832578e+07 A"}}
 """Distance and focus that the automatic start finds."""
 
@@ -54,6 +55,10 @@ ROWS = {
     "six modes": model(6),
     "more epochs": model(3, epochs=150),
     "one material": model(3, **MATERIAL),
+    "automatic start": {"epochs": 40, "start": "sweep"},
+    "eight modes, found distance": model(8, 80, (FOUND, HALF)),
+    "eight modes, found distance, others held out": model(8, 80, (FOUND, HALF), seed=1),
+    "one material, quarter pixels": model(3, 60, (FOUND, QUARTER), **MATERIAL),
     "one material, eight modes, found distance": model(8, 80, (FOUND, HALF), **MATERIAL),
     "the same, others held out": model(8, 80, (FOUND, HALF), **MATERIAL, seed=1),
 }
