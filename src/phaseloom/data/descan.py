@@ -126,7 +126,7 @@ def _fit_line_shifts(left: Float[np.ndarray, "slow fast 2"]) -> Float[np.ndarray
     """
     count, length, _ = left.shape
     by_line, by_column = (_take_off_neighbours(_average_lines(one)) for one in (left, left.swapaxes(0, 1)))
-    full = np.isfinite(left).all(2).any(1)
+    full = np.isfinite(left[..., 0]).any(1)
     within = np.nanvar(left[full], axis=1).mean(0) * CORRELATION_LENGTH / length
     between = by_column.var(0) * count / length
     share = np.maximum(within, between) / np.maximum(by_line.var(0), 1e-300)
@@ -135,7 +135,7 @@ def _fit_line_shifts(left: Float[np.ndarray, "slow fast 2"]) -> Float[np.ndarray
 
 def _average_lines(left: Float[np.ndarray, "line place 2"]) -> Float[np.ndarray, "line 2"]:
     """Means of lines over the places that they have; between lines of those without any."""
-    good = np.isfinite(left).all(2)
+    good = np.isfinite(left[..., 0])
     there = np.flatnonzero(good.any(1))
     means = np.nanmean(left[there], axis=1)
     every = np.arange(len(left))
