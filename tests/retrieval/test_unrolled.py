@@ -278,6 +278,15 @@ def test_a_prediction_moves_with_its_scan(shipped):
     assert float(difference.std()) < 0.1 * float(here.sample(places).std())
 
 
+def test_optics_in_double_precision_are_taken(shipped):
+    net, card = shipped
+    scan, _, _ = make_scan(count=5)
+    plain = predict(net, card, scan, BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0}))
+    double = {"defocus": np.float64(90.0)}
+    made = predict(net, card, scan, BeamOptics(semiangle=np.float64(SEMIANGLE), aberrations=double))
+    assert np.array_equal(made.phase, plain.phase)
+
+
 def test_a_disk_beside_the_middle_does_not_matter(shipped):
     net, card = shipped
     scan, phase, fine = make_scan(pixels=40, angle=0.0025)

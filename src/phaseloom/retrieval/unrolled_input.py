@@ -103,7 +103,7 @@ def recover_phase(
         scan=torch.zeros(len(scan), dtype=torch.long),
         shape=layout.shape,
         dose=torch.tensor([count], dtype=torch.float32),
-        conditions=torch.tensor([conditions]),
+        conditions=torch.tensor([conditions], dtype=torch.float32),
         descan=None if scan.descan is None else torch.from_numpy(scan.descan / np.array(layout.bins)).float(),
     )
     device = net.length.device
