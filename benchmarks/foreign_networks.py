@@ -31,7 +31,12 @@ from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.fitted_networks import choose_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
-from phaseloom.retrieval.predict_scans import check_prediction, measure_misfit, measure_repeatability
+from phaseloom.retrieval.predict_scans import (
+    check_orientation,
+    check_prediction,
+    measure_misfit,
+    measure_repeatability,
+)
 from phaseloom.retrieval.prediction import predict
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.units import electron_wavelength
@@ -141,6 +146,7 @@ def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False)
         return {**row, "refused": str(problem)}
     again = measure_repeatability(net, card, scan, optics)
     misfit, warnings = check_prediction(made, scan, again, linear=isinstance(net, LinearRecovery))
+    warnings = warnings or check_orientation(net, card, scan, optics)
     row |= {"accepted": not warnings, "warnings": warnings, "notes": list(made.notes), "repeatability": again}
     if misfit is not None:
         row |= {key: value for key, value in vars(misfit).items() if isinstance(value, (float, int))}

@@ -19,7 +19,13 @@ from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks import unrolled as networks
 from phaseloom.retrieval.networks.unrolled import ThinScans, mean_amplitude, unrolled
-from phaseloom.retrieval.predict_scans import check_prediction, predict_scan, write_prediction
+from phaseloom.retrieval.predict_scans import (
+    _select_block,
+    check_orientation,
+    check_prediction,
+    predict_scan,
+    write_prediction,
+)
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.unrolled_error import SHARE_OF_EXPECTED, PatternResiduals, calibrate_error
 
@@ -382,6 +388,34 @@ def test_a_twin_is_told_by_the_dark_field(shipped):
     assert correlate(twin, phase, fine) < -0.3
     assert not any("twin" in line for line in check_prediction(right, scan, 1.0)[1])
     assert any("sign of the defocus" in line for line in check_prediction(twin, turned, 1.0)[1])
+
+
+def test_the_right_orientation_of_the_detector_explains_more(shipped):
+    net, card = shipped
+    scan, _, _ = make_scan(electrons=1e4, count=12)
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
+    assert check_orientation(net, card, scan, optics) == []
+    (line,) = check_orientation(net, card, prepare.transpose(scan), optics)
+    assert "prepare: [transpose]" in line
+    (line,) = check_orientation(net, card, prepare.flip(scan, axis="y"), optics)
+    assert "prepare: [{flip: {axis: y}}]" in line
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [((60, 5), (16, 5)), ((17, 40), (16, 16)), (None, None), ((10, 10), (10, 10))],
+)
+def test_orientations_are_compared_on_the_middle_of_a_raster(grid, expected):
+    count = 300 if grid is None else math.prod(grid)
+    geometry = Geometry(wavelength=WAVELENGTH, shape=(4, 4), angle=(0.02, 0.02), beam="electron")
+    places = np.random.default_rng(0).uniform(0, 9, (count, 2))
+    scan = Scan4D(counts=np.ones((count, 4, 4), np.float32), positions=places, geometry=geometry, grid=grid)
+    block = _select_block(scan)
+    assert (None if block is None else block.grid) == expected
+    if block is not None and grid is not None:
+        rows, columns = grid
+        first = (rows - expected[0]) // 2 * columns + (columns - expected[1]) // 2
+        assert np.array_equal(block.positions[0], places[first])
 
 
 def test_known_descan_is_taken_into_account(shipped):
