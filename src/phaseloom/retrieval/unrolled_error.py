@@ -10,8 +10,8 @@ from phaseloom.retrieval.networks.unrolled import ThinScans
 
 __all__ = ["PatternResiduals", "calibrate_error"]
 
-# Set on 153 foreign scans (benchmarks/foreign_scans.py, set `calibrate`, seeds 12000 to 12059 of any probe and
-# 12100 to 12132), 79 with right settings and 74 with wrong ones: decision 063.
+# Set on 153 foreign scans (benchmarks/foreign_scans.py, set `calibrate`, seeds 12000 to 12059 of any probe
+# and 12100 to 12132), 79 with right settings and 74 with wrong ones: decision 063.
 SHARE_OF_EXPECTED = 0.39
 SHARE_OF_UNEXPLAINED = 0.8
 PHASE_OF_DIFFERENCES = 2.6
