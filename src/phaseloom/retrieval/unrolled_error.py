@@ -16,6 +16,7 @@ SHARE_OF_EXPECTED = 0.39
 SHARE_OF_UNEXPLAINED = 0.8
 PHASE_OF_DIFFERENCES = 2.6
 """Square radian to one of what differs from pattern to pattern, fractions of the beam."""
+PATTERNS_AT_ONCE = 256
 MIN_DIFFERENCES = 1e-4  # fraction of the beam below which patterns are too alike to tell
 MAX_LOCAL_SHARE = 1.5  # of what differs on average, that is unexplained at a place
 
@@ -42,14 +43,17 @@ class PatternResiduals:
         mean = measured.mean(0) * mask
         weight = mask / (4 * (mean + DARK_PIXEL_SHARE * mean.sum() / mask.sum()).clamp(min=1e-30))
         rest = torch.empty_like(measured)
+        differences = measured.new_empty(len(measured))
         for part, model in scans.diffract(phase):
             some = measured[part] * mask
             light = model * mask
             scale = some.sum((1, 2)) / light.sum((1, 2)).clamp(min=1e-30)
             rest[part] = some - scale[:, None, None] * light
+            differences[part] = (weight * (some - mean).square()).sum((1, 2))
+        usual = rest.mean(0)
+        parts = [(weight * (some - usual).square()).sum((1, 2)) for some in rest.split(PATTERNS_AT_ONCE)]
         noise = (weight * mean).sum() / scans.dose[0] * (1 - 1 / len(measured))
-        both = (rest - rest.mean(0), (measured - measured.mean(0)) * mask)
-        return cls(*((weight * one.square()).sum((1, 2)) - noise for one in both))
+        return cls(torch.cat(parts) - noise, differences - noise)
 
 
 def calibrate_error(scans: ThinScans, phase: Tensor, expected: Tensor) -> Tensor:
