@@ -8,7 +8,8 @@ knows, and compares the phase with the truth: ``correlation`` and ``nmse`` after
 is the factor that brings the predicted phase nearest to the truth. With ``--strength`` also the factors by
 which the predicted and the true phase, as thin objects under a point source, explain the patterns best. With
 ``--source 1`` the size of the source is told where it has one. ``fitted`` is fitted to the probe of each scan
-(`phaseloom.retrieval.fitted_networks`). A prediction is accepted where there is no warning.
+(`phaseloom.retrieval.fitted_networks`). With ``--wrong-settings`` one setting of each scan is told wrongly
+(`spoil_settings`). A prediction is accepted where there is no warning.
 """
 
 import argparse
@@ -30,7 +31,12 @@ from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.fitted_networks import choose_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
-from phaseloom.retrieval.predict_scans import check_prediction, measure_misfit, measure_repeatability
+from phaseloom.retrieval.predict_scans import (
+    check_orientation,
+    check_prediction,
+    measure_misfit,
+    measure_repeatability,
+)
 from phaseloom.retrieval.prediction import predict
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.units import electron_wavelength
@@ -38,13 +44,38 @@ from phaseloom.units import electron_wavelength
 RIM = 8
 GOOD = 0.9
 VERY_GOOD = 0.95
+WRONG_SETTINGS = (
+    *("transposed", "mirrored", "half turn", "turned"),
+    *("defocus", "semiangle", "step", "astigmatism"),
+)
 FACTORS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0)
 
 
-def load_scan(path):
+def spoil_settings(about):
+    """What a user knows who is wrong in one setting: orientation, defocus, semiangle, step or astigmatism."""
+    rng = np.random.default_rng([about["seed"], 36])
+    wrong = str(rng.choice(WRONG_SETTINGS))
+    transposed, rows, columns = about["orientation"]
+    sign, amount = float(rng.choice((-1, 1))), float(rng.uniform())
+    unit = electron_wavelength(about["kilovolts"] * 1e3) / about["semiangle"] ** 2
+    known = {
+        "transposed": {"orientation": [not transposed, rows, columns]},
+        "mirrored": {"orientation": [transposed, rows, not columns]},
+        "half turn": {"orientation": [transposed, not rows, not columns]},
+        "turned": {"rotation": about["rotation"] + sign * np.deg2rad(8 + 32 * amount)},
+        "defocus": {"defocus": about["defocus"] + sign * unit * (0.2 + 0.25 * amount)},
+        "semiangle": {"semiangle": about["semiangle"] * (1 + sign * (0.05 + 0.07 * amount))},
+        "step": {"step": about["step"] * (1 + sign * (0.06 + 0.06 * amount))},
+        "astigmatism": {"astigmatism": [unit * (0.3 + 0.3 * amount), float(rng.uniform(-1.5, 1.5))]},
+    }
+    return {**about, **known[wrong], "wrong": wrong}
+
+
+def load_scan(path, *, wrong_settings=False):
     """Scan, what is known of it, and the true phase."""
     with np.load(path) as file:
         counts, truth, about = file["counts"], file["truth"], json.loads(str(file["about"]))
+    about = spoil_settings(about) if wrong_settings else about
     n = counts.shape[0]
     line = about["step"] * np.arange(n)
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
@@ -92,11 +123,13 @@ def true_prediction(made, about, truth):
     return replace(made, phase=phase, origin=first, pixel=pixel, rotation=about["rotation"])
 
 
-def judge(model, path, *, with_strength=False, source=0.0):
+def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False):
     """Scores of a network on a scan, and whether it is accepted; it is told ``source`` times its size."""
-    scan, about, truth = load_scan(path)
+    scan, about, truth = load_scan(path, wrong_settings=wrong_settings)
     size = float(about["faults"].get("source_size", 0.0))
-    known = {"semiangle": about["semiangle"], "aberrations": {"defocus": about["defocus"]}}
+    strength, angle = about.get("astigmatism", (0.0, 0.0))
+    aberrations = {"defocus": about["defocus"], "C12": strength, "phi12": angle}
+    known = {"semiangle": about["semiangle"], "aberrations": aberrations}
     optics = BeamOptics(**known, source_size=source * size)
     began = time.process_time()
     network = choose_network(model, scan, optics)
@@ -113,6 +146,7 @@ def judge(model, path, *, with_strength=False, source=0.0):
         return {**row, "refused": str(problem)}
     again = measure_repeatability(net, card, scan, optics)
     misfit, warnings = check_prediction(made, scan, again, linear=isinstance(net, LinearRecovery))
+    warnings = warnings or check_orientation(net, card, scan, optics)
     row |= {"accepted": not warnings, "warnings": warnings, "notes": list(made.notes), "repeatability": again}
     if misfit is not None:
         row |= {key: value for key, value in vars(misfit).items() if isinstance(value, (float, int))}
@@ -130,7 +164,7 @@ def judge(model, path, *, with_strength=False, source=0.0):
 
 
 def judge_errors(made, about, truth):
-    """Errors over those that the network expects: root mean square, share within one.
+    """Errors over the stated ones, shares within one and two, and the stated root mean square over the true.
 
     Pixels of the truth at the edges are left out, and a constant.
     """
@@ -139,10 +173,13 @@ def judge_errors(made, about, truth):
         on_truth(replace(made, phase=field), about, truth.shape)[inner] for field in (made.phase, made.error)
     )
     wrong = found - truth[inner]
-    over = (wrong - wrong.mean()) / error
+    wrong = wrong - wrong.mean()
+    over = wrong / error
     return {
         "error_over_expected": float(np.sqrt((over**2).mean())),
         "share_within_expected": float((np.abs(over) < 1).mean()),
+        "share_within_twice": float((np.abs(over) < 2).mean()),
+        "stated_over_true": float(np.sqrt((error**2).mean() / (wrong**2).mean())),
     }
 
 
@@ -170,8 +207,33 @@ def summarise(rows):
         "median_correlation_nothing_wrong": float(np.median(right)) if right else None,
         "strength": summarise_strength([row for row in accepted if not row["wrong"]]),
         "strength_with_warnings": summarise_strength([row for row in judged if not row["wrong"]]),
+        "errors": summarise_errors(judged),
         "worst_accepted": sorted((row["correlation"], row["seed"]) for row in accepted)[:5],
     }
+
+
+def summarise_errors(rows):
+    """Coverage (a mean over scans) and the ratio of the stated error to the true one, by kinds of scans."""
+    told = [row for row in rows if "stated_over_true" in row]
+    kinds = {
+        "right": [row for row in told if not row["wrong"]],
+        "right, accepted": [row for row in told if not row["wrong"] and row["accepted"]],
+        "wrong": [row for row in told if row["wrong"]],
+        "wrong, accepted": [row for row in told if row["wrong"] and row["accepted"]],
+    }
+    found = {}
+    for kind, few in kinds.items():
+        if few:
+            ratios = [row["stated_over_true"] for row in few]
+            found[kind] = {
+                "scans": len(few),
+                "within_one": float(np.mean([row["share_within_expected"] for row in few])),
+                "within_two": float(np.mean([row["share_within_twice"] for row in few])),
+                "stated_over_true": float(np.median(ratios)),
+                "least": min(ratios),
+                "most": max(ratios),
+            }
+    return found
 
 
 def summarise_strength(rows):
@@ -229,6 +291,7 @@ def main():
     parser.add_argument("--first", type=int, help="scans that are judged, at most")
     parser.add_argument("--strength", action="store_true", help="fit the strength of phases by the patterns")
     parser.add_argument("--source", type=float, default=0.0, help="tell so many times the source's size")
+    parser.add_argument("--wrong-settings", action="store_true", help="tell one setting of each scan wrongly")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,7 +299,12 @@ def main():
     paths = sorted(given.folder.glob(f"{given.set}-*.npz"), key=lambda path: int(path.stem.split("-")[-1]))
     for model in given.models:
         rows = [
-            judge(model, one, with_strength=given.strength, source=given.source)
+            judge(
+                *(model, one),
+                with_strength=given.strength,
+                source=given.source,
+                wrong_settings=given.wrong_settings,
+            )
             for one in paths[: given.first]
         ]
         found[model] = {**summarise(rows), "rows": rows}

@@ -19,8 +19,15 @@ from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks import unrolled as networks
 from phaseloom.retrieval.networks.unrolled import ThinScans, mean_amplitude, unrolled
-from phaseloom.retrieval.predict_scans import check_prediction, predict_scan, write_prediction
+from phaseloom.retrieval.predict_scans import (
+    _select_block,
+    check_orientation,
+    check_prediction,
+    predict_scan,
+    write_prediction,
+)
 from phaseloom.retrieval.prediction import predict
+from phaseloom.retrieval.unrolled_error import SHARE_OF_EXPECTED, PatternResiduals, calibrate_error
 
 WAVELENGTH = electron_wavelength(80e3)
 SEMIANGLE = 0.020
@@ -125,6 +132,67 @@ def test_masked_pixels_push_nowhere():
     assert torch.equal(
         replace(scans, mask=mask, patterns=broken).propagate_back(torch.zeros(1, 96, 96)), clean
     )
+
+
+def test_modelled_patterns_are_those_of_plain_indexing():
+    phase = draw_phase()
+    scans = make_scans(phase)
+    found = torch.cat([model for _, model in scans.diffract(phase[None])])
+    assert torch.allclose(found, scans.patterns, atol=1e-6)
+
+
+def test_averages_over_light_keep_the_beam_and_constants():
+    scans = make_scans()
+    values = torch.rand(len(scans.patterns), generator=torch.Generator().manual_seed(3))
+    light = scans.illuminate()
+    assert float((light * scans.average(values)).sum()) == pytest.approx(float(values.sum()), rel=1e-4)
+    even = scans.average(torch.full_like(values, 0.7))[light > 1e-6]
+    assert torch.allclose(even, torch.tensor(0.7), rtol=1e-4)
+
+
+def count_electrons(scans, dose, seed=0):
+    """The same with Poisson counts."""
+    counts = torch.poisson(scans.patterns * dose, generator=torch.Generator().manual_seed(seed))
+    return replace(scans, patterns=counts / dose, dose=torch.tensor([float(dose)]))
+
+
+@pytest.mark.parametrize("dose", [3e3, 1e5])
+def test_the_true_phase_leaves_counting_noise_only(dose):
+    phase = draw_phase()
+    found = PatternResiduals.of(count_electrons(make_scans(phase, count=9), dose), phase[None])
+    assert float(found.differences.mean()) > 0.004
+    assert abs(float(found.unexplained.mean())) < 0.15 * float(found.differences.mean())
+
+
+def test_intensities_that_drift_are_not_unexplained():
+    phase = draw_phase()
+    scans = make_scans(phase)
+    drift = torch.linspace(0.9, 1.1, len(scans.patterns))[:, None, None]
+    found = PatternResiduals.of(replace(scans, patterns=scans.patterns * drift), phase[None])
+    assert float(found.unexplained.mean()) < 1e-3 * float(found.differences.mean())
+
+
+def test_the_error_grows_with_what_patterns_do_not_explain():
+    phase = draw_phase()
+    scans = count_electrons(make_scans(phase), 1e5)
+    expected = torch.full((1, 96, 96), 0.1)
+    lit = scans.illuminate() > 0.3 * scans.illuminate().max()
+    shares = (0.0, 0.3, 1.0)  # of the right phase, that is lacking
+    means = [
+        float(calibrate_error(scans, (1 - share) * phase[None], expected)[lit].mean()) for share in shares
+    ]
+    assert means[0] == pytest.approx(SHARE_OF_EXPECTED * 0.1, rel=0.02)
+    assert means[0] < means[1] < means[2]
+    assert means[2] > 0.3 * float(phase.std())
+
+
+def test_the_error_grows_where_patterns_are_not_explained():
+    phase = draw_phase()
+    scans = make_scans(phase, count=9)
+    line = torch.arange(96)
+    spot = torch.exp(-((line[:, None] - 30) ** 2 + (line - 30) ** 2) / 60.0)
+    error = calibrate_error(scans, (phase + 0.8 * spot)[None], torch.full((1, 96, 96), 0.05))[0]
+    assert float(error[30, 30]) > 2 * float(error[49, 49])
 
 
 def test_illumination_is_the_beam_of_all_patterns():
@@ -278,6 +346,15 @@ def test_a_prediction_moves_with_its_scan(shipped):
     assert float(difference.std()) < 0.1 * float(here.sample(places).std())
 
 
+def test_optics_in_double_precision_are_taken(shipped):
+    net, card = shipped
+    scan, _, _ = make_scan(count=5)
+    plain = predict(net, card, scan, BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0}))
+    double = {"defocus": np.float64(90.0)}
+    made = predict(net, card, scan, BeamOptics(semiangle=np.float64(SEMIANGLE), aberrations=double))
+    assert np.array_equal(made.phase, plain.phase)
+
+
 def test_a_disk_beside_the_middle_does_not_matter(shipped):
     net, card = shipped
     scan, phase, fine = make_scan(pixels=40, angle=0.0025)
@@ -311,6 +388,34 @@ def test_a_twin_is_told_by_the_dark_field(shipped):
     assert correlate(twin, phase, fine) < -0.3
     assert not any("twin" in line for line in check_prediction(right, scan, 1.0)[1])
     assert any("sign of the defocus" in line for line in check_prediction(twin, turned, 1.0)[1])
+
+
+def test_the_right_orientation_of_the_detector_explains_more(shipped):
+    net, card = shipped
+    scan, _, _ = make_scan(electrons=1e4, count=12)
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
+    assert check_orientation(net, card, scan, optics) == []
+    (line,) = check_orientation(net, card, prepare.transpose(scan), optics)
+    assert "prepare: [transpose]" in line
+    (line,) = check_orientation(net, card, prepare.flip(scan, axis="y"), optics)
+    assert "prepare: [{flip: {axis: y}}]" in line
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [((60, 5), (16, 5)), ((17, 40), (16, 16)), (None, None), ((10, 10), (10, 10))],
+)
+def test_orientations_are_compared_on_the_middle_of_a_raster(grid, expected):
+    count = 300 if grid is None else math.prod(grid)
+    geometry = Geometry(wavelength=WAVELENGTH, shape=(4, 4), angle=(0.02, 0.02), beam="electron")
+    places = np.random.default_rng(0).uniform(0, 9, (count, 2))
+    scan = Scan4D(counts=np.ones((count, 4, 4), np.float32), positions=places, geometry=geometry, grid=grid)
+    block = _select_block(scan)
+    assert (None if block is None else block.grid) == expected
+    if block is not None and grid is not None:
+        rows, columns = grid
+        first = (rows - expected[0]) // 2 * columns + (columns - expected[1]) // 2
+        assert np.array_equal(block.positions[0], places[first])
 
 
 def test_known_descan_is_taken_into_account(shipped):

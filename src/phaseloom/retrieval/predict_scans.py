@@ -20,7 +20,7 @@ from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.known_files import describe_scan
 from phaseloom.data.own_files.members import Member, read_members
-from phaseloom.data.prepare import enlarge, thin
+from phaseloom.data.prepare import enlarge, flip, thin, transpose
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_buffer, whole_hdf5, write_text
@@ -48,6 +48,7 @@ __all__ = [
     "MIN_EXPLAINED_SHARE",
     "FailedPrediction",
     "ScanPrediction",
+    "check_orientation",
     "check_prediction",
     "describe_warnings",
     "find_missing",
@@ -77,6 +78,14 @@ MIN_REPEATABILITY_OF_LINEAR = 0.95
 # lowest is 10.9 along it; of twins with a correlation below -0.7, -7.9 to -11.9, and two of -2.0 and 5.6.
 MIN_ERRORS_AGAINST_DARK_FIELD = 3.0
 
+OTHER_ORIENTATIONS: dict[str, Callable[[Scan4D], Scan4D]] = {
+    "transpose": transpose,
+    "{flip: {axis: x}}": partial(flip, axis="x"),
+    "{flip: {axis: y}}": partial(flip, axis="y"),
+}
+"""Of the detector, by the step of `prepare` that makes each of the present one."""
+MAX_BLOCK_FOR_ORIENTATION = 16  # rows and columns of the raster that orientations are compared on
+MIN_ERRORS_OF_ORIENTATION = 3.0  # standard errors by which another one has to explain more
 PATTERNS_AT_ONCE = 64  # patterns that are modelled together
 MIN_PIXELS_OF_SPECTRUM = 16  # of a side of an image, rims left out, to tell noise by frequency
 MIN_PROBE_WINDOW = 48  # pixels of the window of the probe, at least
@@ -136,12 +145,13 @@ def predict_scan(
     net = pretrained.load_network(path)
     card = pretrained.load_card(path)
     card = {**card, "name": card.get("name") or (model if model == FITTED else path.stem)}
-    said(f"predicting {len(scan)} patterns three times: with all electrons, and with either half of them")
+    said(f"predicting {len(scan)} patterns: with all electrons, with either half of them, and checks")
     prediction = predict(net, card, scan, optics, dose=dose)
     halves = predict_halves(net, card, scan, optics, dose=dose)
     again = None if halves is None else correlate_halves(*halves)
     noise = None if halves is None else measure_noise(*halves)
     found, doubts = check_prediction(prediction, scan, again, linear=isinstance(net, LinearRecovery))
+    doubts = doubts or check_orientation(net, card, scan, optics, dose=dose)
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
     return ScanPrediction(prediction, found, card, recipe, made, doubts, again, describe_scan(scan), noise)
 
@@ -301,6 +311,59 @@ def check_prediction(
         fix = "too few electrons for this specimen: add up scans, or reconstruct"
         noisy = [f"predictions from halves of the electrons {part}: {fix}"]
     return found, [*doubts, *_check_twin(prediction, scan), *noisy]
+
+
+def check_orientation(
+    net: nn.Module,
+    card: Mapping[str, Any],
+    scan: Scan4D,
+    optics: BeamOptics | None = None,
+    /,
+    *,
+    dose: float | None = None,
+) -> list[str]:
+    """A warning where predictions explain more of the patterns with the detector mirrored or transposed.
+
+    A wrong orientation may explain nine tenths at few electrons; the right one explains more. Large scans are
+    compared by a block of their raster, those without a raster not at all.
+
+    Arguments as of `phaseloom.retrieval.prediction.predict`.
+    """
+    block = _select_block(scan)
+    if block is None:
+        return []
+
+    def explain(part: Scan4D) -> tuple[float, float] | None:
+        """Share explained and its standard error."""
+        try:
+            found = measure_misfit(predict(net, card, part, optics, dose=dose), part)
+        except BadInput:
+            return None
+        if found.explained is None or found.error is None:
+            return None
+        return found.explained, found.error
+
+    here = explain(block)
+    for step, turn in OTHER_ORIENTATIONS.items():
+        there = explain(turn(block)) if here else None
+        if here and there and there[0] - here[0] > MIN_ERRORS_OF_ORIENTATION * math.hypot(here[1], there[1]):
+            more = f"{100 * there[0]:.0f} % instead of {100 * here[0]:.0f} %"
+            wrong = f"patterns are explained better with the detector in another orientation ({more})"
+            return [f"{wrong}: check it, and try prepare: [{step}]"]
+    return []
+
+
+def _select_block(scan: Scan4D) -> Scan4D | None:
+    """The middle of a raster, or a whole small scan; ``None`` of large ones without a raster."""
+    most = MAX_BLOCK_FOR_ORIENTATION
+    if len(scan) <= most**2:
+        return scan
+    if scan.grid is None or math.prod(scan.grid) != len(scan):
+        return None
+    index = np.arange(len(scan)).reshape(scan.grid)
+    rows, columns = (slice(max(0, (n - most) // 2), max(0, (n - most) // 2) + most) for n in scan.grid)
+    part = index[rows, columns]
+    return replace(scan.select(part.ravel()), grid=(part.shape[0], part.shape[1]))
 
 
 @torch.no_grad()

@@ -71,8 +71,7 @@ class Prediction:
         rotation: of the image's rows and columns against the axes of the scan's frame, radian from rows
             towards columns: pixel ``[i, j]`` lies at ``origin`` plus ``(i, j)`` pixels, turned by it.
         offset: (y, x) pixels by which zero angle was found beyond the middle of the detector.
-        error: ``(y, x)`` standard error that the network expects, radian; ``None`` of networks that do not
-            tell.
+        error: ``(y, x)`` standard error, radian, a constant apart; ``None`` of networks that do not tell.
         source_size: of the source whose blur was undone, angstrom; 0: none was.
     """
 

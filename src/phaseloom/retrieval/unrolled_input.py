@@ -17,6 +17,7 @@ from phaseloom.physics.optics import coefficients, probe_wave
 from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.unrolled import PIXELS_PER_UNIT, ThinScans, UnrolledRecovery
 from phaseloom.retrieval.preprocessing import NOISELESS_DOSE, estimate_dose, find_good_pixels, read_counts
+from phaseloom.retrieval.unrolled_error import calibrate_error
 
 __all__ = ["RecoveredPhase", "encode_scan", "recover_phase"]
 
@@ -38,7 +39,7 @@ class RecoveredPhase:
 
     Attributes:
         phase: ``(y, x)`` radian.
-        error: ``(y, x)`` standard error that the network expects, radian.
+        error: ``(y, x)`` standard error, radian: `phaseloom.retrieval.unrolled_error.calibrate_error`.
         pixel: (y, x) angstrom.
         origin: position (y, x) of the middle of pixel ``[0, 0]``, angstrom in the frame of the scan.
         conditions: the four numbers that the network was told.
@@ -103,11 +104,13 @@ def recover_phase(
         scan=torch.zeros(len(scan), dtype=torch.long),
         shape=layout.shape,
         dose=torch.tensor([count], dtype=torch.float32),
-        conditions=torch.tensor([conditions]),
+        conditions=torch.tensor([conditions], dtype=torch.float32),
         descan=None if scan.descan is None else torch.from_numpy(scan.descan / np.array(layout.bins)).float(),
     )
     device = net.length.device
-    phase, error = net(scans.to(device))
+    scans = scans.to(device)
+    phase, expected = net(scans)
+    error = calibrate_error(scans, phase, expected)
     rows, columns = layout.find_area()
     origin = [
         (low + area.start) * size

@@ -104,6 +104,20 @@ class ThinScans:
             total.index_add_(0, index.reshape(-1), probes.abs().square().reshape(-1))
         return total.reshape(len(self), *self.shape)
 
+    def average(self, values: Tensor) -> Tensor:
+        """Means of numbers of the patterns ``(pattern,)``, weighted by the light of each ``(scan, y, x)``."""
+        total = self.patterns.new_zeros(len(self) * math.prod(self.shape))
+        for part, probes, index in self.split():
+            weighted = probes.abs().square() * values[part, None, None]
+            total.index_add_(0, index.reshape(-1), weighted.reshape(-1))
+        return total.reshape(len(self), *self.shape) / self.illuminate().clamp(min=1e-12)
+
+    def diffract(self, phase: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Parts of the patterns: which, and those of a phase ``(scan, y, x)``, fractions of the beam."""
+        wave = torch.polar(torch.ones_like(phase), phase).reshape(-1)
+        for part, probes, index in self.split():
+            yield part, torch.fft.fft2(probes * wave[index], norm="ortho").abs().square()
+
     def propagate_back(self, phase: Tensor) -> Tensor:
         """What patterns of a phase ``(scan, y, x)`` lack, in the object: complex, illumination times change.
 
