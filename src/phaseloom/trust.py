@@ -132,7 +132,8 @@ def _describe_drift(r: "Result") -> str:
 def _describe_direct_image(r: "Result") -> str:
     likeness = r.metrics.get("direct image")
     if likeness is None:
-        return ""
+        lacks_witness = r.geometry.beam == "electron" and not r.geometry.near and "explained" in r.metrics
+        return "No second picture by another method was there to compare it with." if lacks_witness else ""
     if likeness > MIN_LIKENESS:
         looks = "shows the same"
     else:

@@ -128,3 +128,12 @@ def test_a_drift_of_the_positions_warns_of_lengths(result):
     moved = replace(still, positions=result.positions_start + time * [0.6, -0.8] * min(result.pixel) * 2)
     far = LENGTH.show(float(f"{2 * min(result.pixel):.2g}"))
     assert f"the positions moved by {far}, which may be a part of a drift" in describe_trust(moved)
+
+
+def test_a_run_of_electrons_without_a_witness_says_so(result):
+    alone = {name: value for name, value in result.metrics.items() if name != "direct image"}
+    says = "No second picture by another method was there to compare it with."
+    assert says in describe_trust(replace(result, metrics=alone))
+    assert says not in describe_trust(result)
+    photons = replace(result.geometry, beam="photon")
+    assert says not in describe_trust(replace(result, metrics=alone, geometry=photons))
