@@ -12,6 +12,7 @@ import phaseloom as pl
 from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
 from phaseloom.data.formats import cxi, native
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.preflight import warn_before_run
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import sweep
@@ -19,6 +20,7 @@ from phaseloom.spec import Call
 from tests.cli.test_cli import write_dark
 
 OPTICS = {"semiangle": 0.02, "defocus": 150.0}
+OPTICS_IN_FILES = {"semiangle": "20 mrad", "defocus": "150 A"}
 
 
 def electrons(defocus=150.0, seed=0):
@@ -192,3 +194,18 @@ class TestElectrons:
         losses = [epoch.loss for epoch in job]
         assert len(losses) == 8
         assert losses[-1] < losses[0]
+
+
+def test_bright_patterns_are_named_once_by_their_numbers_in_the_file(caplog):
+    scan = electrons()
+    counts = np.array(scan.counts)
+    counts[[3, 10]] = 0
+    counts[20] *= 8
+    counts[30] = 65535
+    native.write(replace(scan, counts=counts), Path("a.h5"))
+    settings = {"start": "none", "epochs": 1, "probe.focused": OPTICS_IN_FILES}
+    job = Job.begin(Reconstruct.from_path("a.h5", settings))
+    assert len(job.scan) == 46
+    assert "without: {numbers: [20]}" in caplog.text
+    assert "1 of 49 patterns are saturated (one value in all pixels) and were left out: 30" in caplog.text
+    assert not [line for line in warn_before_run(job) if line.startswith("bright")]
