@@ -425,6 +425,11 @@ def test_exchanged_axes_are_refused_by_runs_with_the_way_to_read_them(tmp_path):
     assert len(Reconstruct.from_path(tmp_path / "right.npy").scan()) == 110
     with pytest.raises(BadInput, match=r"^wrong.npy: .* Read it with permute: \[2, 3, 0, 1\]"):
         Reconstruct.from_path(tmp_path / "wrong.npy").scan()
+    too_much = {"read.npy.permute": [2, 3, 0, 1]}
+    with pytest.raises(BadInput, match=r"^right.npy: .* Remove permute: \[2, 3, 0, 1\]"):
+        Reconstruct.from_path(tmp_path / "right.npy", too_much).scan()
+    read = formats.read(tmp_path / "right.npy", knobs={"permute": (2, 3, 1, 0)})
+    assert "Read it with permute: [1, 0, 2, 3]" in find(read, "counts").advice
     again = Reconstruct.from_path(tmp_path / "wrong.npy", {"read.npy.permute": [2, 3, 0, 1]}).scan()
     np.testing.assert_array_equal(np.asarray(again.counts[:]), counts.reshape(110, 24, 26))
 
@@ -557,3 +562,9 @@ def test_what_was_looked_for_in_some_patterns_says_in_how_many():
     for name in ("saturated pixels", "hot pixels", "dead pixels"):
         assert found[name].endswith("in 500 of 1200 patterns")
     assert {one.name: one.value for one in inspect(scan_of(counts[:120]))}["saturated pixels"] == "none"
+
+
+def test_little_overlap_may_be_a_step_in_the_wrong_unit():
+    finding = find(speckled(step=0.8 * DIAMETER), "overlap")
+    assert finding.level == "bad"
+    assert "check the unit of the step" in finding.advice

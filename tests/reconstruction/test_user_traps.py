@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,6 +17,7 @@ from phaseloom.reconstruction.preflight import warn_before_run
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import sweep
+from phaseloom.result import Provenance
 from phaseloom.spec import Call
 from tests.cli.test_cli import write_dark
 
@@ -209,3 +211,33 @@ def test_bright_patterns_are_named_once_by_their_numbers_in_the_file(caplog):
     assert "without: {numbers: [20]}" in caplog.text
     assert "1 of 49 patterns are saturated (one value in all pixels) and were left out: 30" in caplog.text
     assert not [line for line in warn_before_run(job) if line.startswith("bright")]
+
+
+def test_a_rate_of_no_part_is_refused_before_anything_is_read():
+    with pytest.raises(BadInput, match="rates: objekt is not a part of the model: did you mean 'object'"):
+        pl.Reconstruct.of({"file": "missing.npy", "rates": {"objekt": 1}})
+
+
+def test_pixels_that_a_run_has_masked_are_not_to_be_masked():
+    scan = electrons()
+    counts = np.array(scan.counts)
+    counts[:, 16, 16] = 0  # in the disk
+    recipe = {"start": "none", "epochs": 1, "probe": {"focused": OPTICS_IN_FILES}, "mask": "none"}
+    said = warn_before_run(Job.begin(Reconstruct.of(recipe), scan=replace(scan, counts=counts)))
+    assert [line for line in said if line.startswith("dead pixels")]
+    masked = {**recipe, "mask": "auto", "prepare": [{"mask": {"outliers": True}}]}
+    said = warn_before_run(Job.begin(Reconstruct.of(masked), scan=replace(scan, counts=counts)))
+    assert not [line for line in said if line.startswith(("dead pixels", "hot pixels"))]
+
+
+def test_results_of_other_data_are_told_so_when_their_pixels_differ():
+    from phaseloom.reconstruction.compare import compare_results
+
+    made = Provenance(versions={}, seed=0, data="x", file="a.npy", machine="", finished="")
+    first = SimpleNamespace(pixel=(0.5, 0.5), provenance=made)
+    second = SimpleNamespace(pixel=(0.7, 0.7), provenance=made)
+    with pytest.raises(BadInput, match="are different object pixels: reconstruct both on the same"):
+        compare_results(first, second)
+    second.provenance = replace(made, file="b.npy")
+    with pytest.raises(BadInput, match=r"of different files, a\.npy and b\.npy: compare results of one scan"):
+        compare_results(first, second)

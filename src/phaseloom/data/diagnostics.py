@@ -4,6 +4,7 @@ A scan has `PROPERTIES`; `RULES` tell which values of them are a problem and wha
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -279,11 +280,21 @@ def require_order_of_axes(scan: Scan4D, name: str, /) -> None:
     stack = np.delete(stack, find_saturated_patterns(totals, flat), axis=0)
     if _are_axes_exchanged(stack.sum(1), stack.mean(0)):
         fix = (
-            "counts change much from pattern to pattern, and their mean is flat: the first two axes of the "
-            "file seem to be those of the detector. Read it with permute: [2, 3, 0, 1] (phaseloom describe "
-            "read), or give positions in place of step and grid if they are not"
+            "counts change much from pattern to pattern, and their mean is flat: the first two axes seem to "
+            f"be those of the detector. {_advise_order_of_axes(scan)} (phaseloom describe read), or give "
+            "positions in place of step and grid if they are not"
         )
         raise BadInput(name, None, fix)
+
+
+def _advise_order_of_axes(scan: Scan4D) -> str:
+    """What to write where the axes of the scan and of the detector are exchanged; a permute may do that."""
+    found = re.search(r"^permute: \[(\d), (\d), (\d), (\d)\]", scan.metadata.get("setup", ""), re.MULTILINE)
+    axes = [int(axis) for axis in found.groups()] if found else [0, 1, 2, 3]
+    turned = axes[2:] + axes[:2]
+    if turned == [0, 1, 2, 3]:
+        return f"Remove permute: {axes}, which puts them there"
+    return f"Read it with permute: {turned}"
 
 
 def _are_axes_exchanged(totals: np.ndarray, mean: np.ndarray) -> bool:
@@ -477,6 +488,11 @@ class _ScanSurvey:
     def are_axes_exchanged(self) -> bool:
         """Whether counts are told by the place in the scan, and not by that on the detector."""
         return self.scan.grid is not None and _are_axes_exchanged(self.totals, self.mean[self.good])
+
+    @property
+    def advice_on_axes(self) -> str:
+        """What to write where they are exchanged."""
+        return _advise_order_of_axes(self.scan)
 
     @cached_property
     def bad_pixels(self) -> BadPixels:
@@ -919,8 +935,8 @@ class FindingAdvice(StrEnum):
         "(prepare: [{{without: {{numbers: {survey.listed_bright}}}}}])."
     )
     EXCHANGED_AXES = (
-        "Counts change much from pattern to pattern, and the mean pattern is flat: are the first two axes of "
-        "the file those of the detector? Read it with permute: [2, 3, 0, 1]."
+        "Counts change much from pattern to pattern, and the mean pattern is flat: are the first two axes "
+        "those of the detector? {survey.advice_on_axes}."
     )
     NOT_WHOLE_NUMBERS = (
         "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
@@ -937,7 +953,8 @@ class FindingAdvice(StrEnum):
     NO_OVERLAP = "Neighbouring beams do not touch: check the unit of the positions, then the step."
     TINY_STEP = "The step is a small part of an object pixel: check the unit of the positions."
     LITTLE_OVERLAP = (
-        "Neighbouring beams overlap little: scan with smaller steps, or with a wider beam (more defocus)."
+        "Neighbouring beams overlap little: check the unit of the step; else scan with smaller steps, or "
+        "with a wider beam (more defocus)."
     )
     FEW_COUNTS = "There are few counts: use a Poisson noise model, and few probe modes."
     CHANGING_COUNTS = "The counts change much from pattern to pattern: let the fit learn a weight for each."

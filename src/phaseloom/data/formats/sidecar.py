@@ -14,11 +14,14 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
 from phaseloom.files import write_text
-from phaseloom.spec import show_value
+from phaseloom.spec import dimension_of, show_value
 
 __all__ = ["compose", "load", "name_of", "write"]
 
 log = logging.getLogger(__name__)
+
+DIGITS_FROM_FILE = 7
+"""Significant digits of a number that a file states: those of single precision."""
 
 FROM_FILE = "# from the file"
 
@@ -87,12 +90,22 @@ def compose(
     """
     lines = []
     for name, value in known.items():
-        shown = show_value(tuple(value) if isinstance(value, list) else value, kinds.get(name))
+        kind = kinds.get(name)
+        exact = tuple(value) if isinstance(value, list) else value
+        is_stored = name in from_file and dimension_of(kind) is not None
+        shown = show_value(_round_stored(exact) if is_stored else exact, kind)
         text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=1000)
         line = f"{name}: {text.removesuffix(f'...{chr(10)}').strip()}"
         lines.append(f"{line}  {FROM_FILE}" if name in from_file else line)
     lines += [f"# {name}: {example_of(name)}  # missing: {how}" for name, how in (missing or {}).items()]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _round_stored(value: Any) -> Any:
+    """Numbers of a file without the last digits, which come from changes of units and of precision."""
+    if isinstance(value, tuple):
+        return tuple(_round_stored(one) for one in value)
+    return float(f"{value:.{DIGITS_FROM_FILE}g}") if isinstance(value, float) else value
 
 
 def write(
