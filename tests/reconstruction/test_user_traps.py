@@ -14,10 +14,12 @@ from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
 from phaseloom.data.diagnostics import Finding
 from phaseloom.data.formats import cxi, native
 from phaseloom.errors import BadInput
+from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.reconstruction import preflight
 from phaseloom.reconstruction.preflight import warn_before_run
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.result_builder import judge_run
 from phaseloom.reconstruction.start import sweep
 from phaseloom.result import Provenance
 from phaseloom.spec import Call
@@ -241,3 +243,14 @@ def test_results_of_other_data_are_told_so_when_their_pixels_differ():
     second.provenance = replace(made, file="b.npy")
     with pytest.raises(BadInput, match=r"of different files, a\.npy and b\.npy: compare results of one scan"):
         compare_results(first, second)
+
+
+def test_a_run_that_breaks_down_names_bright_patterns_before_rates():
+    scan = electrons()
+    bright = np.array(scan.counts)
+    bright[20] *= 8
+    recipe = {"start": "none", "epochs": 1, "probe": {"focused": OPTICS_IN_FILES}}
+    for counts, said in ((scan.counts, "lower the rates"), (bright, "first leave out the patterns")):
+        job = Job.begin(Reconstruct.of(recipe), scan=replace(scan, counts=counts))
+        job.progress.stop = Stop(StopReason.NOT_FINITE, "the loss is not finite in epoch 1")
+        assert said in str(judge_run(job))
