@@ -496,8 +496,7 @@ def _exact(value: float, dimension: Dimension) -> Any:
     short = dimension.show(value)
     if value == 0 or dimension.parse(short) == value:
         return 0 if value == 0 else short
-    text = dimension.show(value, digits=15)
-    return text if dimension.parse(text) == value else f"{value!r} {dimension.scale[0][0]}"
+    return f"{value!r} {dimension.scale[0][0]}"
 
 
 def _tree(value: Any) -> Any:

@@ -276,4 +276,4 @@ def test_numbers_of_a_file_are_shown_in_units_that_a_person_writes() -> None:
     ]
     own = {"energy": 80123.456789, "step": 1.0120000000000002}  # what a user wrote stays exact
     lines = sidecar.compose(own, frozenset(), kinds).splitlines()
-    assert lines == ["energy: 80.123456789 keV", "step: 1.0120000000000002 A"]
+    assert lines == ["energy: 80123.456789 eV", "step: 1.0120000000000002 A"]

@@ -15,6 +15,7 @@ from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
 from phaseloom.files import write_text
 from phaseloom.spec import dimension_of, show_value
+from phaseloom.units import Dimension
 
 __all__ = ["compose", "load", "name_of", "write"]
 
@@ -92,8 +93,8 @@ def compose(
     for name, value in known.items():
         kind = kinds.get(name)
         exact = tuple(value) if isinstance(value, list) else value
-        is_stored = name in from_file and dimension_of(kind) is not None
-        shown = show_value(_round_stored(exact) if is_stored else exact, kind)
+        dimension = dimension_of(kind) if name in from_file else None
+        shown = show_value(exact, kind) if dimension is None else _show_stored(exact, dimension)
         text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=1000)
         line = f"{name}: {text.removesuffix(f'...{chr(10)}').strip()}"
         lines.append(f"{line}  {FROM_FILE}" if name in from_file else line)
@@ -101,11 +102,11 @@ def compose(
     return "".join(f"{line}\n" for line in lines)
 
 
-def _round_stored(value: Any) -> Any:
+def _show_stored(value: Any, dimension: Dimension) -> Any:
     """Numbers of a file without the last digits, which come from changes of units and of precision."""
     if isinstance(value, tuple):
-        return tuple(_round_stored(one) for one in value)
-    return float(f"{value:.{DIGITS_FROM_FILE}g}") if isinstance(value, float) else value
+        return [_show_stored(one, dimension) for one in value]
+    return dimension.show(value, digits=DIGITS_FROM_FILE) if value else 0
 
 
 def write(
