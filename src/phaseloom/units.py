@@ -66,17 +66,21 @@ class Dimension:
         scale = dict(self.scale)[unit]
         return number if scale == 1 else float(f"{number * scale:.15g}")
 
-    def show(self, value: float, /) -> str:
+    def show(self, value: float, /, *, digits: int = 6) -> str:
         """A value in the unit that leaves one to three digits before the point.
 
+        Args:
+            value: in the inner unit.
+            digits: significant ones that are kept.
+
         Example:
-            >>> LENGTH.show(3.65e7)
-            '3.65 mm'
+            >>> LENGTH.show(3.65e7), ANGLE.show(0.00051269474, digits=8)
+            ('3.65 mm', '512.69474 µrad')
         """
         if value == 0 or not math.isfinite(value):
             return f"{value:g}"
         unit, scale = self._choose_unit(value)
-        return f"{value / scale:.6g} {unit}"
+        return f"{value / scale:.{digits}g} {unit}"
 
     def show_with_error(self, value: float, error: float, /) -> str:
         """A value and its error in one unit, to two digits of the error.

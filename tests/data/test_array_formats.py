@@ -247,3 +247,13 @@ def test_two_side_cars_are_told_and_counts_are_no_mask(tmp_path, caplog):
     assert "s.npy.phaseloom.yaml is read beside s.npy; s.npy.yaml is not" in caplog.text
     with pytest.raises(BadInput, match=r"64 different values is not a mask"):
         formats.read(tmp_path / "s.npy", knobs={"mask": "m.npy"})
+
+
+def test_a_member_that_is_not_numbers_is_refused_with_those_that_are(tmp_path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["scan7/note"] = "x"
+        file["scan7/frames"] = np.ones((2, 3, 8, 8), np.uint16)
+    for name, said in {"scan7/note": "is not numeric", "scan7": "is not a data set"}.items():
+        with pytest.raises(BadInput, match=f"a.h5: {name}: {said}: did you mean 'scan7/frames'"):
+            formats.read(path, knobs={"dataset": name})

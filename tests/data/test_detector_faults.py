@@ -335,7 +335,7 @@ def test_few_counts_in_many_patterns_are_no_bad_pixels():
 def test_the_beam_of_a_star_is_no_hot_pixel_and_no_other_pixel_is():
     scan = pl.read(pl.samples.far_field())
     assert find_bad_pixels(scan).hot.tolist() == []
-    assert [one.value for one in inspect(scan) if one.name == "hot pixels"] == ["0"]
+    assert [one.value.split()[0] for one in inspect(scan) if one.name == "hot pixels"] == ["0"]
 
 
 def _geometry(pixels: int) -> Geometry:

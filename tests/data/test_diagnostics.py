@@ -425,6 +425,11 @@ def test_exchanged_axes_are_refused_by_runs_with_the_way_to_read_them(tmp_path):
     assert len(Reconstruct.from_path(tmp_path / "right.npy").scan()) == 110
     with pytest.raises(BadInput, match=r"^wrong.npy: .* Read it with permute: \[2, 3, 0, 1\]"):
         Reconstruct.from_path(tmp_path / "wrong.npy").scan()
+    too_much = {"read.npy.permute": [2, 3, 0, 1]}
+    with pytest.raises(BadInput, match=r"^right.npy: .* Remove permute: \[2, 3, 0, 1\]"):
+        Reconstruct.from_path(tmp_path / "right.npy", too_much).scan()
+    read = formats.read(tmp_path / "right.npy", knobs={"permute": (2, 3, 1, 0)})
+    assert "Read it with permute: [1, 0, 2, 3]" in find(read, "counts").advice
     again = Reconstruct.from_path(tmp_path / "wrong.npy", {"read.npy.permute": [2, 3, 0, 1]}).scan()
     np.testing.assert_array_equal(np.asarray(again.counts[:]), counts.reshape(110, 24, 26))
 
@@ -482,3 +487,84 @@ def test_patterns_with_the_zero_frequency_in_the_corner_are_told():
         (detector,) = [one for one in inspect(scan) if one.name == "detector"]
         assert ("numpy.fft.fftshift" in detector.advice) is told
         assert (detector.level == "bad") is told
+
+
+def scan_of(counts) -> Scan4D:
+    """Patterns on a raster of 12 columns."""
+    places = np.indices((len(counts) // 12, 12)).reshape(2, -1).T * 1.0
+    geometry = Geometry(wavelength=0.02, shape=counts.shape[1:], angle=(1e-3, 1e-3), beam="electron")
+    return Scan4D(counts=counts, positions=places, geometry=geometry)
+
+
+def disks(many: int = 120, dose: float = 20.0) -> np.ndarray:
+    y, x = np.indices((24, 24)) - 12
+    disk = dose * (np.hypot(y, x) < 6) + dose / 100
+    return np.random.default_rng(5).poisson(disk, (many, 24, 24)).astype(np.uint16)
+
+
+def test_saturated_patterns_are_left_out_and_named_by_their_numbers_in_the_file(caplog):
+    counts = disks()
+    counts[[3, 4]] = 0
+    counts[[50, 77]] = 65535
+    counts[50, 2, 3] = 0  # a dead pixel
+    used = find_lit_patterns(scan_of(counts), "a.npy", names_bright=True)
+    assert np.flatnonzero(~used).tolist() == [3, 4, 50, 77]
+    said = "a.npy: 2 of 120 patterns are saturated (one value in all pixels) and were left out: 50, 77"
+    assert said in caplog.text
+    assert "hold up to" not in caplog.text
+
+
+def test_good_patterns_are_never_taken_for_saturated_ones():
+    """Brightness alone, equal pixels alone, and both in many patterns are not enough."""
+    dim = np.random.default_rng(3).poisson(0.02, (240, 24, 24)).astype(np.uint16)
+    particle = dim.copy()
+    particle[100:102] = disks(2, 500.0)  # thousands of times as bright as the empty field
+    opened = dim.copy()
+    opened[238:] = disks(2, 200.0)
+    flat = disks(240)
+    flat[7] = int(flat[0].mean())  # an empty place of a hologram
+    few = np.zeros((240, 24, 24), np.uint16)
+    few[:, 11, 11] = 1
+    few[9, :12] = 1  # single electrons
+    lamp = disks(240)
+    lamp[:24] = 60000
+    for counts in (particle, opened, flat, few, lamp):
+        assert find_lit_patterns(scan_of(counts), "a.npy").all()
+    small = np.ones((120, 4, 4), np.uint16)  # a segmented detector
+    small[5] = 9
+    assert find_lit_patterns(scan_of(small), "a.npy").all()
+
+
+def test_saturated_patterns_spoil_nothing_that_is_found_of_a_scan():
+    counts = disks()
+    good = {one.name: one.value for one in inspect(scan_of(counts))}
+    counts[[50, 77]] = 65535
+    found = {one.name: one for one in inspect(scan_of(counts))}
+    assert found["saturated patterns"].value.startswith("50, 77")
+    assert "left out of reconstructions" in found["saturated patterns"].advice
+    assert "bright" not in found
+    for name in ("hot pixels", "dead pixels", "saturated pixels", "centre", "detector"):
+        assert found[name].value == good[name]
+    require_order_of_axes(replace(scan_of(counts), grid=(10, 12)), "a.npy")
+
+
+def test_all_bright_patterns_are_listed_to_be_left_out():
+    counts = disks(360)
+    counts[[37, 200]] *= 12
+    (finding,) = [one for one in inspect(scan_of(counts)) if one.name == "bright"]
+    assert "numbers: [37, 200]" in finding.advice
+
+
+def test_what_was_looked_for_in_some_patterns_says_in_how_many():
+    counts = disks(1200)
+    counts[3] = 0
+    found = {one.name: one.value for one in inspect(scan_of(counts))}
+    for name in ("saturated pixels", "hot pixels", "dead pixels"):
+        assert found[name].endswith("in 500 of 1200 patterns")
+    assert {one.name: one.value for one in inspect(scan_of(counts[:120]))}["saturated pixels"] == "none"
+
+
+def test_little_overlap_may_be_a_step_in_the_wrong_unit():
+    finding = find(speckled(step=0.8 * DIAMETER), "overlap")
+    assert finding.level == "bad"
+    assert "check the unit of the step" in finding.advice

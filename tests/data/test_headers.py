@@ -11,7 +11,7 @@ import tifffile
 
 from phaseloom.cli import app
 from phaseloom.data import formats
-from phaseloom.data.formats import cxi, native
+from phaseloom.data.formats import cxi, native, sidecar
 from phaseloom.data.formats.header import Header, MissingValues
 from phaseloom.data.formats.setup import build_scan
 from phaseloom.data.scan import Scan4D
@@ -261,3 +261,19 @@ def small_result():
         coverage=np.ones((20, 20)),
         geometry=geometry,
     )
+
+
+def test_numbers_of_a_file_are_shown_in_units_that_a_person_writes() -> None:
+    from phaseloom.data.formats.setup import Setup
+
+    known = {"angle": (0.0005126947397999377, 1e-3), "step": 1.0120000000000002, "energy": 80123.456789}
+    kinds = Setup.__annotations__
+    text = sidecar.compose(known, frozenset(known), kinds)
+    assert text.splitlines() == [
+        "angle: [512.6947 µrad, 1 mrad]  # from the file",
+        "step: 1.012 A  # from the file",
+        "energy: 80.12346 keV  # from the file",
+    ]
+    own = {"energy": 80123.456789, "step": 1.0120000000000002}  # what a user wrote stays exact
+    lines = sidecar.compose(own, frozenset(), kinds).splitlines()
+    assert lines == ["energy: 80123.456789 eV", "step: 1.0120000000000002 A"]

@@ -19,7 +19,7 @@ def test_blank_patterns_are_counted_without_reading_all() -> None:
     scan = electrons()
     counts = np.asarray(scan.counts).copy()
     counts[3:5] = 0
-    assert findings_of(replace(scan, counts=counts))["blank"] == f"2 of the {len(scan)} patterns read"
+    assert findings_of(replace(scan, counts=counts))["blank"] == f"2 of {len(scan)} patterns"
     assert "blank" not in findings_of(scan)
 
 

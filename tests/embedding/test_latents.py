@@ -443,7 +443,7 @@ def test_labels_of_a_whole_scan_leave_out_its_blank_pattern_by_its_number_in_the
     words = ("--out", "all", "--clusters", "2", "--labels", "labels.npy", "--known", "known.npy")
     found = phaseloom("latents", "embeddings.h5", *words)
     assert found.code == 0, found.err
-    assert "labels.npy: labels of blank patterns, which are not embedded, are left out: 50\n" in found.out
+    assert "labels.npy: labels of blank or saturated patterns are left out: 50\n" in found.out
     assert "k-means, 2 clusters: stability 1.000 ± 0.000, agreement with labels 1.000" in found.out
     np.save("short.npy", KINDS[:-2])
     short = phaseloom("latents", "embeddings.h5", "--out", "no", "--clusters", "2", "--labels", "short.npy")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -10,15 +11,22 @@ import torch
 
 import phaseloom as pl
 from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
+from phaseloom.data.diagnostics import Finding
 from phaseloom.data.formats import cxi, native
 from phaseloom.errors import BadInput
+from phaseloom.fitting.outcome import Stop, StopReason
+from phaseloom.reconstruction import preflight
+from phaseloom.reconstruction.preflight import warn_before_run
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.result_builder import judge_run
 from phaseloom.reconstruction.start import sweep
+from phaseloom.result import Provenance
 from phaseloom.spec import Call
 from tests.cli.test_cli import write_dark
 
 OPTICS = {"semiangle": 0.02, "defocus": 150.0}
+OPTICS_IN_FILES = {"semiangle": "20 mrad", "defocus": "150 A"}
 
 
 def electrons(defocus=150.0, seed=0):
@@ -192,3 +200,57 @@ class TestElectrons:
         losses = [epoch.loss for epoch in job]
         assert len(losses) == 8
         assert losses[-1] < losses[0]
+
+
+def test_bright_patterns_are_named_once_by_their_numbers_in_the_file(caplog):
+    scan = electrons()
+    counts = np.array(scan.counts)
+    counts[[3, 10]] = 0
+    counts[20] *= 8
+    counts[30] = 65535
+    native.write(replace(scan, counts=counts), Path("a.h5"))
+    settings = {"start": "none", "epochs": 1, "probe.focused": OPTICS_IN_FILES}
+    job = Job.begin(Reconstruct.from_path("a.h5", settings))
+    assert len(job.scan) == 46
+    assert "without: {numbers: [20]}" in caplog.text
+    assert "1 of 49 patterns are saturated (one value in all pixels) and were left out: 30" in caplog.text
+    assert not [line for line in warn_before_run(job) if line.startswith("bright")]
+
+
+def test_a_rate_of_no_part_is_refused_before_anything_is_read():
+    with pytest.raises(BadInput, match="rates: objekt is not a part of the model: did you mean 'object'"):
+        pl.Reconstruct.of({"file": "missing.npy", "rates": {"objekt": 1}})
+
+
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_a_run_that_masks_bad_pixels_does_not_ask_to_mask_them(is_masked, monkeypatch):
+    found = Finding("dead pixels", "1", "warn", "Mask them yourself.")  # at the edge of what is one
+    monkeypatch.setattr(preflight, "inspect", lambda scan: [found])
+    masks = {"prepare": [{"mask": {"outliers": True}}]} if is_masked else {"mask": "none"}
+    recipe = {"start": "none", "epochs": 1, "probe": {"focused": OPTICS_IN_FILES}, **masks}
+    said = warn_before_run(Job.begin(Reconstruct.of(recipe), scan=electrons()))
+    assert [line for line in said if line.startswith("dead pixels")] == ([] if is_masked else said[:1])
+
+
+def test_results_of_other_data_are_told_so_when_their_pixels_differ():
+    from phaseloom.reconstruction.compare import compare_results
+
+    made = Provenance(versions={}, seed=0, data="x", file="a.npy", machine="", finished="")
+    first = SimpleNamespace(pixel=(0.5, 0.5), provenance=made)
+    second = SimpleNamespace(pixel=(0.7, 0.7), provenance=made)
+    with pytest.raises(BadInput, match="are different object pixels: reconstruct both on the same"):
+        compare_results(first, second)
+    second.provenance = replace(made, file="b.npy")
+    with pytest.raises(BadInput, match=r"of different files, a\.npy and b\.npy: compare results of one scan"):
+        compare_results(first, second)
+
+
+def test_a_run_that_breaks_down_names_bright_patterns_before_rates():
+    scan = electrons()
+    bright = np.array(scan.counts)
+    bright[20] *= 8
+    recipe = {"start": "none", "epochs": 1, "probe": {"focused": OPTICS_IN_FILES}}
+    for counts, said in ((scan.counts, "lower the rates"), (bright, "first leave out the patterns")):
+        job = Job.begin(Reconstruct.of(recipe), scan=replace(scan, counts=counts))
+        job.progress.stop = Stop(StopReason.NOT_FINITE, "the loss is not finite in epoch 1")
+        assert said in str(judge_run(job))

@@ -181,7 +181,7 @@ def test_the_order_of_the_patterns_does_not_matter(net, card, sample):
         ),
         (BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0, "C12": 40.0}), 1, "C12a: 40 A"),
         (OPTICS, 1.2, "step: 2.4 A.* 2 A .* or a whole number of times finer"),
-        (OPTICS, 0.6, "step: 1.2 A.* or 1 A: .*--model fitted"),
+        (OPTICS, 0.6, "step: 1.2 A.* a whole number of times finer, such as 1 A: .*--model fitted"),
     ],
 )
 def test_what_the_model_does_not_know_is_refused_by_its_number(net, card, sample, optics, stretch, said):

@@ -173,8 +173,11 @@ def test_what_says_little_is_said_to_say_little():
     sure = module.Improvement(**told, patterns=100, held_out=15, explained=(0.5, 0.01))
     assert sure.shows_object
     assert not any(line.startswith("doubtful") for line in sure.lines())
+    assert not sure.is_doubtful
     for share in (None, (0.1, 0.1), (-0.2, 0.01)):
-        assert any(line.startswith("doubtful") for line in replace(sure, explained=share).lines())
+        doubtful = replace(sure, explained=share)
+        assert any(line.startswith("doubtful") for line in doubtful.lines())
+        assert doubtful.is_doubtful
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,7 @@ def test_short_runs_that_come_less_far_than_the_run_itself_are_doubted(short, ru
     found = module.Improvement(**told, patterns=100, held_out=15, explained=(0.5, 0.01))
     assert found.is_settled is settled
     assert any("settle sooner" in line for line in found.lines()) is not settled
+    assert found.is_doubtful is not settled
 
 
 NOTHING: Any = None

@@ -93,6 +93,11 @@ def test_what_cannot_be_searched_is_refused_before_any_trial(case):
         space(over)
 
 
+def test_a_choice_that_the_file_lacks_is_named_with_what_it_needs():
+    with pytest.raises(BadInput, match="has auto: write focused with semiangle there"):
+        space({"probe.focused.modes": [1, 2]}, {"probe": "auto"})
+
+
 def plan(over: dict[str, Any], base: dict[str, Any] | None = None, **knobs: Any) -> Plan:
     recipe = Reconstruct.of({**BASE, **(base or {})})
     return Plan(None, Search.of({"over": over, **knobs}), recipe)  # type: ignore[arg-type]

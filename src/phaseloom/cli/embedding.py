@@ -165,18 +165,18 @@ def _read_count(text: str) -> int | None:
 
 
 def _load_labels(path: Path, found: Any) -> Any:
-    """A label for each pattern that was embedded; those of blank patterns are left out by name."""
+    """A label for each pattern that was embedded; those of patterns that were left out are named."""
     import numpy as np
 
+    from phaseloom.data.counts import list_numbers
     from phaseloom.data.formats.arrays import load_npy
     from phaseloom.data.formats.files import require_file
-    from phaseloom.runs.scan_recipe import list_numbers
 
     labels = load_npy(require_file(path)).ravel()
     if len(labels) == len(found) or found.numbers is None or len(labels) <= found.numbers.max():
         return labels
     blank = list_numbers(np.setdiff1d(np.arange(len(labels)), found.numbers))
-    typer.echo(f"{path.name}: labels of blank patterns, which are not embedded, are left out: {blank}")
+    typer.echo(f"{path.name}: labels of blank or saturated patterns are left out: {blank}")
     return labels[found.numbers]
 
 

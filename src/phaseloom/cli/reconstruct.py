@@ -295,7 +295,8 @@ def improve(
     if found.kept:
         improved = found.recipe.model_copy(update={"file": recipe.file.resolve()})
         write_text(out, improved.to_text(defaults=False))
-        typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {shlex.quote(str(out))}")
+        to_run = "to try what is doubtful" if found.is_doubtful else "run it with"
+        typer.echo(f"written: {out}\n{to_run}: phaseloom reconstruct {shlex.quote(str(out))}")
     if not found.is_complete:
         raise KeyboardInterrupt
 

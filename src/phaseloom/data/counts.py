@@ -29,7 +29,10 @@ __all__ = [
     "compute_mean",
     "describe_bright_patterns",
     "find_bright_patterns",
+    "find_saturated_patterns",
     "get_present",
+    "has_one_value",
+    "list_numbers",
     "list_own_patterns",
     "load_counts",
     "map_counts",
@@ -628,3 +631,76 @@ def describe_bright_patterns(totals: np.ndarray, index: np.ndarray, /) -> str:
     plural = len(found) > 1
     holds = f"{'s' if plural else ''} {named} hold{' up to' if plural else 's'} {brightness:.3g} times"
     return f"pattern{holds} the counts of the others"
+
+
+MAX_LISTED_BRIGHT = 20
+"""Patterns whose numbers are listed in what to write to leave them out."""
+
+MAX_LISTED_NUMBERS = 8
+"""Patterns that a message names by their numbers."""
+
+
+def list_numbers(numbers: np.ndarray, /) -> str:
+    """The first numbers of some patterns, as a message names them.
+
+    Example:
+        >>> list_numbers(np.arange(3, 20))
+        '3, 4, 5, 6, 7, 8, 9, 10 and 9 more'
+    """
+    shown = ", ".join(map(str, numbers[:MAX_LISTED_NUMBERS]))
+    return shown + (f" and {more} more" if (more := len(numbers) - MAX_LISTED_NUMBERS) > 0 else "")
+
+
+MAX_SHARE_OF_SATURATED = 0.05
+"""Share of patterns that are left out as saturated at most: with more of them something else is wrong."""
+
+MIN_SHARE_AT_ONE_VALUE = 0.95
+"""Of the trusted pixels of a saturated pattern; the rest are dead pixels that no mask knows yet."""
+
+MIN_PIXELS_AT_ONE_VALUE = 64
+"""Trusted pixels from which one value in all of them is not chance."""
+
+
+def has_one_value(pixels: np.ndarray, highest: np.ndarray, totals: np.ndarray, /) -> np.ndarray:
+    """Which patterns hold one value above zero in all trusted pixels, a few dead ones apart.
+
+    Args:
+        pixels: ``(n, pixel)`` trusted pixels of each pattern.
+        highest: ``(n,)`` highest of them.
+        totals: ``(n,)`` their sums.
+
+    Example:
+        >>> stack = np.stack([np.full(100, 7), np.arange(100), np.zeros(100)])
+        >>> has_one_value(stack, stack.max(1), stack.sum(1)).tolist()
+        [True, False, False]
+    """
+    count = pixels.shape[1]
+    if count < MIN_PIXELS_AT_ONE_VALUE:
+        return np.zeros(len(pixels), bool)
+    with np.errstate(invalid="ignore"):
+        found = (highest > 0) & (totals >= MIN_SHARE_AT_ONE_VALUE * count * highest.astype(np.float64))
+    for number in np.flatnonzero(found):  # few, if any: the sums tell all others
+        found[number] = np.mean(pixels[number] == highest[number]) >= MIN_SHARE_AT_ONE_VALUE
+    return found
+
+
+def find_saturated_patterns(totals: np.ndarray, flat: np.ndarray, /) -> np.ndarray:
+    """Numbers of the few patterns that hold one value in all pixels, and far more counts than the others.
+
+    Brightness alone does not tell them: a particle in an empty field, or a beam that opens for a part of the
+    scan, is as bright. Neither do equal pixels: holograms of an empty place are flat.
+
+    Args:
+        totals: counts of each pattern.
+        flat: `has_one_value` of each.
+
+    Example:
+        >>> totals = np.r_[np.full(99, 1e4), 1e7]
+        >>> find_saturated_patterns(totals, totals > 1e6), find_saturated_patterns(totals, totals < 0)
+        (array([99]), array([], dtype=int64))
+    """
+    lit = totals[totals > 0]
+    if not len(lit):
+        return np.zeros(0, np.int64)
+    found = np.flatnonzero(flat & (totals > MIN_BRIGHTNESS_OF_DAMAGED * float(np.median(lit))))
+    return found if len(found) <= max(1, MAX_SHARE_OF_SATURATED * len(totals)) < len(totals) else found[:0]

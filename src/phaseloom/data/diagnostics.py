@@ -4,6 +4,7 @@ A scan has `PROPERTIES`; `RULES` tell which values of them are a problem and wha
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,9 +15,13 @@ import numpy as np
 
 from phaseloom.data.bad_pixels import BadPixels, ClippingSearch, find_bad_pixels
 from phaseloom.data.counts import (
+    MAX_LISTED_BRIGHT,
     describe_bright_patterns,
     find_bright_patterns,
+    find_saturated_patterns,
     get_present,
+    has_one_value,
+    list_numbers,
     split_indices,
 )
 from phaseloom.data.scan import Scan4D
@@ -270,13 +275,26 @@ def require_order_of_axes(scan: Scan4D, name: str, /) -> None:
         return
     index = np.unique(np.linspace(0, len(scan) - 1, MAX_PATTERNS_TO_ORDER).astype(int))
     stack = np.nan_to_num(np.asarray(scan.counts[index])[:, scan.mask].astype(np.float64))
+    totals = stack.sum(1)
+    flat = has_one_value(stack, stack.max(1, initial=0.0), totals)
+    stack = np.delete(stack, find_saturated_patterns(totals, flat), axis=0)
     if _are_axes_exchanged(stack.sum(1), stack.mean(0)):
         fix = (
-            "counts change much from pattern to pattern, and their mean is flat: the first two axes of the "
-            "file seem to be those of the detector. Read it with permute: [2, 3, 0, 1] (phaseloom describe "
-            "read), or give positions in place of step and grid if they are not"
+            "counts change much from pattern to pattern, and their mean is flat: the first two axes seem to "
+            f"be those of the detector. {_advise_order_of_axes(scan)} (phaseloom describe read), or give "
+            "positions in place of step and grid if they are not"
         )
         raise BadInput(name, None, fix)
+
+
+def _advise_order_of_axes(scan: Scan4D) -> str:
+    """What to write where the axes of the scan and of the detector are exchanged; a permute may do that."""
+    found = re.search(r"^permute: \[(\d), (\d), (\d), (\d)\]", scan.metadata.get("setup", ""), re.MULTILINE)
+    axes = [int(axis) for axis in found.groups()] if found else [0, 1, 2, 3]
+    turned = axes[2:] + axes[:2]
+    if turned == [0, 1, 2, 3]:
+        return f"Remove permute: {axes}, which puts them there"
+    return f"Read it with permute: {turned}"
 
 
 def _are_axes_exchanged(totals: np.ndarray, mean: np.ndarray) -> bool:
@@ -314,9 +332,9 @@ class _ScanSurvey:
         self._reaches_edge = False
         self.finite = np.ones(scan.geometry.shape, bool)
         self.light = np.zeros(scan.geometry.shape)
-        for some in self._read_pieces(index):
-            self.mean += self._clean(some.astype(np.float64), count=True).sum(0)
-        self.mean /= self.read
+        self.saturated = self._add_to_mean(index)
+        self.index = index = np.setdiff1d(index, self.saturated)
+        self.mean /= len(index)
         # all else is of the pixels that count electrons or photons
         self.good = scan.mask & self.bad_pixels.mask
         self.mean *= self.good
@@ -331,6 +349,24 @@ class _ScanSurvey:
             power += (np.abs(waves) ** 2).sum(0)
         self.clipping = search.finish()
         self.speckle = np.fft.fftshift(_complete_power(power, width) / self.read)
+
+    def _add_to_mean(self, index: np.ndarray) -> np.ndarray:
+        """Sum the patterns that are not saturated; numbers of those that are."""
+        totals, flat, bright = [], [], {}
+        for some in self._read_pieces(index):
+            stack = self._clean(some.astype(np.float64), count=True)
+            pixels = stack[:, self.scan.mask]
+            sums = pixels.sum(1)
+            equal = has_one_value(pixels, pixels.max(1, initial=0.0), sums)
+            for row in np.flatnonzero(equal):
+                bright[sum(map(len, totals)) + int(row)] = stack[row]
+            self.mean += stack[~equal].sum(0)
+            totals.append(sums)
+            flat.append(equal)
+        saturated = find_saturated_patterns(np.concatenate(totals), np.concatenate(flat))
+        for number in bright.keys() - set(saturated.tolist()):
+            self.mean += bright[number]
+        return index[saturated]
 
     def _read_pieces(self, index: np.ndarray) -> Iterator[np.ndarray]:
         """Patterns as stored, fewer at a time than are read: arithmetic takes several times their memory."""
@@ -368,10 +404,21 @@ class _ScanSurvey:
         """How many patterns have no counts, unless none has."""
         return int((self.totals == 0).sum()) if self.highest > 0 else 0
 
+    @property
+    def searched(self) -> str:
+        """In how many patterns something was looked for, where it was not in all."""
+        many = len(self.scan)
+        return "" if self.read == many else f" in {self.read} of {many} patterns"
+
     @cached_property
     def bright(self) -> np.ndarray:
-        """Numbers of the few patterns read that are far brighter than the others."""
+        """Numbers of the few patterns read that are far brighter than the others, saturated ones apart."""
         return self.index[find_bright_patterns(self.totals)]
+
+    @property
+    def listed_bright(self) -> list[int]:
+        """The first of them, as a setting lists them."""
+        return self.bright[:MAX_LISTED_BRIGHT].tolist()
 
     @property
     def has_usual_energy(self) -> bool:
@@ -441,6 +488,11 @@ class _ScanSurvey:
     def are_axes_exchanged(self) -> bool:
         """Whether counts are told by the place in the scan, and not by that on the detector."""
         return self.scan.grid is not None and _are_axes_exchanged(self.totals, self.mean[self.good])
+
+    @property
+    def advice_on_axes(self) -> str:
+        """What to write where they are exchanged."""
+        return _advise_order_of_axes(self.scan)
 
     @cached_property
     def bad_pixels(self) -> BadPixels:
@@ -833,7 +885,10 @@ def _describe_bright(survey: _ScanSurvey) -> str | None:
 PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "file": _describe_remarks,
     "counts": _describe_counts,
-    "blank": lambda s: f"{s.blank} of the {s.read} patterns read" if s.blank else None,
+    "blank": lambda s: f"{s.blank}{s.searched or f' of {s.read} patterns'}" if s.blank else None,
+    "saturated patterns": lambda s: (
+        f"{list_numbers(s.saturated)}: one value in all pixels" if len(s.saturated) else None
+    ),
     "bright": _describe_bright,
     "values": lambda s: (
         f"{s.not_finite} not finite, {s.negative} negative" if s.not_finite or s.negative else None
@@ -845,9 +900,9 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "field of view": _describe_field,
     "overlap": _describe_overlap,
     "dose": _describe_dose,
-    "dead pixels": lambda s: str(len(s.bad_pixels.dead)),
-    "hot pixels": lambda s: str(len(s.bad_pixels.hot)),
-    "saturated pixels": lambda s: s.clipping.line() if s.clipping else "none",
+    "dead pixels": lambda s: f"{len(s.bad_pixels.dead)}{s.searched}",
+    "hot pixels": lambda s: f"{len(s.bad_pixels.hot)}{s.searched}",
+    "saturated pixels": lambda s: s.clipping.line() if s.clipping else f"none{s.searched}",
     "centre": _describe_centre,
     "detector": lambda s: (
         None if s.edge_ratio is None else f"edge has {s.edge_ratio:.2g} of the mean intensity"
@@ -871,13 +926,17 @@ class FindingAdvice(StrEnum):
     REMARKS = "The file was read all the same: check that the patterns used are those meant."
     NO_COUNTS = "Every good pixel is zero: check the data set and the mask."
     BLANK = "Patterns without counts (a closed shutter, lost frames) are left out of reconstructions."
+    SATURATED_PATTERNS = (
+        "Patterns with the same value in all pixels and far more counts than the others are left out of "
+        "reconstructions."
+    )
     BRIGHT = (
         "Patterns that are damaged spoil what is found by all: leave them out "
-        "(prepare: [{{without: {{numbers: [{survey.bright[0]}]}}}}])."
+        "(prepare: [{{without: {{numbers: {survey.listed_bright}}}}}])."
     )
     EXCHANGED_AXES = (
-        "Counts change much from pattern to pattern, and the mean pattern is flat: are the first two axes of "
-        "the file those of the detector? Read it with permute: [2, 3, 0, 1]."
+        "Counts change much from pattern to pattern, and the mean pattern is flat: are the first two axes "
+        "those of the detector? {survey.advice_on_axes}."
     )
     NOT_WHOLE_NUMBERS = (
         "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
@@ -894,7 +953,8 @@ class FindingAdvice(StrEnum):
     NO_OVERLAP = "Neighbouring beams do not touch: check the unit of the positions, then the step."
     TINY_STEP = "The step is a small part of an object pixel: check the unit of the positions."
     LITTLE_OVERLAP = (
-        "Neighbouring beams overlap little: scan with smaller steps, or with a wider beam (more defocus)."
+        "Neighbouring beams overlap little: check the unit of the step; else scan with smaller steps, or "
+        "with a wider beam (more defocus)."
     )
     FEW_COUNTS = "There are few counts: use a Poisson noise model, and few probe modes."
     CHANGING_COUNTS = "The counts change much from pattern to pattern: let the fit learn a weight for each."
@@ -966,6 +1026,7 @@ RULES = (
     FindingRule("counts", "warn", FindingAdvice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
     FindingRule("counts", "warn", FindingAdvice.LARGE_QUANTUM, lambda s: s.quantum > 1),
     FindingRule("blank", "note", FindingAdvice.BLANK, lambda s: True),
+    FindingRule("saturated patterns", "note", FindingAdvice.SATURATED_PATTERNS, lambda s: True),
     FindingRule("bright", "warn", FindingAdvice.BRIGHT, lambda s: True),
     FindingRule("values", "bad", FindingAdvice.NOT_FINITE, lambda s: s.not_finite > 0),
     FindingRule("values", "warn", FindingAdvice.NEGATIVE, lambda s: s.negative > 0),

@@ -55,9 +55,12 @@ def compare_results(a: Result, b: Result, /) -> ResultComparison:
     """
     if not np.allclose(a.pixel, b.pixel, rtol=1e-3):
         both = f"{LENGTH.show(a.pixel[0])} and {LENGTH.show(b.pixel[0])}"
-        raise BadInput(
-            "compare", both, "are different object pixels: reconstruct both on the same detector window"
-        )
+        fix = "are different object pixels: reconstruct both on the same detector window"
+        files = ["" if one.provenance is None else one.provenance.file for one in (a, b)]
+        if all(files) and files[0] != files[1]:
+            fix = f"are the object pixels of results of different files, {files[0]} and {files[1]}: compare "
+            fix += "results of one scan, or reconstruct both on the same detector window"
+        raise BadInput("compare", both, fix)
     one, two = register(*crop_to_common_field(a, b))
     likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
     likeness /= float(np.linalg.norm(one - one.mean()) * np.linalg.norm(two - two.mean())) + 1e-30

@@ -46,7 +46,9 @@ def warn_before_run(job: Job, /, *, started: bool = False) -> list[str]:
     told = bool(job.recipe.probe.values.get("defocus")) or job.scan.probe is not None
     known = told or not started  # else the speckles tell more of the beam's size than the first guess
     scaled = any(step.name in ("normalise", "nonnegative") for step in job.recipe.prepare)
-    left_out = (("window", "overlap") if known else ()) + (("counts", "dose") if scaled else ())
+    left_out = ("bright",)  # named where the file was read, by the numbers that they have there
+    left_out += ("dead pixels", "hot pixels") if job.recipe.finds_outliers else ()  # masked already
+    left_out += (("window", "overlap") if known else ()) + (("counts", "dose") if scaled else ())
     found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in left_out]
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
     run = RunAhead(job, started)
@@ -187,7 +189,7 @@ def _check_overlap(run: RunAhead) -> str:
     wide = run.diameter
     if not step or run.scan.geometry.near or 1 - step / wide >= 0.5:
         return ""
-    fix = "Scan with smaller steps, or with a wider beam (more defocus)."
+    fix = "Check the unit of the step; else scan with smaller steps, or with a wider beam (more defocus)."
     text = f"{max(0.0, 1 - step / wide):.0%} between neighbours {_format_length(step)} apart"
     return f"overlap: {text}, the probe being {_format_length(wide)} wide. {fix}"
 

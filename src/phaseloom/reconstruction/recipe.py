@@ -246,8 +246,10 @@ class Reconstruct(ScanRecipe):
     @field_validator("rates", mode="before")
     @classmethod
     def _rates_are_numbers(cls, node: Any) -> Any:
-        """YAML reads yes and no as truth values, which would be rates of 1 and 0."""
+        """Refuse rates of unknown parts, and the truth values that YAML reads yes and no as (1 and 0)."""
         for name, rate in node.items() if isinstance(node, Mapping) else ():
+            if name not in PARTS:
+                raise BadInput("rates", name, f"is not a part of the model: {nearest(name, PARTS)}")
             if isinstance(rate, bool):
                 fix = "is not a rate: write a number such as 1.0, or 0 for a part that stands still"
                 raise BadInput(f"rates.{name}", rate, fix)
@@ -459,8 +461,6 @@ class Reconstruct(ScanRecipe):
             given = {**{name: whole for name in ("amplitude", "phase") if name in parts}, **given}
             del given["object"]
         for name, rate in given.items():
-            if name not in PARTS:
-                raise BadInput("rates", name, f"is not a part of the model: {nearest(name, PARTS)}")
             if not parts.get(name) and (rate.rate if isinstance(rate, ScheduledRate) else rate):
                 raise BadInput(
                     f"rates.{name}", rate, f"has nothing to move: {_LACKS.get(name, 'leave it out')}"

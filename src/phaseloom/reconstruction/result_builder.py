@@ -16,6 +16,7 @@ from phaseloom.calibration.hologram_start import measure_agreement
 from phaseloom.calibration.one_material import RatioEvidence
 from phaseloom.calibration.raster import find_completed
 from phaseloom.calibration.twin_of_run import judge_twin_of_run
+from phaseloom.data.counts import find_bright_patterns, list_own_patterns, split_indices
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.holograms import HologramImage
 from phaseloom.direct.recipe import DirectResult
@@ -292,6 +293,11 @@ def judge_run(job: Underway, /) -> Judgement:
     }
     judge = partial(verdicts.judge_fit, progress.history, **end, floor=floor, newton=newton)
     judgement = judge()
+    if judgement.verdict is Verdict.BROKE_DOWN and _count_bright_patterns(job.scan):
+        fix = (
+            "first leave out the patterns that were named as far brighter than the others (prepare: without)"
+        )
+        return verdicts.Judgement(Verdict.BROKE_DOWN, f"broke down: {progress.stop}: {fix}")
     if _is_early(job) or judgement.verdict not in verdicts.VERDICTS_TO_DOUBT:
         return judgement
     if doubts := evidence.doubt_positions(job.scan):
@@ -304,6 +310,13 @@ def judge_run(job: Underway, /) -> Judgement:
     if not doubts and judgement.verdict is Verdict.WRONG_START:
         doubts = _doubt_model_of_holograms(job)
     return verdicts.add_doubts(judgement, doubts)
+
+
+def _count_bright_patterns(scan: Scan4D) -> int:
+    """How many patterns of this process are far brighter than the others."""
+    parts = split_indices(scan.counts, list_own_patterns(scan.counts))
+    totals = [scan.counts[index][:, scan.mask].sum(1, dtype=np.float64) for index in parts]
+    return len(find_bright_patterns(np.concatenate(totals)))
 
 
 def _is_early(job: Underway) -> bool:

@@ -428,7 +428,8 @@ def _find_stride(lattice: Raster, beam: Experiment, model: Experiment, tolerance
     times = [max(1, round(wanted * unit / step)) for step in lattice.step]
     for step, count in zip(lattice.step, times, strict=True):
         if abs(count * step / unit - wanted) > tolerance or count > MAX_STRIDE:
-            more = "or a whole number of times finer" if count < 2 else f"or {wanted * unit / count:.4g} A"
+            more = "or a whole number of times finer"
+            more += f", such as {wanted * unit / count:.4g} A" if 1 < count <= MAX_STRIDE else ""
             raise _make_refusal("step", (step, wanted * unit, tolerance * unit), beam, f" {more}")
     return times[0], times[1]
 

@@ -11,9 +11,13 @@ import numpy as np
 
 from phaseloom.data import formats
 from phaseloom.data.counts import (
+    MAX_LISTED_BRIGHT,
     PartialCounts,
     describe_bright_patterns,
     find_bright_patterns,
+    find_saturated_patterns,
+    has_one_value,
+    list_numbers,
     require_plausible_counts,
 )
 from phaseloom.data.scan import Scan4D
@@ -27,7 +31,6 @@ __all__ = [
     "digest_of_scan",
     "find_lit_patterns",
     "keep_part_of_process",
-    "list_numbers",
 ]
 
 log = logging.getLogger(__name__)
@@ -38,9 +41,6 @@ IN_MEMORY = Path("in memory")
 LOOKED_AT = (3, 16, 64, 200, 256, 400)
 """Patterns, evenly over a scan, from which curvatures, mean patterns, noise and examples are taken."""
 
-
-MAX_LISTED_NUMBERS = 8
-"""Patterns that a message names by their numbers."""
 
 SECTIONS_OF_SCAN_RECIPES = frozenset(
     [
@@ -145,14 +145,14 @@ class ScanRecipe(Recipe):
         return any(step.name in STEPS_THAT_ORIENT for step in self.prepare)
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
-        """The data, read or handed over, and prepared, without blank patterns."""
+        """The data, read or handed over, and prepared, without blank and saturated patterns."""
         whole = self.scan_with_blanks(given)
         self.check_whole(whole)
         lit = find_lit_patterns(whole, self.file.name, names_bright=True)
         return whole if lit.all() else whole.select(lit)
 
     def scan_with_blanks(self, given: Scan4D | None = None, /) -> Scan4D:
-        """The same with blank patterns in their places."""
+        """The same with blank and saturated patterns in their places."""
         scan = _read_scan(self) if given is None else given
         for step in self.prepare:
             scan = step(scan)
@@ -222,7 +222,10 @@ def digest_of_scan(scan: Scan4D, /) -> str:
 
 
 def find_lit_patterns(scan: Scan4D, name: str, /, *, names_bright: bool = False) -> np.ndarray:
-    """Which patterns ``(n,)`` hold counts at all; blank ones (a closed shutter, a lost frame) are logged.
+    """Which patterns ``(n,)`` can be used: neither blank (a closed shutter, a lost frame) nor saturated.
+
+    Those that cannot are logged with their numbers. Saturated ones hold one value in all trusted pixels and
+    more than four times the counts of the others, and are few (`find_saturated_patterns`).
 
     Args:
         scan: the data.
@@ -233,38 +236,33 @@ def find_lit_patterns(scan: Scan4D, name: str, /, *, names_bright: bool = False)
         BadInput: no counts at all, or counts that cannot be.
     """
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
-    surveys = [_survey_counts(scan.counts[index][:, scan.mask], sums=names_bright) for index in parts]
-    lit, lowest, highest, totals = (np.concatenate(part) for part in zip(*surveys, strict=True))
+    surveys = [_survey_counts(scan.counts[index][:, scan.mask]) for index in parts]
+    lit, lowest, highest, totals, flat = (np.concatenate(part) for part in zip(*surveys, strict=True))
     require_plausible_counts(float(lowest.min()), float(highest.max()), name)
     if not lit.any():
         raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
+    many = len(lit)
     if not lit.all():
         blank = list_numbers(np.flatnonzero(~lit))
-        log.warning(
-            "%s: %d of %d patterns are blank and were left out: %s", name, (~lit).sum(), len(lit), blank
-        )
-    if names_bright and len(bright := find_bright_patterns(totals)):
-        said = describe_bright_patterns(totals, np.arange(len(totals)))
-        fix = f"where they are damaged, leave them out (prepare: without: {{numbers: {bright[:8].tolist()}}})"
+        log.warning("%s: %d of %d patterns are blank and were left out: %s", name, (~lit).sum(), many, blank)
+    saturated = find_saturated_patterns(totals, flat)
+    if len(saturated):
+        said = "%s: %d of %d patterns are saturated (one value in all pixels) and were left out: %s"
+        log.warning(said, name, len(saturated), many, list_numbers(saturated))
+        lit[saturated] = False
+    used = np.where(lit, totals, 0.0)
+    if names_bright and len(bright := find_bright_patterns(used)):
+        said = describe_bright_patterns(used, np.arange(many))
+        numbers = bright[:MAX_LISTED_BRIGHT].tolist()
+        fix = f"where they are damaged, leave them out (prepare: without: {{numbers: {numbers}}})"
         log.warning("%s: %s: %s", name, said, fix)
     return lit
 
 
-def list_numbers(numbers: np.ndarray, /) -> str:
-    """The first numbers of some patterns, as a message names them.
-
-    Example:
-        >>> list_numbers(np.arange(3, 20))
-        '3, 4, 5, 6, 7, 8, 9, 10 and 9 more'
-    """
-    shown = ", ".join(map(str, numbers[:MAX_LISTED_NUMBERS]))
-    return shown + (f" and {more} more" if (more := len(numbers) - MAX_LISTED_NUMBERS) > 0 else "")
-
-
-def _survey_counts(pixels: np.ndarray, *, sums: bool) -> tuple[np.ndarray, ...]:
-    """Of patterns ``(n, pixel)``: which have counts, their lowest and highest value, perhaps their sum."""
+def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of patterns ``(n, pixel)``: which have counts, lowest and highest value, sum, which hold one value."""
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a pattern without any number
         lowest, highest = np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)
-        totals = np.nansum(pixels, axis=1, dtype=np.float64) if sums else np.empty(0)
-        return np.asarray(pixels.any(1)), lowest, highest, np.asarray(totals)
+        totals = np.asarray(np.nansum(pixels, axis=1, dtype=np.float64))
+        return np.asarray(pixels.any(1)), lowest, highest, totals, has_one_value(pixels, highest, totals)

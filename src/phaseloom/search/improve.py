@@ -151,6 +151,11 @@ class Improvement:
         """Whether patterns held out show anything of the object; if not, losses hardly tell models apart."""
         return is_explained(self.explained)
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether what helped may not help the run itself."""
+        return not (self.shows_object and self.is_settled)
+
     def lines(self) -> list[str]:
         """What helped and what it costs, what did not, and what is left, in sentences."""
         first, last = self.attempts[0], self.final

@@ -116,7 +116,11 @@ def _find_in_call(value: Any, rest: list[str], place: str, room: str = "") -> Pa
     _check_name(name, names(room), place)
     if name != there:
         stands = "names none" if there is None else f"has {there}"
-        fix = f"asks for {name}, but the run file {stands}: write {name} there, or search that choice too"
+        needs = [key for key, knob in knobs(room, name).items() if knob.default is knob.empty]
+        more = f" with {' and '.join(needs)}" if needs else ""
+        fix = (
+            f"asks for {name}, but the run file {stands}: write {name}{more} there, or search that choice too"
+        )
         raise BadInput(place, None, fix)
     if not deeper:
         return ParameterKind(False)

@@ -129,9 +129,20 @@ def get_dataset(file: h5py.File, path: Path, name: str, /) -> Any:
     """A data set of numbers by its path."""
     tree = CheckedGroup(file, path.name)
     if tree.find(name) is None:
-        fix = f"is not a data set: {nearest(name, list_datasets(file))}"
-        raise BadInput(f"{path.name}: {name}", None, fix)
+        raise BadInput(f"{path.name}: {name}", None, f"is not a data set: {_list_numeric(file, name)}")
+    found: Any = file[name]
+    if found.dtype.kind not in "iufbc":
+        raise BadInput(f"{path.name}: {name}", None, f"is not numeric: {_list_numeric(file, name)}")
     return tree.dataset(name)
+
+
+def _list_numeric(file: h5py.File, name: str) -> str:
+    """A sentence's end that offers the data sets of numbers in a group of a file, or in all of it."""
+    numeric = [key for key, data in list_datasets(file).items() if data.shape and data.dtype.kind in "iufbc"]
+    inside = [key for key in numeric if key.startswith(name.strip("/") + "/")]
+    if len(inside) == 1:
+        return f"did you mean {inside[0]!r}?"
+    return nearest(name, inside or numeric) if numeric else "the file holds no array of numbers"
 
 
 def find_stack(arrays: Mapping[str, Any], name: str, knob: str, /) -> str:

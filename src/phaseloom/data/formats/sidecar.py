@@ -14,11 +14,15 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
 from phaseloom.files import write_text
-from phaseloom.spec import show_value
+from phaseloom.spec import dimension_of, show_value
+from phaseloom.units import Dimension
 
 __all__ = ["compose", "load", "name_of", "write"]
 
 log = logging.getLogger(__name__)
+
+DIGITS_FROM_FILE = 7
+"""Significant digits of a number that a file states: those of single precision."""
 
 FROM_FILE = "# from the file"
 
@@ -87,12 +91,22 @@ def compose(
     """
     lines = []
     for name, value in known.items():
-        shown = show_value(tuple(value) if isinstance(value, list) else value, kinds.get(name))
+        kind = kinds.get(name)
+        exact = tuple(value) if isinstance(value, list) else value
+        dimension = dimension_of(kind) if name in from_file else None
+        shown = show_value(exact, kind) if dimension is None else _show_stored(exact, dimension)
         text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=1000)
         line = f"{name}: {text.removesuffix(f'...{chr(10)}').strip()}"
         lines.append(f"{line}  {FROM_FILE}" if name in from_file else line)
     lines += [f"# {name}: {example_of(name)}  # missing: {how}" for name, how in (missing or {}).items()]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _show_stored(value: Any, dimension: Dimension) -> Any:
+    """Numbers of a file without the last digits, which come from changes of units and of precision."""
+    if isinstance(value, tuple):
+        return [_show_stored(one, dimension) for one in value]
+    return dimension.show(value, digits=DIGITS_FROM_FILE) if value else 0
 
 
 def write(

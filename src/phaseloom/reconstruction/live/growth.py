@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from phaseloom.data import formats
-from phaseloom.data.counts import SelectedCounts, split_indices
+from phaseloom.data.counts import SelectedCounts
 from phaseloom.data.formats import native
 from phaseloom.data.growing.growing_scan import GrowingScan
 from phaseloom.data.scan import Scan4D
@@ -33,7 +33,7 @@ from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.reconstruction.run_folder import hash_setup
 from phaseloom.reconstruction.steering.commands import Steerable
 from phaseloom.runs.folder import forget_snapshots_after
-from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
+from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan, find_lit_patterns
 from phaseloom.spec import Call
 
 __all__ = ["RECORD_NAME", "Growable", "Growth", "count_first_patterns", "find_held_out"]
@@ -187,8 +187,8 @@ class Growth:
         raw = self.growing.scan()
         scan = job.recorded.scan(raw)
         numbers = self.growing.numbers
-        if len(scan) < len(raw):  # some hold counts outside of what is modelled only
-            lit = _find_lit(job.recorded.scan_with_blanks(raw))
+        if len(scan) < len(raw):  # some are saturated, or hold counts outside of what is modelled only
+            lit = find_lit_patterns(job.recorded.scan_with_blanks(raw), job.recorded.file.name)
             order = order[lit]
             numbers = numbers[lit]
         self._split(job, numbers)
@@ -323,12 +323,6 @@ def _plan_canvas(job: Growable, growing: GrowingScan) -> Canvas:
     parts: dict[str, Any] = {"weights": None, "heights": None, "grid": growing.announcement.grid}
     planned = replace(raw, counts=stand_in, positions=positions, **parts)
     return canvas(job.recorded.scan_with_blanks(planned))
-
-
-def _find_lit(scan: Scan4D) -> np.ndarray:
-    """Which patterns hold counts in trusted pixels."""
-    parts = (np.asarray(scan.counts[some])[:, scan.mask].any(1) for some in split_indices(scan.counts))
-    return np.concatenate(list(parts))
 
 
 def _carry_progress(source: Progress, target: Progress) -> None:
