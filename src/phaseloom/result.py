@@ -318,7 +318,8 @@ class Result:
         """A result for each of several scans that were joined, in the frame of its own positions.
 
         Each has the part of the object that its beam saw, and its own probe where each scan had one. History,
-        verdict and numbers are those of all scans together.
+        verdict and numbers are those of all scans together, and the verdict says so. A part has no parameter
+        file that would repeat it.
 
         Raises:
             BadInput: the result of one scan.
@@ -557,6 +558,8 @@ def _cut_scan(result: Result, number: int) -> Result:
         positions_start=result.positions_start[own] - offset,
         origin=(float(corner[0]), float(corner[1])),
         title=f"{result.title}, scan {number}",
+        verdict=f"{result.verdict} (of all joined scans together, not of this one)",
+        recipe="",
         scan_numbers=None,
         scan_offsets=None,
         examples={},

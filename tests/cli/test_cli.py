@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from phaseloom import cli
 from phaseloom.cli import command
 from phaseloom.data.counts import load_counts
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
+from phaseloom.reconstruction.compare import compare_results
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
@@ -29,6 +31,7 @@ VERBS = [
     "check",
     "reconstruct",
     "compare",
+    "split",
     "describe",
     "demo",
     "simulate",
@@ -199,7 +202,10 @@ def test_reconstruct_resume_repeat_and_compare(works, scan, tmp_path):
     works("reconstruct", "a/result.h5", "-q", "--out", "b", "-s", "epochs=3")
     first, second = (Result.load(tmp_path / name / "result.h5") for name in "ab")
     assert [len(result.history) for result in (first, second)] == [2, 3]
-    said = works("compare", "a/result.h5", "b/result.h5", "--picture", "two.png")
+    said = works("compare", "a/result.h5", "b/result.h5", "--picture", "two.png", "--difference", "less.tif")
+    assert "written: less.tif" in said
+    less = compare_results(first, second).difference
+    np.testing.assert_allclose(tifffile.imread("less.tif"), less, atol=1e-6)
     assert "setting epochs: 2 against 3" in said
     assert "resolution" in said
     assert (tmp_path / "two.png").read_bytes().startswith(PNG)

@@ -122,6 +122,8 @@ def test_other_sizes_offsets_side_by_side_and_enlarged_scans_are_refused(tmp_pat
         join(make_scan(3), path=path, offset=(1.0, 0.0))
     with pytest.raises(BadInput, match="before enlarge"):
         join(enlarge(make_scan(3), to=(16, 20), match="crop"), path=path)
+    with pytest.raises(BadInput, match=r"lie .* apart, so that they share no place"):
+        join(make_scan(3), path=path, share="object", offset=(1e7, 0.0))
     dark = put(replace(make_scan(3), background=np.full((8, 10), 1e3)), tmp_path, "dark.h5")
     with pytest.raises(BadInput, match="brighter than their background"):
         join(make_scan(3), path=dark)

@@ -99,6 +99,8 @@ def test_the_slope_of_a_misfit_agrees_with_a_difference():
         ({"rows": "12000,1\n"}, "energy in eV, and photons"),
         ({"rows": "10332,1\n3000,1\n"}, "3000 eV is too far from the energy of the scan"),
         ({"rows": "10332,1\n10000,1\n", "bandwidth": 0.1}, "two spectra"),
+        ({"rows": "10.3,1\n10.0,1\n"}, "are these keV"),
+        ({"rows": "12000,1\n12500,1\n"}, "is the mean of the spectrum"),
     ],
 )
 def test_what_is_no_spectrum_is_refused(knobs, words, tmp_path):

@@ -196,3 +196,12 @@ def test_the_command_writes_a_result_for_each_scan_and_overwrites_none(files, tm
     again = phaseloom("split", tmp_path / "run")
     assert again.code == 2
     assert "exists already" in again.err
+
+
+def test_parts_say_whose_verdict_they_have_and_do_not_repeat_the_whole(files, tmp_path):
+    _, whole = run(share_probe(files) | {"epochs": 1})
+    whole.split()[1].save(tmp_path / "part.h5")
+    part = Result.load(tmp_path / "part.h5")
+    assert "of all joined scans together, not of this one" in part.verdict
+    with pytest.raises(BadInput, match=r"part\.h5: has no parameter file of its own"):
+        Reconstruct.from_path(tmp_path / "part.h5")

@@ -404,11 +404,16 @@ def compare(
     first: Annotated[Path, typer.Argument(help="a result.h5")],
     second: Annotated[Path, typer.Argument(help="another result.h5 of the same object")],
     picture: Annotated[Path, typer.Option(help="where to write the picture")] = Path("compare.png"),
+    difference: Annotated[
+        Path | None, typer.Option(help="also write the difference of the phases (.tif .h5 .mrc ...)")
+    ] = None,
 ) -> None:
     """Compare two results: resolution by ring correlation, phase difference, settings that differ."""
     from phaseloom.reconstruction.compare import compare as compare_results
 
-    echo_lines(compare_results(first, second, check_picture_name(picture)))
+    if difference is not None:
+        _require_new(difference)
+    echo_lines(compare_results(first, second, check_picture_name(picture), difference))
 
 
 @app.command()

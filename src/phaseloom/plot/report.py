@@ -36,7 +36,9 @@ from phaseloom.plot.style import (
     LINE_COLOURS,
     NORMAL_FONT,
     SMALL_FONT,
+    colour_bar,
     frame,
+    image,
     limits,
     new_page,
     show_length,
@@ -135,16 +137,22 @@ def trust_facts(r: Result) -> list[tuple[str, str]]:
     return facts
 
 
-def comparison(a: Result, b: Result, correlation: RingCorrelation | None = None) -> Figure:
-    """Phases of two results on one scale and, where given, their Fourier ring correlation.
+def comparison(
+    a: Result,
+    b: Result,
+    correlation: RingCorrelation | None = None,
+    difference: np.ndarray | None = None,
+) -> Figure:
+    """Phases of two results on one scale and, where given, ring correlation and difference of both.
 
     Args:
         a: a result.
         b: another of the same scene.
         correlation: of the two (`phaseloom.metrics.resolution.ring_correlation`), with the pixel in
             angstrom.
+        difference: phase of the first less that of the second ``(y, x)``, radian.
     """
-    panels = 2 if correlation is None else 3
+    panels = 2 + (correlation is not None) + (difference is not None)
     figure = new_page(5.4 * panels, 4.6)
     row = figure.subplots(1, panels)
     fields = (ObjectField.of(a), ObjectField.of(b))
@@ -154,6 +162,12 @@ def comparison(a: Result, b: Result, correlation: RingCorrelation | None = None)
         axes.set_title(result.title, fontsize=NORMAL_FONT)
     if correlation is not None:
         draw_correlation(row[2], correlation)
+    if difference is not None:
+        far = max(abs(one) for one in limits(difference))
+        title = "Phase of the first less the second"
+        axes = row[-1]
+        drawn = image(axes, difference, pixel=a.pixel, title=title, cmap="RdBu_r", vmin=-far, vmax=far)
+        colour_bar(axes, drawn, "phase (rad)")
     return figure
 
 

@@ -38,6 +38,9 @@ MAX_BANDWIDTH = 0.2
 MAX_RATIO = 1.5
 """Of two wavelengths of one beam, at most."""
 
+MAX_MEAN_DEVIATION = 0.05
+"""Share by which the mean of a spectrum may differ from the wavelength of the scan."""
+
 SPECTRUM_WIDTHS = 2.5
 """Full widths at half maximum over which a Gaussian spectrum is sampled."""
 
@@ -162,15 +165,21 @@ def _read_spectrum(path: Path, one: Geometry) -> tuple[np.ndarray, np.ndarray]:
     table = np.atleast_2d(read_table(Path(path)))
     good = table.ndim == 2 and table.shape[1] == 2 and len(table) > 1 and np.isfinite(table).all()
     if not good or (table[:, 0] <= 0).any() or (table[:, 1] < 0).any() or not table[:, 1].any():
-        raise BadInput(place, Path(path).name, "must have rows of two numbers: energy in eV, and photons")
+        fix = "must have rows of two numbers: energy in eV, and photons, above zero"
+        raise BadInput(place, Path(path).name, fix)
     if len(table) > MAX_WAVELENGTHS:
         fix = f"has more than the {MAX_WAVELENGTHS} that are modelled: put neighbours together"
         raise BadInput(place, f"{len(table)} energies", fix)
     ratios = np.array([wavelength_of(energy, one.beam) for energy in table[:, 0]]) / one.wavelength
     far = int(np.argmax(abs(np.log(ratios))))
     if not 1 / MAX_RATIO <= ratios[far] <= MAX_RATIO:
-        fix = f"is too far from the energy of the scan, {one.energy:.6g} eV"
+        unit = ": are these keV?" if table[:, 0].max() < one.energy / 100 else ""
+        fix = f"is too far from the energy of the scan, {one.energy:.6g} eV{unit}"
         raise BadInput(place, f"{table[far, 0]:.6g} eV", fix)
+    mean = float(ratios @ table[:, 1] / table[:, 1].sum())
+    if abs(mean - 1) > MAX_MEAN_DEVIATION:
+        fix = f"is the mean of the spectrum, and the energy of the scan is {one.energy:.6g} eV: correct one"
+        raise BadInput(place, f"{one.energy / mean:.6g} eV", fix)
     return ratios, table[:, 1] / table[:, 1].sum()
 
 

@@ -1,6 +1,6 @@
 """Two results of the same object side by side, and one beside the truth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from phaseloom import plot
+from phaseloom.data.signals import Signal, image_axes
 from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput
+from phaseloom.export import files as export_files
 from phaseloom.metrics.phase import PhaseError, phase_error, remove_plane_wave, sum_phase
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.result import Result
@@ -153,13 +155,22 @@ def _sum_true_phase(truth: np.ndarray) -> np.ndarray:
     return sum_phase(slices) if np.iscomplexobj(truth) else slices.sum(0).astype(float)
 
 
-def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
-    """Ring correlation, phase difference and differing settings, as lines; draws the picture."""
+def compare(first: Path, second: Path, picture: Path, difference: Path | None = None, /) -> list[str]:
+    """Ring correlation, phase difference and differing settings, as lines; draws the picture.
+
+    Args:
+        first: a result or its run folder.
+        second: another.
+        picture: to be drawn.
+        difference: a file for the phase of the first less that of the second, in a format of
+            `phaseloom.export` for images.
+    """
     a = Result.load(find_result(first))
     b = Result.load(find_result(second))
     found = compare_results(a, b)
     correlation = found.correlation
-    plot.save(plot.comparison(a, b, correlation), picture)
+    plot.save(plot.comparison(a, b, correlation, found.difference), picture)
+    written = [] if difference is None else _write_difference(found, a, difference)
     lines = [
         f"compared field:                      {found.first.shape[0]} x {found.first.shape[1]} pixels",
         f"correlation:                         {found.likeness:.3f}",
@@ -183,9 +194,17 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     ]
     lines += [
         f"setting {path}: {x!r} against {y!r}"
-        for path, x, y in list_differences(parse_yaml(a.recipe, "recipe"), parse_yaml(b.recipe, "recipe"))
+        for path, x, y in list_differences(*(parse_yaml(one.recipe or "{}", "recipe") for one in (a, b)))
     ]
-    return [*lines, f"picture: {picture}"]
+    return [*lines, *(f"written: {path}" for path in written), f"picture: {picture}"]
+
+
+def _write_difference(found: ResultComparison, a: Result, path: Path) -> tuple[Path, ...]:
+    """The difference of two phases as an image, its first pixel at zero."""
+    values = found.difference.astype(np.float32)
+    title = "phase of the first less that of the second"
+    one = Signal("difference", values, image_axes(found.pixel, (0.0, 0.0)), "rad", title)
+    return export_files.write(replace(a.signals(slices=False), signals=(one,), title=title), path)
 
 
 def find_result(path: Path, /) -> Path:

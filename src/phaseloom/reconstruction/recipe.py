@@ -273,8 +273,12 @@ class Reconstruct(ScanRecipe):
         path = Path(path)
         if path.suffix in (".yaml", ".yml") or not is_result(path):
             return super().from_path(path, settings)
-        recipe = cls.of(parse_yaml(Result.load(path).recipe, f"{path}: recipe")).with_paths_from(path.parent)
-        return recipe.with_settings(settings) if settings else recipe
+        text = Result.load(path).recipe
+        if not text:
+            fix = "has no parameter file of its own, as a part of joined scans: write one for that scan alone"
+            raise BadInput(path.name, None, fix)
+        recipe = cls.of(parse_yaml(text, f"{path}: recipe")).with_paths_from(path.parent)
+        return recipe.with_settings(settings).with_paths_from(Path.cwd()) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared."""

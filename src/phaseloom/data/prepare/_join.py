@@ -10,7 +10,7 @@ from phaseloom.data.counts import JoinedCounts
 from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.units import Length
+from phaseloom.units import LENGTH, Length
 
 __all__ = ["join"]
 
@@ -65,6 +65,8 @@ def join(
     place = f"join.path: {Path(path).name}"
     _require_same_experiment(scan, other, place)
     move = np.asarray(offset, np.float64)
+    if share == "object":
+        _require_overlap(scan, other, move)
     if share == "probe":
         if move.any():
             raise BadInput(
@@ -112,6 +114,17 @@ def _require_same_experiment(scan: Scan4D, other: Scan4D, place: str) -> None:
         raise BadInput(place, None, "is of another beam, or in another field, than the first scan")
     if (scan.heights is None) != (other.heights is None):
         raise BadInput(place, None, "has positions along the beam, or lacks them, unlike the first scan")
+
+
+def _require_overlap(scan: Scan4D, other: Scan4D, move: np.ndarray) -> None:
+    """Refuse scans of one object whose beams never see the same place."""
+    reach = np.multiply(scan.geometry.pixel, scan.geometry.shape)
+    places = other.positions + move
+    gap = np.maximum(scan.positions.min(0) - places.max(0), places.min(0) - scan.positions.max(0))
+    if (gap > reach).any():
+        away = LENGTH.show(float(f"{gap.max():.3g}"))
+        fix = "apart, so that they share no place: check share, offset and the unit of the positions"
+        raise BadInput("join", f"the scans lie {away}", fix)
 
 
 def _list_numbers(one: Geometry, two: Geometry) -> list[tuple[str, Any, Any]]:
