@@ -21,6 +21,10 @@ __all__ = ["ResultComparison", "TruthComparison", "compare", "compare_results", 
 __all__ += ["crop_to_common_field", "find_result", "list_differences"]
 
 
+MARGIN_OF_DIFFERENCE = 2
+"""Pixels cut from each edge of the difference of two phases."""
+
+
 @dataclass(frozen=True, eq=False)
 class ResultComparison:
     """Two results of one object over the field that both scanned.
@@ -30,6 +34,7 @@ class ResultComparison:
         pixel: angstrom (y, x).
         correlation: ring correlation of both.
         likeness: their correlation, 0 to 1.
+        difference: phase of the first less that of the second ``(y, x)``, radian, nearer to the edge.
     """
 
     first: np.ndarray
@@ -37,16 +42,12 @@ class ResultComparison:
     pixel: tuple[float, float]
     correlation: RingCorrelation
     likeness: float
-
-    @property
-    def difference(self) -> np.ndarray:
-        """Phase of the first less that of the second ``(y, x)``, radian."""
-        return np.angle(self.first * np.conj(self.second))
+    difference: np.ndarray
 
     @property
     def difference_rms(self) -> float:
-        """Of the phase, radian."""
-        return float(np.sqrt((self.difference**2).mean()))
+        """Of the phase over the compared field, radian."""
+        return float(np.sqrt((np.angle(self.first * np.conj(self.second)) ** 2).mean()))
 
 
 def compare_results(a: Result, b: Result, /) -> ResultComparison:
@@ -63,10 +64,14 @@ def compare_results(a: Result, b: Result, /) -> ResultComparison:
             fix = f"are the object pixels of results of different files, {files[0]} and {files[1]}: compare "
             fix += "results of one scan, or reconstruct both on the same detector window"
         raise BadInput("compare", both, fix)
-    one, two = register(*crop_to_common_field(a, b))
+    fields = crop_to_common_field(a, b)
+    one, two = register(*fields)
+    wide = register(*fields, margin=MARGIN_OF_DIFFERENCE)
     likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
     likeness /= float(np.linalg.norm(one - one.mean()) * np.linalg.norm(two - two.mean())) + 1e-30
-    return ResultComparison(one, two, a.pixel, ring_correlation(one, two, pixel=a.pixel), float(likeness))
+    correlation = ring_correlation(one, two, pixel=a.pixel)
+    difference = np.angle(wide[0] * wide[1].conj())
+    return ResultComparison(one, two, a.pixel, correlation, float(likeness), difference)
 
 
 @dataclass(frozen=True, eq=False)
