@@ -87,6 +87,10 @@ class Start:
             other = f"{_describe_focus(best['defocus'])}, detector {best['orientation']}"
             rivals = f"kept, though a loss lower by {100 * (1 - self.margin):.0f} % was found in "
             rivals += f"{longest} epochs with: {other}"
+        values = [one["defocus"] for one in self.tried]
+        if len(set(values)) > 2 and self.defocus in (min(values), max(values)):
+            rivals = "at the end of the range that was searched: the focus may lie farther away (start: "
+            rivals += "{sweep: {span: ...}}), or the beam be wider than its window (prepare: pad)"
         place = _describe_focus(self.defocus)
         lines = [f"start: {place}, detector {self.orientation}; {rivals} (margin {self.margin:.2f})"]
         if not sign_is_known:
