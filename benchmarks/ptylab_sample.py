@@ -23,7 +23,7 @@ WINDOW = 128
 MOVES = range(-12, 13)
 MODELS: dict[str, dict[str, Any]] = {
     "automatic run": {},
-    "mPIE": {"optimizer": "mpie", "epochs": 120, "holdout": 0.0},
+    "mPIE": {"optimizer": "mpie", "epochs": 120, "holdout": 0.0, "probe": {"from_patterns": {"modes": 1}}},
 }
 
 
