@@ -273,6 +273,8 @@ def rooms() -> list[Any]:
         ("prepare", "enlarge"): {"to": [32, 28]},
         ("prepare", "expect"): {"pattern": [24, 24]},
         ("prepare", "jitter"): {"std": 0.2},
+        ("prepare", "join"): None,  # wants another scan, as `of_each_scan` does: test_joined_scans.py
+        ("probe", "of_each_scan"): None,
         ("prepare", "poisson"): {"dose": 1e4},
         ("prepare", "near_field"): None,  # of holograms only
         ("prepare", "positions"): None,

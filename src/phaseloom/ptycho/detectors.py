@@ -94,7 +94,7 @@ class EwaldMapping(nn.Module):
         return seen.reshape(wave.shape)
 
 
-class Spectrum(nn.Module):
+class BeamSpectrum(nn.Module):
     """Patterns of a beam of several wavelengths: those of each, stretched in proportion to it, add up.
 
     Probe and object are taken to be the same for all wavelengths, as they are in a narrow band.
@@ -124,7 +124,7 @@ class Spectrum(nn.Module):
         return [(float(n), mapping(wave)) for n, mapping in zip(self.shares, self.mappings, strict=True)]
 
 
-def make_spectrum(scan: Scan4D, bandwidth: float, table: Path | None, /) -> Spectrum | None:
+def make_spectrum(scan: Scan4D, bandwidth: float, table: Path | None, /) -> BeamSpectrum | None:
     """The spectrum of a beam; ``None``: one wavelength.
 
     Args:
@@ -144,7 +144,7 @@ def make_spectrum(scan: Scan4D, bandwidth: float, table: Path | None, /) -> Spec
     if table is not None:
         if bandwidth:
             raise BadInput(f"{place}.spectrum", str(table), "and a bandwidth are two spectra: state one")
-        return Spectrum(scan, *_read_spectrum(table, scan.geometry))
+        return BeamSpectrum(scan, *_read_spectrum(table, scan.geometry))
     if not 0 < bandwidth <= MAX_BANDWIDTH:
         fix = f"must lie between 0 and {MAX_BANDWIDTH:g}, of the wavelength (0.01 is 1 %)"
         raise BadInput(f"{place}.bandwidth", bandwidth, fix)
@@ -152,7 +152,7 @@ def make_spectrum(scan: Scan4D, bandwidth: float, table: Path | None, /) -> Spec
     count = min(max(3, 2 * math.ceil(reach / 2) + 1), MAX_WAVELENGTHS)
     offset = np.linspace(-0.5, 0.5, count) * SPECTRUM_WIDTHS
     shares = np.exp(-4 * math.log(2) * offset**2)
-    return Spectrum(scan, 1 + offset * bandwidth, shares / shares.sum())
+    return BeamSpectrum(scan, 1 + offset * bandwidth, shares / shares.sum())
 
 
 def _read_spectrum(path: Path, one: Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +238,7 @@ class CountingDetector(nn.Module):
         response: "DetectorResponse | None" = None,
         most: float = math.inf,
         area: bool = False,
-        ewald: "EwaldMapping | Spectrum | None" = None,
+        ewald: "EwaldMapping | BeamSpectrum | None" = None,
     ):
         super().__init__()
         self.saturation = most
@@ -271,7 +271,7 @@ class CountingDetector(nn.Module):
     ) -> Float[Tensor, "b y x"]:
         """What the detector's pixels collect, before efficiency, weight and background."""
         see = partial(integrate_pixels, near=self.near) if self.area else intensity
-        if isinstance(self.ewald, Spectrum):
+        if isinstance(self.ewald, BeamSpectrum):
             pattern = reduce(torch.add, (share * see(one, occupancy) for share, one in self.ewald(wave)))
         else:
             pattern = see(wave if self.ewald is None else self.ewald(wave), occupancy)

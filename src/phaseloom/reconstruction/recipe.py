@@ -249,7 +249,7 @@ class Reconstruct(ScanRecipe):
         """Refuse rates of unknown parts, and the truth values that YAML reads yes and no as (1 and 0)."""
         for name, rate in node.items() if isinstance(node, Mapping) else ():
             if name not in PARTS:
-                raise BadInput("rates", name, f"is not a part of the model: {nearest(name, PARTS)}")
+                raise BadInput("rates", name, f"is not a part of a model: {nearest(name, PARTS)}")
             if isinstance(rate, bool):
                 fix = "is not a rate: write a number such as 1.0, or 0 for a part that stands still"
                 raise BadInput(f"rates.{name}", rate, fix)

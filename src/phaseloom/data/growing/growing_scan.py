@@ -170,6 +170,7 @@ class GrowingScan:
             positions=self._positions[:n],
             mask=known.mask if self._bad is None else known.mask & ~self._bad,
             grid=grid if whole else None,
+            raster_places=None,
             **{name: values[:n] for name, values in self._extras.items()},
         )
 
