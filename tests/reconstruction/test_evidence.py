@@ -92,16 +92,17 @@ def test_what_a_comparison_says(changed, verdict, says):
     assert not (doubts and is_confirmed(replace(GOOD, **changed)))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "defocus", "says"),
-    [
-        (lambda scan: scan, DEFOCUS, ""),
-        (prepare.transpose, DEFOCUS, "transposed"),
-        (lambda scan: prepare.rotate(scan, angle=math.radians(15)), DEFOCUS, "turned by -1"),
-        (lambda scan: scan, -DEFOCUS, "opposite sign"),
-        (lambda scan: scan, DEFOCUS + 3 * DEPTH_OF_FOCUS, "more defocus"),
-    ],
-)
+GEOMETRIES = [
+    (lambda scan: scan, DEFOCUS, ""),
+    (prepare.transpose, DEFOCUS, "transposed"),
+    (lambda scan: prepare.rotate(scan, angle=math.radians(15)), DEFOCUS, "turned by -1"),
+    (lambda scan: scan, -DEFOCUS, "opposite sign"),
+    (lambda scan: scan, DEFOCUS + 3 * DEPTH_OF_FOCUS, "more defocus"),
+]
+"""What is done to a scan, the defocus that a run takes, and what a comparison says of it."""
+
+
+@pytest.mark.parametrize(("spoil", "defocus", "says"), GEOMETRIES)
 def test_a_wrong_geometry_is_named(scan, spoil, defocus, says):
     job = Job.begin(recipe(defocus, epochs=1), scan=spoil(scan))
     found = compare_with_direct_image(job.recipe, job.model, job.first_image)
@@ -111,15 +112,7 @@ def test_a_wrong_geometry_is_named(scan, spoil, defocus, says):
     assert not says or says in causes[0]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "defocus", "says"),
-    [
-        (lambda scan: scan, DEFOCUS, ""),
-        (prepare.transpose, DEFOCUS, "transposed"),
-        (lambda scan: prepare.rotate(scan, angle=math.radians(15)), DEFOCUS, "turned by -1"),
-        (lambda scan: scan, -DEFOCUS, "opposite sign"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "defocus", "says"), GEOMETRIES)
 def test_a_wrong_geometry_is_named_without_some_patterns_too(scan, spoil, defocus, says):
     """A blank pattern had left runs without the witness."""
     lit = np.delete(np.arange(len(scan)), [20, 75, 76])
@@ -147,6 +140,18 @@ def test_the_verdict_sees_the_direct_image_and_the_dark_field_without_some_patte
     assert part.twin.skewness == pytest.approx(whole.twin.skewness, rel=0.2)
     assert (part.twin.dark_field is None) == (whole.twin.dark_field is None)
     assert jobs[1].result().verdict_code in ("converged", "still_falling")
+
+
+def test_a_raster_with_gaps_that_no_file_states_is_compared_with_its_direct_image_too(scan):
+    lit = np.delete(np.arange(len(scan)), [20, 75, 76])
+    given = replace(scan.select(lit), raster_places=None)
+    job = Job.begin(recipe(epochs=1), scan=given)
+    assert job.first_image is not None
+    numbers = find_completed(job.scan)
+    assert numbers is not None
+    np.testing.assert_allclose(job.first_image.scan.positions[numbers], given.positions)
+    found = compare_with_direct_image(job.recipe, job.model, job.first_image, numbers=numbers)
+    assert find_doubts(replace(found, agreement=0.6)) == ()
 
 
 def test_positions_in_another_order_are_doubted_and_those_of_a_drifting_raster_are_not(scan):

@@ -123,43 +123,62 @@ def complete_raster(scan: Scan4D, /) -> Scan4D:
     Others come back as they are: those with a raster, those with too many empty places, and positions that
     are no raster.
     """
-    if scan.grid is not None:
-        return scan
-    if (index := _index_known_places(scan)) is not None:
-        places = np.argwhere(index >= 0)
-        line = np.column_stack([np.ones(len(places)), places])
-        affine = np.linalg.lstsq(line, scan.positions[index[tuple(places.T)]], rcond=None)[0]
-        empty = np.argwhere(index < 0)
-        whole, index = _add_means(scan, index, np.column_stack([np.ones(len(empty)), empty]) @ affine)
-        return replace(whole.select(index.ravel()), grid=index.shape)
-    try:
-        lattice = find_raster(scan)
-    except BadInput:
-        return scan
-    if (lattice.index >= 0).all():
-        return scan
-    whole, lattice, _ = fill_empty_places(scan, lattice)
-    return replace(whole.select(lattice.index.ravel()), grid=lattice.index.shape)
+    found = _complete(scan)
+    return scan if found is None else found[0]
 
 
 def find_completed(scan: Scan4D, /) -> np.ndarray | None:
     """Numbers that the patterns of a scan have in `complete_raster` of it; ``None``: their own."""
-    index = _index_known_places(scan) if scan.grid is None else None
-    return None if index is None else np.flatnonzero(index.ravel() >= 0)[np.argsort(index[index >= 0])]
+    found = _complete(scan)
+    if found is None:
+        return None
+    _, index = found
+    numbers = np.empty(len(scan), int)
+    there = index.ravel() < len(scan)  # others were added
+    numbers[index.ravel()[there]] = np.flatnonzero(there)
+    return numbers
 
 
-def _index_known_places(scan: Scan4D) -> np.ndarray | None:
-    """Numbers of the patterns on the raster that some were left out of, -1 at their places.
+def _complete(scan: Scan4D) -> tuple[Scan4D, np.ndarray] | None:
+    """A scan on a whole raster, and which pattern each place has, those that were added counted last.
 
-    ``None``: no raster is known, or too many are missing.
+    ``None``: there is nothing to add, no raster, or too much is missing.
+    """
+    if scan.grid is not None:
+        return None
+    if (places := _find_known_places(scan)) is not None:
+        index = np.full(places.max(0) + 1, -1)
+        index[tuple(places.T)] = np.arange(len(scan))
+        affine = np.linalg.lstsq(_prepend_one(places), scan.positions, rcond=None)[0]
+        whole, index = _add_means(scan, index, _prepend_one(np.argwhere(index < 0)) @ affine)
+    else:
+        try:
+            lattice = find_raster(scan)
+        except BadInput:
+            return None
+        if (lattice.index >= 0).all():
+            return None
+        whole, lattice, _ = fill_empty_places(scan, lattice)
+        index = lattice.index
+    return replace(whole.select(index.ravel()), grid=index.shape), index
+
+
+def _find_known_places(scan: Scan4D) -> np.ndarray | None:
+    """Line and place of each pattern in the part of its raster that the scan covers, few of them missing.
+
+    ``None``: they are not known, or too many are missing.
     """
     if scan.raster_places is None:
         return None
     places = scan.raster_places - scan.raster_places.min(0)
-    index = np.full(places.max(0) + 1, -1)
-    index[tuple(places.T)] = np.arange(len(scan))
-    few = 0 < (index < 0).sum() <= MAX_EMPTY_SHARE * index.size
-    return index if few and min(index.shape) > 1 else None
+    shape = places.max(0) + 1
+    missing = math.prod(shape.tolist()) - len(np.unique(places, axis=0))
+    few = 0 < missing <= MAX_EMPTY_SHARE * math.prod(shape.tolist())
+    return places if few and min(shape) > 1 else None
+
+
+def _prepend_one(places: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.ones(len(places)), places])
 
 
 @dataclass(frozen=True)

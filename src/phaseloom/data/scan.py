@@ -248,6 +248,8 @@ class Scan4D:
             if (value := getattr(self, name)) is not None:
                 set_(self, name, kind(f"scan.{name}", value))
         set_(self, "positions", np.asarray(self.positions, np.float64))
+        if self.grid is not None:  # which says where all of them are
+            set_(self, "raster_places", None)
         self._check()
         if self.probe is not None:
             shapes = {self.geometry.shape, self.window.shape}
@@ -312,8 +314,7 @@ class Scan4D:
         }
         grid = self.grid if len(index) == len(self) and steady else None
         places = self.find_raster_places()
-        if places is not None:
-            parts["raster_places"] = None if grid is not None else places[index]
+        parts["raster_places"] = None if places is None else places[index]
         return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)
 
     def find_raster_places(self) -> np.ndarray | None:
@@ -328,7 +329,7 @@ class Scan4D:
         """
         if self.grid is None:
             return self.raster_places
-        return np.indices(self.grid).reshape(2, -1).T
+        return np.indices(self.grid).reshape(2, -1).T if math.prod(self.grid) == len(self) else None
 
     def __repr__(self) -> str:
         """Patterns, beam and sampling in a line; no pattern is read."""

@@ -231,7 +231,7 @@ def doubt_positions(scan: Scan4D, /) -> tuple[Doubt, ...]:
         text = "all positions are the same: check the positions of the file, or give others (read: positions)"
         return (Doubt(Verdict.WRONG_START, text),)
     index = scan.find_raster_places()
-    if index is None or min(index.max(0)) < 1 or len(index) != len(scan):
+    if index is None or min(index.max(0)) < 1:
         return ()
     design = np.column_stack([index, np.ones(len(index))])
     rest = scan.positions - design @ np.linalg.lstsq(design, scan.positions, rcond=None)[0]

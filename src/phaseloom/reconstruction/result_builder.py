@@ -428,11 +428,12 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
         if found.fit is not None and found.fit.suggested_step is not None:
             step = found.fit.suggested_step * direct.step / float(found.optics.step)
         semiangle = float(found.optics.semiangle)
-        places = job.model.scan.angstrom()
+        stated, places = image.scan.positions, None
         if numbers is not None:
-            places = evidence.move_along(image.scan.positions[numbers], places, image.scan.positions)
-        known = {"semiangle": semiangle, "survey": found.survey, "positions": places}
-        twin = judge_twin_of_run(image.scan, job.model, **known)
+            places = evidence.move_along(stated[numbers], job.model.scan.angstrom(), stated)
+        twin = judge_twin_of_run(
+            image.scan, job.model, semiangle=semiangle, survey=found.survey, positions=places
+        )
     stop = progress.stop
     if progress.epoch >= job.recipe.epochs or stop.is_settled or stop.is_requested:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)

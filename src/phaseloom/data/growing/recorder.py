@@ -35,7 +35,7 @@ class FrameRecorder:
             self.file: Any = h5py.File(path, "w-", libver="latest")
         except OSError as problem:
             raise WriteFailed(path, problem, 17 if path.exists() else None) from problem
-        native.describe(self.file, replace(like.select(np.zeros(1, int)), grid=None, raster_places=None))
+        native.describe(self.file, replace(like.select(np.zeros(1, int)), grid=None))
         self.columns = [name for name in ("positions", "weights", "heights") if name in self.file]
         for name in self.columns:
             width = self.file[name].shape[1:]

@@ -32,8 +32,15 @@ PROBES_FROM_OPTICS = ("focused", "aberrated")
 
 def has_direct_image(scan: Scan4D, /) -> bool:
     """Whether a scan may have a direct image: electrons in the far field, on a raster with few gaps."""
-    may = scan.geometry.beam == "electron" and not scan.geometry.near
-    return may and complete_raster(scan).grid is not None
+    return _find_raster(scan) is not None
+
+
+def _find_raster(scan: Scan4D) -> Scan4D | None:
+    """The scan with its gaps filled, if it may have a direct image."""
+    if scan.geometry.beam != "electron" or scan.geometry.near:
+        return None
+    whole = complete_raster(scan)
+    return None if whole.grid is None else whole
 
 
 def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | None:
@@ -46,9 +53,9 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
     Returns:
         the image, or ``None``: not electrons, not a raster, a near field, or no bright disk.
     """
-    if not has_direct_image(scan):
+    whole = _find_raster(scan)
+    if whole is None:
         return None
-    scan = complete_raster(scan)
     values = recipe.probe.values
     stated = recipe.probe.name in PROBES_FROM_OPTICS
     aberrations = (
@@ -62,7 +69,7 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
     token = fit_device.set(recipe.device)
     try:
         found = reconstruct_scan(
-            scan,
+            whole,
             semiangle=values.get("semiangle") if stated else None,
             aberrations=aberrations,
             fit=fit,
@@ -71,8 +78,8 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
         return None
     finally:
         fit_device.reset(token)
-    made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
-    return DirectResult(found, scan, made)
+    made = Provenance.now(seed=recipe.seed, data=whole.digest(), file=recipe.file.name)
+    return DirectResult(found, whole, made)
 
 
 def compute_stated_defocus(recipe: Reconstruct, /) -> float | None:
