@@ -245,6 +245,10 @@ class Recipe(BaseModel):
             _set_path(tree, path.split("."), value, path, modules_of_calls(type(self)))
         return type(self).of(tree)
 
+    def with_given_settings(self, settings: Mapping[str, Any] | None, /) -> typing.Self:
+        """The same from a command line: relative paths among the settings start from the working folder."""
+        return self.with_settings(settings).with_paths_from(Path.cwd()) if settings else self
+
     def with_paths_from(self, folder: Path, /) -> typing.Self:
         """The recipe with its relative paths taken from a folder, where they lead to something there."""
         given = {name: getattr(self, name) for name in self.model_fields_set}

@@ -218,7 +218,7 @@ def test_bright_patterns_are_named_once_by_their_numbers_in_the_file(caplog):
 
 
 def test_a_rate_of_no_part_is_refused_before_anything_is_read():
-    with pytest.raises(BadInput, match="rates: objekt is not a part of a model: did you mean 'object'"):
+    with pytest.raises(BadInput, match="rates: objekt is not a part of the model: did you mean 'object'"):
         pl.Reconstruct.of({"file": "missing.npy", "rates": {"objekt": 1}})
 
 

@@ -51,6 +51,12 @@ PARTS = (
 """All that can have a rate; which of them an experiment has depends on its parts."""
 
 
+def require_part(name: str, /) -> None:
+    """Refuse a change of the rate of something that no model has."""
+    if name not in PARTS:
+        raise BadInput("changes: part", name, f"is not a part of a model: {nearest(name, PARTS)}")
+
+
 def _in_current_names(node: Any, place: str) -> Any:
     """The node of a shape with the names of today, which files are written with."""
     if node is None:
@@ -110,10 +116,7 @@ class RateChange(BaseModel):
 
     @model_validator(mode="after")
     def _of_a_part(self) -> Self:
-        if self.part not in PARTS:
-            raise BadInput(
-                "changes: part", self.part, f"is not a part of a model: {nearest(self.part, PARTS)}"
-            )
+        require_part(self.part)
         if self.stop is not None and self.stop < self.epoch:
             fix = f"lies before epoch: {self.epoch}; write rate: 0 to freeze"
             raise BadInput("changes", f"stop: {self.stop}", fix)
@@ -249,7 +252,7 @@ class Reconstruct(ScanRecipe):
         """Refuse rates of unknown parts, and the truth values that YAML reads yes and no as (1 and 0)."""
         for name, rate in node.items() if isinstance(node, Mapping) else ():
             if name not in PARTS:
-                raise BadInput("rates", name, f"is not a part of a model: {nearest(name, PARTS)}")
+                raise BadInput("rates", name, f"is not a part of the model: {nearest(name, PARTS)}")
             if isinstance(rate, bool):
                 fix = "is not a rate: write a number such as 1.0, or 0 for a part that stands still"
                 raise BadInput(f"rates.{name}", rate, fix)
@@ -278,7 +281,7 @@ class Reconstruct(ScanRecipe):
             fix = "has no parameter file of its own, as a part of joined scans: write one for that scan alone"
             raise BadInput(path.name, None, fix)
         recipe = cls.of(parse_yaml(text, f"{path}: recipe")).with_paths_from(path.parent)
-        return recipe.with_settings(settings).with_paths_from(Path.cwd()) if settings else recipe
+        return recipe.with_given_settings(settings)
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared."""

@@ -127,7 +127,7 @@ class ScanRecipe(Recipe):
         if path.suffix in (".yaml", ".yml"):
             return cls.from_tree(load_yaml(path), path.parent, settings)
         recipe = cls.of({"file": str(path)})
-        return recipe.with_settings(settings).with_paths_from(Path.cwd()) if settings else recipe
+        return recipe.with_given_settings(settings)
 
     @classmethod
     def from_tree(
@@ -137,7 +137,7 @@ class ScanRecipe(Recipe):
         own = cls.of(_skip_foreign_sections(cls, tree))
         file = {} if own.file == IN_MEMORY else {"file": folder / own.file}
         recipe = own.with_paths_from(folder).model_copy(update=file)
-        return recipe.with_settings(settings).with_paths_from(Path.cwd()) if settings else recipe
+        return recipe.with_given_settings(settings)
 
     @property
     def states_orientation(self) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.recipe import RateChange, Reconstruct, ScheduledRate
+from phaseloom.reconstruction.recipe import RateChange, Reconstruct, ScheduledRate, require_part
 from phaseloom.runs.parameter_paths import set_parameters
 from phaseloom.runs.steered import list_effective
 
@@ -53,6 +53,9 @@ def change_settings(recipe: Reconstruct, settings: Mapping[str, Any], epoch: int
     settings = complete_settings(recipe, settings)
     for path in settings:
         _require_changeable(path)
+    parts = dict.fromkeys(path.split(".")[1] for path in settings if path.startswith("rates."))
+    for part in parts:
+        require_part(part)
     changed = set_parameters(recipe, settings, place="steer")
     if changed.noise != recipe.noise and (
         changed.noise is None or recipe.noise is None or changed.noise.name != recipe.noise.name
@@ -63,7 +66,6 @@ def change_settings(recipe: Reconstruct, settings: Mapping[str, Any], epoch: int
     if changed.epochs <= epoch and changed.epochs != recipe.epochs:
         fix = f"must be above the {epoch} that are done: stop ends the run"
         raise BadInput("steer: epochs", changed.epochs, fix)
-    parts = dict.fromkeys(path.split(".")[1] for path in settings if path.startswith("rates."))
     rates = [_describe_rate(changed, part, epoch) for part in parts]
     changes = sorted((*recipe.changes, *rates), key=lambda one: one.epoch)
     return changed.model_copy(update={"changes": tuple(changes)})
