@@ -208,8 +208,8 @@ def _follow_descan(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estima
     plane = np.column_stack([np.ones(len(scan)), scan.positions])
     lines = moved.descan - plane @ np.linalg.lstsq(plane, moved.descan, rcond=None)[0]
     size = float(np.sqrt((lines**2).sum(1).mean()))
-    of_lines = f"lines by {size:.2f} pixels rms" if size > MIN_SHIFT_OF_LINES else "lines by none"
-    note = f"by prepare: descan; of it single {of_lines}"
+    shift = f"{size:.2f} pixels rms" if size > MIN_SHIFT_OF_LINES else "none"
+    note = f"by prepare: descan; of it single lines by {shift}"
     found = Estimate("descan", value, "none", math.inf, True, note=note)
     return _append_step(recipe, step), moved, (found,)
 

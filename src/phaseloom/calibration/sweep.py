@@ -106,9 +106,7 @@ class Start:
 
 def _describe_focus(defocus: float) -> str:
     side = "behind" if defocus > 0 else "before"
-    return (
-        f"focus {LENGTH.show(float(f'{abs(defocus):.4g}'))} {side} the object" if defocus else "at the focus"
-    )
+    return f"focus {LENGTH.show(abs(defocus), digits=4)} {side} the object" if defocus else "at the focus"
 
 
 @dataclass

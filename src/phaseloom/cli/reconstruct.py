@@ -423,9 +423,10 @@ def split(
     out: Annotated[Path | None, typer.Option(help="folder; default: that of the result")] = None,
 ) -> None:
     """Part the result of joined scans (prepare: join) into one result for each scan."""
+    from phaseloom.reconstruction.compare import find_result
     from phaseloom.result import Result
 
-    path = run / "result.h5" if run.is_dir() else run
+    path = find_result(run)
     folder = path.parent if out is None else out
     parts = Result.load(path).split()
     targets = [folder / f"scan-{number}.h5" for number in range(len(parts))]

@@ -11,7 +11,10 @@ from numpy.typing import ArrayLike
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import find_shift, remove_plane_wave, shift_image
 
-__all__ = ["RingCorrelation", "register", "ring_correlation"]
+__all__ = ["USUAL_MARGIN", "RingCorrelation", "align", "cut_edges", "register", "ring_correlation"]
+
+USUAL_MARGIN = 8
+"""Pixels cut from each edge of images that are correlated."""
 
 ONE_SEVENTH = 1 / 7
 MIN_STRONG_CORRELATION = 0.5
@@ -139,7 +142,7 @@ def ring_correlation(
 
 
 def register(
-    a: ArrayLike, b: ArrayLike, /, *, margin: int = 8, max_shift: int | None = None
+    a: ArrayLike, b: ArrayLike, /, *, margin: int = USUAL_MARGIN, max_shift: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lay one reconstruction on another and cut both to what they share, ready for `ring_correlation`.
 
@@ -162,6 +165,14 @@ def register(
         >>> one.shape, bool(np.allclose(one, two, atol=1e-6))
         ((24, 24), True)
     """
+    one, two, shift = align(a, b, max_shift=max_shift)
+    return cut_edges(one, shift, margin), cut_edges(two, shift, margin)
+
+
+def align(
+    a: ArrayLike, b: ArrayLike, /, *, max_shift: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lay one reconstruction on another, see `register`: both, and the shift (y, x) of the first, pixels."""
     one = np.asarray(a)
     two = np.asarray(b)
     shape = np.minimum(one.shape, two.shape)
@@ -175,11 +186,20 @@ def register(
     one = shift_image(one, shift)
     if complex_:
         one = remove_plane_wave(one * two.conj()) * two / np.maximum(np.abs(two) ** 2, 1e-30)
+    return one, two, np.asarray(shift)
+
+
+def cut_edges(image: np.ndarray, shift: np.ndarray, margin: int, /) -> np.ndarray:
+    """What two images that were aligned share: without what a shift brought in, and a margin.
+
+    Raises:
+        BadInput: nothing is left.
+    """
     edges = [margin + int(np.ceil(abs(step))) for step in shift]
-    if any(size - 2 * edge < 4 for size, edge in zip(shape, edges, strict=True)):
-        raise BadInput("register.margin", margin, f"leaves nothing of {shape[0]}x{shape[1]} after the shift")
-    inner = tuple(slice(edge, size - edge) for size, edge in zip(shape, edges, strict=True))
-    return one[inner], two[inner]
+    if any(size - 2 * edge < 4 for size, edge in zip(image.shape, edges, strict=True)):
+        size = f"{image.shape[0]}x{image.shape[1]}"
+        raise BadInput("register.margin", margin, f"leaves nothing of {size} after the shift")
+    return image[tuple(slice(edge, size - edge) for size, edge in zip(image.shape, edges, strict=True))]
 
 
 def _compute_half_bit(counts: np.ndarray) -> np.ndarray:

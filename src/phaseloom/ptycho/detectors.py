@@ -100,24 +100,27 @@ class BeamSpectrum(nn.Module):
     Probe and object are taken to be the same for all wavelengths, as they are in a narrow band.
 
     Attributes:
-        ratios: ``(k,)`` of the wavelengths to that of the scan.
-        shares: ``(k,)`` of the photons (or electrons); their sum is one.
+        shares: ``(k,)`` of the photons (or electrons) at each wavelength; their sum is one.
         mappings: of the detector's pixels, for each wavelength.
+        known: ``(y, x)`` pixels, zero frequency in the corner, of which the modelled grid knows all of them.
     """
 
     def __init__(self, scan: Scan4D, ratios: np.ndarray, shares: np.ndarray):
+        """Map the pixels for each wavelength.
+
+        Args:
+            scan: the data.
+            ratios: ``(k,)`` of the wavelengths to that of the scan.
+            shares: see the attribute.
+        """
         super().__init__()
-        self.ratios = ratios
         self.shares = shares
         shape = scan.window.shape
-        plain = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij"), -1)
-        light = [np.full(shape, ratio**-2.0) for ratio in ratios]
+        plain = _list_places(shape)
         self.mappings = nn.ModuleList(
-            EwaldMapping(plain / ratio, one) for ratio, one in zip(ratios, light, strict=True)
+            EwaldMapping(plain / ratio, np.full(shape, ratio**-2.0)) for ratio in ratios
         )
-        low, high = (-(np.array(shape) // 2), (np.array(shape) - 1) // 2)
-        places = plain / ratios.min()
-        self.known = shift_to_corner(torch.as_tensor(((places >= low) & (places <= high)).all(-1)))
+        self.known = shift_to_corner(torch.as_tensor(_find_inside(plain / ratios.min())))
 
     def forward(self, wave: Complex[Tensor, "*batch y x"]) -> list[tuple[float, Tensor]]:
         """For each wavelength its share and the waves on the detector's pixels."""
@@ -194,14 +197,22 @@ def map_pixels(
     if kind == "none" or one.near or (kind is None and not one.has_tilted_sample):
         return None, None
     places, share = oblique.ewald(one.shape, one.angle, one.basis, one.normal, lens=kind == "lens")
-    if kind is None:
-        plain = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in one.shape), indexing="ij"), -1)
-        if abs(places - plain).max() < MIN_PIXEL_SHIFT:
-            return None, None
-    first = -(np.array(one.shape) // 2)
-    last = (np.array(one.shape) - 1) // 2
-    inside = ((places >= first - 1e-9) & (places <= last + 1e-9)).all(-1)
-    return EwaldMapping(places, share), shift_to_corner(torch.as_tensor(inside & (share > 0)))
+    if kind is None and abs(places - _list_places(one.shape)).max() < MIN_PIXEL_SHIFT:
+        return None, None
+    known = _find_inside(places) & (share > 0)
+    return EwaldMapping(places, share), shift_to_corner(torch.as_tensor(known))
+
+
+def _list_places(shape: tuple[int, int]) -> Int[np.ndarray, "y x 2"]:
+    """Places (y, x) of the pixels of a modelled grid, from zero frequency."""
+    return np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij"), -1)
+
+
+def _find_inside(places: Float[np.ndarray, "y x 2"]) -> Bool[np.ndarray, "y x"]:
+    """Which places, one for each pixel of a grid, lie within that grid."""
+    shape = np.array(places.shape[:2])
+    within = (places >= -(shape // 2) - 1e-9) & (places <= (shape - 1) // 2 + 1e-9)
+    return within[..., 0] & within[..., 1]
 
 
 class CountingDetector(nn.Module):

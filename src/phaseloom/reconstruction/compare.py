@@ -13,7 +13,13 @@ from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput
 from phaseloom.export import files as export_files
 from phaseloom.metrics.phase import PhaseError, phase_error, remove_plane_wave, sum_phase
-from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
+from phaseloom.metrics.resolution import (
+    USUAL_MARGIN,
+    RingCorrelation,
+    align,
+    cut_edges,
+    ring_correlation,
+)
 from phaseloom.result import Result
 from phaseloom.units import LENGTH
 
@@ -64,9 +70,9 @@ def compare_results(a: Result, b: Result, /) -> ResultComparison:
             fix = f"are the object pixels of results of different files, {files[0]} and {files[1]}: compare "
             fix += "results of one scan, or reconstruct both on the same detector window"
         raise BadInput("compare", both, fix)
-    fields = crop_to_common_field(a, b)
-    one, two = register(*fields)
-    wide = register(*fields, margin=MARGIN_OF_DIFFERENCE)
+    *aligned, shift = align(*crop_to_common_field(a, b))
+    one, two = (cut_edges(image, shift, USUAL_MARGIN) for image in aligned)
+    wide = [cut_edges(image, shift, MARGIN_OF_DIFFERENCE) for image in aligned]
     likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
     likeness /= float(np.linalg.norm(one - one.mean()) * np.linalg.norm(two - two.mean())) + 1e-30
     correlation = ring_correlation(one, two, pixel=a.pixel)

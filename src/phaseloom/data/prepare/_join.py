@@ -122,7 +122,7 @@ def _require_overlap(scan: Scan4D, other: Scan4D, move: np.ndarray) -> None:
     places = other.positions + move
     gap = np.maximum(scan.positions.min(0) - places.max(0), places.min(0) - scan.positions.max(0))
     if (gap > reach).any():
-        away = LENGTH.show(float(f"{gap.max():.3g}"))
+        away = LENGTH.show(float(gap.max()), digits=3)
         fix = "apart, so that they share no place: check share, offset and the unit of the positions"
         raise BadInput("join", f"the scans lie {away}", fix)
 
