@@ -234,8 +234,10 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 OTHERS: dict[str, dict[str, Callable[[Path], object]]] = {
     "docs/howto-slices-modes.md": {"runs/DATE-scan": _write_wide_run},
     "docs/howto-beamtime.md": {
-        f"energy{number}.cxi": lambda path: cxi.write(photons(), path) for number in (1, 2)
+        name: lambda path: cxi.write(photons(), path)
+        for name in ("energy1.cxi", "energy2.cxi", "left.cxi", "right.cxi")
     },
+    "docs/engines.md": {"simu.hdf5": lambda path: native.write(photons(), path)},
     "docs/scaling.md": {"train.yaml": lambda path: shutil.copy(ROOT / "examples" / "train_small.yaml", path)},
     "docs/howto-near-field.md": {"scan.cxi": MAKERS["holograms.cxi"]},
     "docs/steering.md": {"RUN": _write_run_under_way},
@@ -307,8 +309,9 @@ def write_named_files(page: str) -> None:
         name = re.match(r"# (\S+\.yaml)\n", block.text)
         if block.page == page and block.language == "yaml" and name:
             Path(name[1]).write_text(block.text)
-            data = yaml.safe_load(block.text).get("file")
-            make_files(page, [data] if data else [])
+            tree = yaml.safe_load(block.text)
+            joined = [step["join"]["path"] for step in tree.get("prepare", []) if "join" in step]
+            make_files(page, [name for name in (tree.get("file"), *joined) if name])
 
 
 def make_files(page: str, words: list[str]) -> None:
