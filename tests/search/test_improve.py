@@ -391,3 +391,46 @@ def test_attempts_give_no_advice_of_their_own(caplog):
 def test_a_second_slice_is_named_with_its_depth():
     addition = {"object.pixels.slices": 2, "object.pixels.thickness": "43.1 A"}
     assert module._describe_addition("second slice", addition) == "second slice at 43.1 A"
+
+
+def make_photons():
+    """Photons on random phases, which a run of two epochs does not explain."""
+    rng = np.random.default_rng(0)
+    geometry = Geometry(wavelength=1.0, shape=(32, 32), angle=(1e-4, 1e-4), distance=1e10, beam="photon")
+    y, x = np.indices((32, 32)) - 16
+    probe = np.exp(-((np.hypot(y, x) / 7) ** 4))
+    thing = np.exp(1j * rng.uniform(-3, 3, (80, 80)))
+    places = np.array([(4 * a, 4 * b) for a in range(8) for b in range(8)])
+    waves = np.array([thing[a : a + 32, b : b + 32] * probe for a, b in places])
+    light = np.abs(np.fft.fftshift(np.fft.fft2(waves), axes=(1, 2))) ** 2
+    counts = rng.poisson(1e5 * light / light.sum((1, 2), keepdims=True)).astype(np.uint32)
+    return Scan4D(counts=counts, positions=places / (1e-4 * 32), geometry=geometry)
+
+
+def run_photons(**changes):
+    torch.set_num_threads(1)
+    probe = {"from_patterns": {"defocus": "0 A"}}
+    job = Job.begin(
+        Reconstruct.of({"probe": probe, "start": "none", "epochs": 2} | changes), scan=make_photons()
+    )
+    for _ in job:
+        pass
+    return job
+
+
+def test_photons_far_above_the_noise_are_tried_with_mpie():
+    job = run_photons()
+    assert job.progress.history[-1]["terms"]["noise"] > module.MIN_LOSS_OF_FALSE_MINIMUM
+    settings = LADDER["mpie"](job)
+    assert settings is not None
+    tried = Job.begin(job.recorded.with_settings({**settings, "epochs": 1}), scan=make_photons())
+    for _ in tried:
+        pass
+    assert tried.recipe.optimizer.name == "mpie"
+    assert LADDER["mpie"](tried) is None
+
+
+def test_mpie_is_not_tried_where_it_has_nothing_to_mend(monkeypatch):
+    assert LADDER["mpie"](run_photons(penalties=[{"sparse": {"weight": 0.1}}])) is None
+    monkeypatch.setattr(module, "MIN_LOSS_OF_FALSE_MINIMUM", 1e9)
+    assert LADDER["mpie"](run_photons()) is None

@@ -89,14 +89,14 @@ def gather(
         >>> gather(field, torch.tensor([[1, 2]]), (2, 2))[0, 0].tolist()
         [[6.0, 7.0], [10.0, 11.0]]
     """
-    return _Gather.apply(field, corner, shape)
+    return (_Gather.apply if torch.is_grad_enabled() else _Gather.forward)(field, corner, shape)
 
 
 def scatter(
     windows: Shaped[Tensor, "b *slice v u"], corner: Int[Tensor, "b 2"], shape: tuple[int, int], /
 ) -> Shaped[Tensor, "*slice y x"]:
     """Adjoint of `gather`: a field of ``shape`` into which the windows are added."""
-    return _Scatter.apply(windows, corner, shape)
+    return (_Scatter.apply if torch.is_grad_enabled() else _Scatter.forward)(windows, corner, shape)
 
 
 def gradient_target(leaf: Tensor, boxes: Callable[[], Sequence[Box]], /) -> tuple[Tensor, bool]:

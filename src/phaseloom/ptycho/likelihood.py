@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from phaseloom.data.counts import get_present, list_own_patterns
+from phaseloom.data.counts import get_present, list_own_patterns, load_counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
@@ -33,8 +33,8 @@ MAX_GPU_MEMORY_SHARE = 0.4
 class CountLoader:
     """Counts of a scan as float batches in the detector's order.
 
-    On a CPU, patterns in memory are made float and arranged once, when first asked for, unless they take
-    more than ``MAX_FLOAT_BYTES`` bytes. All others are read, made float and arranged batch by batch.
+    On a CPU, patterns are read, made float and arranged once, when first asked for, unless they take more
+    than ``MAX_FLOAT_BYTES`` bytes. Those of larger scans are read, made float and arranged batch by batch.
 
     On another device patterns lie as they were counted, in their own integers, if there is room
     (`MAX_GPU_MEMORY_SHARE`).
@@ -68,12 +68,12 @@ class CountLoader:
         return self._read(index.numpy(), np.float32) if kept is None else kept.select(index)
 
     def list_kept(self) -> "DevicePatterns | None":
-        """All patterns as floats, made when first asked for; ``None`` where they are too many, or on disk."""
-        if type(self.rows) is not np.ndarray or 4 * self.rows.size > MAX_FLOAT_BYTES:
+        """All patterns as floats, made when first asked for; ``None`` where they are too many."""
+        if 4 * int(np.prod(self.rows.shape)) > MAX_FLOAT_BYTES:
             return None
         if self.in_memory is None:
-            cpu = torch.device("cpu")
-            self.in_memory = DevicePatterns.locate(cpu, self._arrange(self.rows, np.float32), self.place)
+            all_rows = self._arrange(load_counts(self.rows), np.float32)
+            self.in_memory = DevicePatterns.locate(torch.device("cpu"), all_rows, self.place)
         return self.in_memory
 
     def list_on_device(self, device: torch.device, /) -> "tuple[DevicePatterns, np.dtype] | None":
