@@ -428,6 +428,31 @@ def test_iterations_begin_and_end_parts(folder: Path):
     assert [group["lr"] for group in model.optimizable_params] == [5e-4, 5e-4, 1e-4, 1e-3, 1e-4, 5e-4]
 
 
+def test_a_script_shows_on_the_terminal_what_its_log_holds(folder: Path, capsys: pytest.CaptureFixture[str]):
+    context = loaded(project())
+    results = ptyrad.run_inversion(context)
+    ptyrad.evaluate_results(results)
+    shown = capsys.readouterr().out.splitlines()
+    (file,) = results["output_path"].glob("*ptyrad_log.txt")
+    assert [line.split(" ", 2)[2] for line in file.read_text().splitlines()] == shown
+    assert [line.split(",")[0] for line in shown if line.startswith("Iter")] == [
+        "Iter: 1",
+        "Iter: 2",
+        "Iter: 3",
+    ]
+    assert any(line.startswith("PyTorch ") for line in shown)  # what it ran on
+    utils.vprint("after the end")
+    assert not capsys.readouterr().out
+
+
+def test_lines_are_kept_from_the_terminal_if_asked(capsys: pytest.CaptureFixture[str]):
+    logger = utils.CustomLogger(log_file=None)
+    utils.vprint("one")
+    utils.vprint("two", verbose=False)
+    logger.close()
+    assert capsys.readouterr().out == "one\n"
+
+
 def test_batches_of_a_loader_and_of_a_list(folder: Path):
     context = loaded(project(recon_params={"SAVE_ITERS": None, "NITER": 1}))
     params, initializer = context["params"], context["initializer"]

@@ -154,6 +154,7 @@ def test_the_command_of_the_guide_trains_its_network_and_prints_lines_into_a_fil
     assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     for word in ("Loss ", "Avg_Loss ", "LR ", "PSNR ", "SSIM "):
         assert word in lines[0]
+    assert "LR 1.00e-03 " in lines[0]  # of the network: the weights of losses have a rate of their own
     recipe = Restore.from_path(tmp_path / "run" / "run.yaml")
     assert recipe.model.name == "phaseformer"
 

@@ -404,10 +404,10 @@ class RestorerTraining(NetworkTraining):
 
 
 def describe_epoch(training: RestorerTraining, epoch: Epoch, /) -> str:
-    """An epoch for a progress bar: loss of its last batch, mean loss, rate, PSNR and SSIM of validation."""
+    """An epoch for a progress bar: loss of its last batch, mean loss, rate of the network, PSNR and SSIM."""
     last = training.progress.history[-1]
     state = last.get("state", {})
-    rate = max(last["rates"].values(), default=0.0)
+    rate = last["rates"].get("net", 0.0)
     losses = f"Loss {state.get('loss', epoch.loss):.4f} Avg_Loss {epoch.loss:.4f}"
     similarity = "" if state.get("ssim") is None else f" SSIM {state['ssim']:.3f}"
     decibels = state.get("psnr")

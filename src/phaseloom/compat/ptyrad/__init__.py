@@ -40,10 +40,10 @@ def load_and_preprocess_data(params_path: str, gpuid: int | str = 0) -> dict[str
         ``params``, ``device``, ``logger``, ``initializer``, ``init_variables``, ``loss_fn``,
         ``constraint_fn`` and ``accelerator`` by name. What is changed in them counts in `run_inversion`.
     """
-    print_system_info()
     logger = CustomLogger(
         log_file="ptyrad_log.txt", log_dir="auto", prefix_time="datetime", show_timestamp=True
     )
+    print_system_info()
     device = set_gpu_device(gpuid=gpuid)
     if not os.path.exists(params_path):
         raise FileNotFoundError(f"{params_path} does not exist: give the path of a parameter file")

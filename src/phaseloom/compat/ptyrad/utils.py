@@ -1,7 +1,9 @@
 """``ptyrad.utils`` of PtyRAD's tutorial: log, device, clock, and two functions of waves."""
 
 import logging
+import os
 import platform
+import sys
 import time
 from datetime import datetime
 from logging.handlers import MemoryHandler
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 class CustomLogger(MemoryHandler):
     """Keeps what is logged until the folder of the run is known, and writes it there from then on.
 
+    The first process prints it, too, without the time.
+
     Attributes:
         flush_file: whether a file is written.
     """
@@ -48,10 +52,14 @@ class CustomLogger(MemoryHandler):
         formats = {"date": "%Y%m%d_", "time": "%H%M%S_", "datetime": "%Y%m%d_%H%M%S_", True: "%Y%m%d_"}
         self.log_file = datetime.now().strftime(formats.get(prefix_time or "", "")) + (log_file or "")
         self.setFormatter(logging.Formatter(f"{'%(asctime)s ' if show_timestamp else ''}%(message)s"))
+        self._console = logging.StreamHandler(sys.stdout)
+        self._console.setLevel(logging.INFO)
         package = logging.getLogger("phaseloom")
         self._level = package.level
         package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
         package.addHandler(self)
+        if os.environ.get("RANK", "0") == "0":  # the number that torchrun and accelerate give a process
+            package.addHandler(self._console)
 
     def flush_to_file(self, log_dir: Path | str | None = None) -> None:
         """Write what was kept into a folder, and go on writing there."""
@@ -67,6 +75,7 @@ class CustomLogger(MemoryHandler):
         package = logging.getLogger("phaseloom")
         if self in package.handlers:
             package.removeHandler(self)
+            package.removeHandler(self._console)
             package.setLevel(self._level)
         target = self.target
         super().close()
@@ -74,9 +83,10 @@ class CustomLogger(MemoryHandler):
             target.close()
 
 
-def vprint(*words: object) -> None:
-    """Log a line."""
-    log.info("%s", " ".join(map(str, words)))
+def vprint(*words: object, verbose: bool = True) -> None:
+    """Log a line, which a `CustomLogger` prints; nothing where not ``verbose``."""
+    if verbose:
+        log.info("%s", " ".join(map(str, words)))
 
 
 def print_system_info() -> None:
