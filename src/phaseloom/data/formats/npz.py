@@ -134,7 +134,7 @@ def _sum_middle(image: np.ndarray) -> float:
 
 
 def _pad_probe(waves: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
-    """Modes ``(mode, y, x)`` of ``(..., mode, y, x)`` in the middle of a window; nothing if they do not fit."""
+    """Modes ``(mode, y, x)`` of ``(..., mode, y, x)`` in the middle of a window; nothing if too large."""
     if waves.dtype.kind != "c" or waves.ndim < 2 or not np.isfinite(waves).all():
         return None
     modes = waves.reshape(-1, *waves.shape[-3:])[0].reshape(-1, *waves.shape[-2:])
