@@ -8,8 +8,8 @@ The files are those of ``tests/data`` of github.com/AdvancedPhotonSource/tike (B
 ``numpy.savez(..., data=, scan=, probe=)`` and whose object is the truth. ``FOLDER/bin/python`` has pty-chi
 2.2.0 and CDTools 0.3.2. Every run is a process of its own with one thread; the clock has model and epochs,
 not imports nor scores. Of the simulated scan the score is the correlation of the complex object with the
-truth over the scanned field, after a shift, a constant and a ramp of the phase; of the star the mean square error
-of amplitudes, of all patterns, from those that a model gives.
+truth over the scanned field, after a shift, a constant and a ramp of the phase; of the star the mean square
+error of amplitudes, of all patterns, from those that a model gives.
 """
 
 import argparse
