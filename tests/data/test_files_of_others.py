@@ -181,3 +181,20 @@ def test_a_near_field_with_jitter_in_a_file_is_asked_for(bare_cxi):
         file["entry_1/instrument_1/detector_1/y_pixel_size"][...] = 750e-6
     with pytest.raises(MissingValues, match="focus"):
         formats.read(bare_cxi, knobs={"energy": 8e3})
+
+
+@pytest.mark.parametrize(
+    ("ending", "start", "wanted"),
+    [
+        (".npz.bz2", b"BZh9", "is compressed: decompress it first (bunzip2 --keep a.npz.bz2)"),
+        (".h5.gz", b"\x1f\x8b\x08", "is compressed: decompress it first (gunzip --keep a.h5.gz)"),
+        (".pickle.lzma", b"\xfd7zXZ\x00", "is compressed: decompress it first (unxz --keep a.pickle.lzma)"),
+        (".pickle", b"\x80\x04", "is a pickle, which is not opened, as it can run code: save its arrays"),
+    ],
+)
+def test_compressed_files_and_pickles_say_what_to_do(tmp_path, ending, start, wanted):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(start + bytes(100))
+    with pytest.raises(BadInput) as raised:
+        formats.guess(path)
+    assert wanted in str(raised.value)

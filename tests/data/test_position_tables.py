@@ -123,3 +123,57 @@ def test_a_grid_of_an_interrupted_array_says_how_to_read_what_there_is(tmp_path)
         2,
         5,
     )
+
+
+TIKE = {"energy": "8 keV", "pixel": "30 nm"}
+
+
+def save_tike(path: Path, *, views: bool, corner: bool = True) -> dict[str, np.ndarray]:
+    """A scan as tike's tests keep theirs: a bright disk, places in pixels, two modes of half the window."""
+    rng = np.random.default_rng(3)
+    row, column = np.indices((16, 12)) - np.array([8, 6]).reshape(2, 1, 1)
+    disk = 200.0 * (row**2 + column**2 < 9)
+    patterns = rng.poisson(disk, (5, 16, 12)).astype(np.float32)
+    waves = rng.normal(size=(1, 1, 2, 8, 6)) + 1j * rng.normal(size=(1, 1, 2, 8, 6))
+    places = rng.uniform(2, 9, (5, 2)).astype(np.float32)
+    stored = np.fft.ifftshift(patterns, axes=(-2, -1)) if corner else patterns
+    lead = (None,) if views else ()
+    np.savez(path, data=stored[lead], scan=places[lead], probe=waves[lead])
+    return {"patterns": patterns, "places": places, "waves": waves}
+
+
+@pytest.mark.parametrize("views", [True, False])
+@pytest.mark.parametrize("corner", [True, False])
+def test_scans_of_tike(tmp_path: Path, views: bool, corner: bool) -> None:
+    known = save_tike(tmp_path / "a.npz", views=views, corner=corner)
+    scan = formats.read(tmp_path / "a.npz", knobs=TIKE)
+    np.testing.assert_array_equal(scan.counts[np.arange(5)], known["patterns"])
+    np.testing.assert_allclose(scan.positions, known["places"] * 300.0, rtol=1e-6)
+    assert scan.geometry.beam == "photon"
+    assert scan.grid is None
+    assert scan.probe is not None
+    np.testing.assert_array_equal(scan.probe[:, 4:12, 3:9], known["waves"][0, 0])
+    assert np.count_nonzero(scan.probe) == 2 * 8 * 6
+
+
+def test_a_scan_of_tike_says_that_any_energy_and_pixel_serve(tmp_path: Path) -> None:
+    save_tike(tmp_path / "a.npz", views=True)
+    wanted = r"energy: .*which tike does not keep; any serves.*angle: .*pixel: 30 nm"
+    with pytest.raises(BadInput, match=wanted):
+        formats.read(tmp_path / "a.npz")
+
+
+def test_other_arrays_of_the_names_of_tike_are_read_as_before(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 9, (6, 8, 8))
+    np.savez(tmp_path / "a.npz", data=patterns, scan=np.arange(3), probe=np.ones(4))
+    scan = formats.read(tmp_path / "a.npz", knobs={**TIKE, "step": "30 nm", "grid": [2, 3]})
+    np.testing.assert_array_equal(scan.counts[np.arange(6)], patterns)
+    assert (scan.geometry.beam, scan.probe) == ("electron", None)
+
+
+def test_a_probe_of_tike_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    known = save_tike(tmp_path / "a.npz", views=False)
+    wide = np.ones((1, 1, 1, 32, 32), np.complex64)
+    np.savez(tmp_path / "b.npz", data=known["patterns"], scan=known["places"], probe=wide)
+    assert formats.read(tmp_path / "b.npz", knobs=TIKE).probe is None

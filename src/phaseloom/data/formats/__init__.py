@@ -61,6 +61,9 @@ FORMAT_OF_SUFFIX |= {
     ".zip": "zarr",
 }
 
+COMPRESSED = {b"BZh": "bunzip2", b"\x1f\x8b": "gunzip", b"\xfd7zXZ": "unxz"}
+"""First bytes of compressed files, and what decompresses them."""
+
 
 def __getattr__(name: str) -> Any:
     """A reader's module, imported on first use."""
@@ -93,9 +96,21 @@ def guess(path: str | os.PathLike[str], /) -> str:
     found = next((name for name in ASKED if _module(name).knows(path)), None)
     found = found or FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if found is None:
-        fix = f"has an unknown format: name its format, {nearest('', spec.names(__name__))}"
-        raise BadInput(path.name, None, fix)
+        raise BadInput(path.name, None, _describe_unknown(path))
     return found
+
+
+def _describe_unknown(path: Path) -> str:
+    """What to do with a file of no known format."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    command = next((command for mark, command in COMPRESSED.items() if start.startswith(mark)), None)
+    if command is not None:
+        return f"is compressed: decompress it first ({command} --keep {path.name})"
+    if start.startswith(b"\x80") and path.suffix.lower() in (".pickle", ".pkl"):
+        arrays = "numpy.savez in the program that wrote it"
+        return f"is a pickle, which is not opened, as it can run code: save its arrays with {arrays}"
+    return f"has an unknown format: name its format, {nearest('', spec.names(__name__))}"
 
 
 def _module(name: str) -> Any:

@@ -21,12 +21,22 @@ __all__ = ["ABOUT", "read"]
 ABOUT = About(
     files=".npz",
     reading="at once",
-    states="energy, pixel, raster, positions of simulated scans; positions of those of SLAC",
+    states="energy, pixel, raster, positions of simulated scans; positions of those of SLAC; positions and "
+    "probe of those of tike",
     compared="numpy",
 )
 
 SLAC_KEYS = ("diffraction", "xcoords_start", "ycoords_start")
 """What simulated scans of SLAC hold: patterns ``(y, x, n)`` and positions in metres."""
+
+TIKE_KEYS = ("data", "scan", "probe")
+"""What archives of tike hold: patterns with the zero frequency in the corner, positions in object pixels."""
+
+TIKE_HINTS = {
+    "energy": "of the photons, as 8 keV, which tike does not keep; any serves for an image in pixels",
+    "angle": "or pixel: 30 nm of the object, or distance and detector_pixel, which tike does not keep; any "
+    "serves for an image in pixels",
+}
 
 PATTERN_KEYS = ("meas", "counts", "data", "patterns", "intensities", "diffraction", "arr_0")
 """Where patterns are looked for."""
@@ -46,6 +56,12 @@ def read(
     ``pos_px``: positions are ``pos_px * dx``; ``positions: pos_nominal_px`` takes those of the raster. The
     unit of positions is ``px`` for keys that end with ``_px``, else ``A``, unless it is given.
 
+    An archive of tike is recognised by its keys ``data``, ``scan`` and ``probe``: photons, positions of the
+    beam in object pixels (row, column), and a probe (its first wave of each mode), which is padded to the
+    window. Its leading axis of one view is left out. Patterns whose light lies around the corners are shifted
+    so that the zero frequency is in the middle. It states neither energy nor pixel; for an image in pixels
+    any energy and pixel serve.
+
     Args:
         path: the file.
         **setup: see `Setup`.
@@ -61,6 +77,8 @@ def read(
     """
     path = require_file(path)
     keys = _list_keys(path)
+    if key is None and set(TIKE_KEYS) <= set(keys) and (scan := _read_tike(path, setup)) is not None:
+        return scan
     key = key or _find_patterns_key(path)
     read_member = partial(_read_array, path)
     patterns = read_member(key)
@@ -77,6 +95,53 @@ def read(
         if len(rows) == len(columns):
             header = replace(header, beam="photon", positions=np.column_stack([rows, columns]))
     return build_scan(path, patterns, setup, key=key, read_member=read_member, header=header)
+
+
+def _read_tike(path: Path, setup: Setup) -> Scan4D | None:
+    """A scan of tike; nothing where the arrays of these names are not its."""
+    patterns, places, waves = (_read_array(path, key) for key in TIKE_KEYS)
+    if patterns.ndim == 4 and len(patterns) == 1:
+        patterns = patterns[0]
+    if patterns.ndim != 3 or patterns.dtype.kind not in "iuf" or places.shape[-2:] != (len(patterns), 2):
+        return None
+    if has_light_in_corners(patterns):
+        patterns = np.fft.fftshift(patterns, axes=(-2, -1))
+    header = Header(beam="photon", metadata={"kind of file": "tike"}, hints=TIKE_HINTS)
+    if setup.get("positions") is None and setup.get("step") is None:
+        setup["positions"] = "scan"
+    if setup.get("positions") == "scan" and setup.get("positions_unit") is None:
+        setup["positions_unit"] = "px"
+    read_member = partial(_read_array, path)
+    scan = build_scan(path, patterns, setup, key=TIKE_KEYS[0], read_member=read_member, header=header)
+    probe = _pad_probe(waves, scan.geometry.shape)
+    return scan if probe is None else replace(scan, probe=probe)
+
+
+def has_light_in_corners(patterns: np.ndarray, /) -> bool:
+    """Whether most light of the mean pattern lies outside the middle half of rows and columns.
+
+    Example:
+        >>> has_light_in_corners(np.fft.ifftshift(np.eye(8)[None]))
+        False
+    """
+    mean = np.asarray(patterns.mean(0, dtype=np.float64))
+    return bool(_sum_middle(mean) < _sum_middle(np.fft.fftshift(mean)))
+
+
+def _sum_middle(image: np.ndarray) -> float:
+    height, width = image.shape
+    return float(image[height // 4 : -(height // 4) or None, width // 4 : -(width // 4) or None].sum())
+
+
+def _pad_probe(waves: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
+    """Modes ``(mode, y, x)`` of ``(..., mode, y, x)`` in the middle of a window; nothing if too large."""
+    if waves.dtype.kind != "c" or waves.ndim < 2 or not np.isfinite(waves).all():
+        return None
+    modes = waves.reshape(-1, *waves.shape[-3:])[0].reshape(-1, *waves.shape[-2:])
+    gaps = [whole - part for whole, part in zip(shape, modes.shape[1:], strict=True)]
+    if min(gaps) < 0:
+        return None
+    return np.pad(modes, [(0, 0), *((gap // 2, gap - gap // 2) for gap in gaps)])
 
 
 def _read_header(path: Path, keys: list[str], *, has_raster: bool) -> Header:
