@@ -277,8 +277,10 @@ def test_scans_that_no_probe_explains_are_a_wrong_start_whatever_the_losses_did(
 
 def test_weights_of_frames_of_very_different_brightness_stay_positive_and_approach_it(tmp_path):
     scan = make_scan(make_object(1), make_probe(DEFOCUS[0], 0), 1)
-    counts = scan.counts.copy()
-    counts[::7] = make_scan(make_object(1), make_probe(DEFOCUS[0], 0), 1, dose=1.5e7).counts[::7]
+    counts: np.ndarray = np.array(scan.counts)
+    counts[::7] = make_scan(make_object(1), make_probe(DEFOCUS[0], 0), 1, dose=1.5e7).counts[
+        np.arange(0, 16, 7)
+    ]
     native.write(replace(scan, counts=counts), tmp_path / "scan.h5")
     probe = {"from_patterns": {"defocus": f"{DEFOCUS[0]} um", "modes": 1}}
     _, whole = run({"file": str(tmp_path / "scan.h5"), "probe": probe, "rates": {"weights": 0.3}})

@@ -317,7 +317,7 @@ def measure_scans(level: Level, files: Sequence[str], index: np.ndarray, /) -> l
         known = (
             None if misfit.explained is None else (round(misfit.explained, 4), round(misfit.error or 0, 4))
         )
-        file = files[number] if number < len(files) else ""
+        file = [*files][number] if number < len(files) else ""
         fit = ScanFit(int(number), file, round(loss, 4), round(mean_loss, 4), explained=known)
         found.append(replace(fit, shares_object=_share_object(level.scan)))
     return found
