@@ -205,6 +205,8 @@ class Result:
         grid: (slow, fast) when the positions are a raster.
         scan_numbers: ``(n,)`` of which of several scans each pattern is, from 0, where some were joined.
         scan_offsets: ``(scan, 2)`` what was added to the positions of each of them (`split` takes it off).
+        scans: of each of them its ``file``, ``loss``, ``hold-out``, ``explained``, ``verdict`` and
+            ``verdict_code``; empty where they were not measured.
         weights: ``(n,)`` intensity of each shot, refined.
         background: ``(y, x)`` counts, centred like the patterns.
         history: one dict per epoch.
@@ -245,6 +247,7 @@ class Result:
     grid: tuple[int, int] | None = None
     scan_numbers: np.ndarray | None = None
     scan_offsets: np.ndarray | None = None
+    scans: list[dict[str, Any]] = field(default_factory=list)
     weights: np.ndarray | None = None
     background: np.ndarray | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -317,9 +320,10 @@ class Result:
     def split(self) -> list[Result]:
         """A result for each of several scans that were joined, in the frame of its own positions.
 
-        Each has the part of the object that its beam saw, and its own probe where each scan had one. History,
-        verdict and numbers are those of all scans together, and the verdict says so. A part has no parameter
-        file that would repeat it.
+        Each has the part of the object that its beam saw, and its own probe where each scan had one, with its
+        own loss, hold-out loss, share explained and verdict (`scans`). The history is that of all scans
+        together, as are verdict and numbers where a run was too short to measure them. A part has no
+        parameter file that would repeat it.
 
         Raises:
             BadInput: the result of one scan.
@@ -477,6 +481,17 @@ class _EpochRecord(TypedDict):
     seconds: NotRequired[float]
 
 
+@with_config(ConfigDict(extra="allow"))
+class _ScanRecord(TypedDict):
+    """What is kept of one of several scans that were joined."""
+
+    number: int
+    file: str
+    loss: float
+    verdict: str
+    verdict_code: str
+
+
 class _UncertaintyNumbers(TypedDict, total=False):
     """An `Uncertainty` without its maps."""
 
@@ -502,8 +517,9 @@ _JSON = (
     Member("gaps", "json", form=tuple[FiniteFloat, ...], optional=True),
     Member("grid", "json", form=tuple[PositiveInt, PositiveInt] | None, optional=True),
     Member("metadata", "json", form=dict[str, str], optional=True),
+    Member("scans", "json", form=list[_ScanRecord], optional=True),
 )
-_LATER = {"advice": [], "gaps": (), "grid": None, "metadata": {}}
+_LATER = {"advice": [], "gaps": (), "grid": None, "metadata": {}, "scans": []}
 """What files of earlier versions lack, with what stands for it."""
 
 _TEXTS = (
@@ -558,13 +574,29 @@ def _cut_scan(result: Result, number: int) -> Result:
         positions_start=result.positions_start[own] - offset,
         origin=(float(corner[0]), float(corner[1])),
         title=f"{result.title}, scan {number}",
-        verdict=f"{result.verdict} (of all joined scans together, not of this one)",
         recipe="",
+        scans=[],
+        **_cut_numbers(result, number),
         scan_numbers=None,
         scan_offsets=None,
         examples={},
         **cut,
     )
+
+
+MEASURED_OF_SCANS = ("loss", "hold-out", "explained", "error of explained")
+"""Numbers of a result that each of several scans has for itself."""
+
+
+def _cut_numbers(result: Result, number: int) -> dict[str, Any]:
+    """Verdict and numbers of one of the scans; those of all, where none were measured."""
+    own = next((one for one in result.scans if one["number"] == number), None)
+    if own is None:
+        return {"verdict": f"{result.verdict} (of all joined scans together, not of this one)"}
+    others = {name: value for name, value in result.metrics.items() if name == "move rms (A)"}
+    measured = {name: own[name] for name in MEASURED_OF_SCANS if name in own}
+    codes = {"verdict": own["verdict"], "verdict_code": own["verdict_code"]}
+    return codes | {"metrics": measured | others, "halves": None, "advice": []}
 
 
 def _write_h5(result: Result, path: Path) -> None:

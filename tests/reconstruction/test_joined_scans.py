@@ -6,13 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.ptycho import probes
+from phaseloom.export import ptyrad
+from phaseloom.fitting.outcome import Judgement, Verdict
+from phaseloom.ptycho import noise, probes
+from phaseloom.reconstruction.evidence import ScanFit, doubt_scans
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.result_builder import summary_lines
 from phaseloom.result import Result
 
 SIDE, ANGLE, WAVELENGTH = 32, 1e-4, 1.24
@@ -205,3 +210,103 @@ def test_parts_say_whose_verdict_they_have_and_do_not_repeat_the_whole(files, tm
     assert "of all joined scans together, not of this one" in part.verdict
     with pytest.raises(BadInput, match=r"part\.h5: has no parameter file of its own"):
         Reconstruct.from_path(tmp_path / "part.h5")
+
+
+@pytest.fixture(scope="module")
+def weak_scan(files):
+    """Ten times fewer photons per pattern than in the first scan, at positions of other patterns."""
+    folder, _, things = files
+    scan = make_scan(things[1], make_probe(DEFOCUS[0], 0), 5, dose=1e4)
+    order = np.random.default_rng(0).permutation(len(scan))
+    native.write(replace(scan, positions=scan.positions[order]), folder / "weak.h5")
+    return folder / "weak.h5"
+
+
+def test_a_bad_scan_among_good_ones_is_named_and_its_part_has_its_own_verdict(files, weak_scan, tmp_path):
+    _, whole = run(share_probe(files) | {"prepare": [{"join": {"path": str(weak_scan)}}]})
+    assert whole.verdict_code in ("doubtful", "wrong_start")
+    assert "scan 1 (weak.h5)" in whole.verdict
+    whole.save(tmp_path / "result.h5")
+    good, bad = Result.load(tmp_path / "result.h5").split()
+    assert bad.verdict_code in ("doubtful", "wrong_start")
+    assert good.verdict_code not in ("doubtful", "wrong_start")
+    assert [part.metrics["loss"] for part in (good, bad)] == [one["loss"] for one in whole.scans]
+    assert good.metrics["loss"] != bad.metrics["loss"]
+    lines = "\n".join(summary_lines(whole))
+    assert f"scan 1 (weak.h5)                 {bad.verdict_code.replace('_', ' ')}, chi^2" in lines
+
+
+def test_losses_of_scans_are_those_of_all_and_of_patterns_held_out(files):
+    job, whole = run(share_object(files) | {"holdout": 0.2})
+    likelihood = job.level.likelihood
+    for number, one in enumerate(whole.scans):
+        own = torch.arange(16) + 16 * number
+        floor = noise.shot_noise(likelihood.divergence, likelihood.measured[own], job.model.detector.mask)
+        with torch.no_grad():
+            terms = float(likelihood(own)["noise"])
+        assert one["loss"] == pytest.approx(terms * likelihood.floor / floor, rel=1e-3)
+        assert one["hold-out"] > one["loss"]
+    assert [one["file"] for one in whole.scans] == ["first.h5", "same object.h5"]
+
+
+def test_an_offset_of_the_wrong_sign_is_doubted(files, tmp_path):
+    _, scans, _ = files
+    move = np.array([4.0, -5.0]) * PIXEL
+    away = replace(scans["same object"], positions=scans["same object"].positions - move)
+    native.write(away, tmp_path / "away.h5")
+    tree = share_object(files)
+    for sign, right in ((1, True), (-1, False)):
+        offset = [f"{sign * one} A" for one in move]
+        step = {"join": {"path": str(tmp_path / "away.h5"), "share": "object", "offset": offset}}
+        _, whole = run(tree | {"prepare": [step]})
+        assert (whole.verdict_code in ("doubtful", "wrong_start")) != right
+        assert ("offset of join" in whole.verdict) != right
+
+
+def test_scans_that_no_probe_explains_are_a_wrong_start_whatever_the_losses_did():
+    pair = [ScanFit(0, "a.h5", 9.4, 12.6, 13.6, None, True), ScanFit(1, "b.h5", 9.2, 12.7, 12.0, None, True)]
+    said = Judgement(Verdict.OVERFITTING, "overfitting: the hold-out loss rises")
+    doubts = doubt_scans(pair, said, 60)
+    assert {one.verdict for one in doubts} == {Verdict.WRONG_START}
+    assert "defocus_values" in doubts[0].sentence
+    broken = Judgement(Verdict.BROKE_DOWN, "broke down")
+    assert not doubt_scans(pair, broken, 60)
+    good = [replace(one, loss=1.1, holdout=1.2) for one in pair]
+    assert not doubt_scans(good, said, 60)
+
+
+def test_weights_of_frames_of_very_different_brightness_stay_positive_and_approach_it(tmp_path):
+    scan = make_scan(make_object(1), make_probe(DEFOCUS[0], 0), 1)
+    counts: np.ndarray = np.array(scan.counts)
+    counts[::7] = make_scan(make_object(1), make_probe(DEFOCUS[0], 0), 1, dose=1.5e7).counts[
+        np.arange(0, 16, 7)
+    ]
+    native.write(replace(scan, counts=counts), tmp_path / "scan.h5")
+    probe = {"from_patterns": {"defocus": f"{DEFOCUS[0]} um", "modes": 1}}
+    _, whole = run({"file": str(tmp_path / "scan.h5"), "probe": probe, "rates": {"weights": 0.3}})
+    assert whole.verdict_code != "broke_down"
+    weights: Any = whole.weights
+    assert weights.min() > 0
+    assert weights[::7].min() > 3 * np.delete(weights, np.arange(0, 16, 7)).max()
+
+
+def test_look_and_check_show_each_scan(files, tmp_path, phaseloom):
+    tree = share_probe(files)
+    (tmp_path / "joined.yaml").write_text(yaml.safe_dump(TREE | tree), encoding="utf-8")
+    seen = phaseloom("look", tmp_path / "joined.yaml", "--picture", tmp_path / "look.png")
+    assert not seen.code, seen.err
+    lines = [line for line in seen.out.splitlines() if line.strip().startswith("scan ")]
+    assert len(lines) == 2
+    assert "16 patterns of 32 x 32 pixels" in lines[0]
+    assert "3e+05 counts each" in lines[0]
+    assert "1e+05 counts each" in lines[1]
+
+
+def test_export_to_ptyrad_says_what_it_loses(files, tmp_path, caplog):
+    _, whole = run(share_object(files) | {"epochs": 1})
+    ptyrad(whole, tmp_path)
+    assert "one probe for all patterns" in caplog.text
+    assert "phaseloom split" in caplog.text
+    caplog.clear()
+    ptyrad(whole.split()[0], tmp_path / "part.hdf5")
+    assert "one probe" not in caplog.text

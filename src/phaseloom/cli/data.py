@@ -136,11 +136,13 @@ def _write_sidecar(file: Path, content: "MissingValues | Scan4D", overwrite: boo
 def _look_at_scan(scan: "Scan4D", target: Path) -> None:
     """Print what the file says and what is found in the patterns, and draw them."""
     from phaseloom import plot
-    from phaseloom.data.diagnostics import inspect
+    from phaseloom.data.diagnostics import describe_scans, inspect
 
     for name, text in scan.metadata.items():
         if name not in ("original header", "remarks"):
             typer.echo(f"{_MARK['note']} {name:22s} {'; '.join(text.strip().splitlines())}")
+    for name, text in describe_scans(scan).items():
+        typer.echo(f"{_MARK['note']} {name:22s} {text}")
     findings = inspect(scan)
     for finding in findings:
         typer.echo(f"{_MARK[finding.level]} {finding.name:22s} {finding.value}")

@@ -32,6 +32,7 @@ __all__ = [
     "Finding",
     "d4sigma",
     "describe_raster",
+    "describe_scans",
     "find_lines",
     "inspect",
     "require_counts",
@@ -201,6 +202,43 @@ def describe_raster(scan: Scan4D, /) -> str:
     if scan.grid is not None:
         return f"{scan.grid[0]} x {scan.grid[1]}, positions off a perfect one"
     return f"none: {len(scan)} free positions"
+
+
+def describe_scans(scan: Scan4D, /) -> dict[str, str]:
+    """Patterns, field and counts of each of several scans that were joined, by its name; empty of one scan.
+
+    Findings of `inspect` are of all of them: means of scans that differ are those of none.
+
+    Example:
+        >>> from phaseloom.data.scan import Geometry
+        >>> geometry = Geometry(wavelength=1.0, shape=(8, 8), angle=(1e-3, 1e-3), beam="photon")
+        >>> places, numbers = np.indices((2, 3)).reshape(2, -1).T * 10.0, np.array([0, 0, 0, 1, 1, 1])
+        >>> known = {"positions": places, "geometry": geometry, "scan_numbers": numbers}
+        >>> describe_scans(Scan4D(counts=np.full((6, 8, 8), 2.0), **known))["scan 1"]
+        '3 patterns of 8 x 8 pixels, field y 0 m, x 2 nm, 128 counts each'
+    """
+    if scan.scan_numbers is None:
+        return {}
+    offsets = np.zeros((scan.scan_numbers.max() + 1, 2)) if scan.scan_offsets is None else scan.scan_offsets
+    found = {}
+    for number in np.unique(scan.scan_numbers):
+        own = np.flatnonzero(scan.scan_numbers == number)
+        some = np.unique(own[np.linspace(0, len(own) - 1, min(len(own), MAX_PATTERNS_READ)).astype(int)])
+        counts = np.mean(
+            [
+                np.asarray(scan.counts[part])[:, scan.mask].sum(1).mean()
+                for part in np.array_split(some, len(some))
+            ]
+        )
+        height, width = (LENGTH.show(float(f"{far:.3g}")) for far in np.ptp(scan.positions[own], axis=0))
+        rows, columns = scan.geometry.shape
+        moved = ", ".join(LENGTH.show(float(f"{far:.3g}")) for far in offsets[number])
+        offset = f", moved by {moved}" if offsets[number].any() else ""
+        found[f"scan {number}"] = (
+            f"{len(own)} patterns of {rows} x {columns} pixels, field y {height}, x {width}, "
+            f"{counts:.3g} counts each{offset}"
+        )
+    return found
 
 
 def find_lines(positions: np.ndarray, grid: tuple[int, int] | None, /) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ Its conventions: one square pixel in angstrom, square windows placed by their to
 for all slices, tilts in mrad; ``None`` is the text ``__NONE__``.
 """
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from phaseloom.files import whole_hdf5
 from phaseloom.result import Result
 
 __all__ = ["ptyrad"]
+
+log = logging.getLogger(__name__)
 
 TEXT_OF_NONE = "__NONE__"
 MAX_RELATIVE_DIFFERENCE = 1e-3
@@ -51,6 +54,12 @@ def ptyrad(result: Result, path: str | os.PathLike[str], /, *, iteration: int | 
         'model_iter0007.hdf5'
     """
     _check_describable(result)
+    if result.opr_weights is not None:
+        text = "export.ptyrad: one probe for all patterns: the file does not say which modes each pattern has"
+        parts = (
+            "; phaseloom split gives each scan with its own probe" if result.scan_numbers is not None else ""
+        )
+        log.warning("%s%s", text, parts)
     iteration = len(result.history) if iteration is None else iteration
     path = Path(path)
     if path.is_dir():

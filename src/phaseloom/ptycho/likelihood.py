@@ -438,6 +438,27 @@ class Likelihood:
         left = sum(float((self.divergence(mean.expand_as(part), part) * mask).sum()) for part in known)
         return left / (len(some) * self.floor)
 
+    @torch.no_grad()
+    def measure_losses(self, index: Int[Tensor, " b"], scan: Int[Tensor, " n"], /) -> tuple[float, float]:
+        """Loss of some patterns, and of their mean pattern, in units of the shot noise of their own scan.
+
+        Args:
+            index: of the patterns.
+            scan: of all patterns of the scan that they are from.
+        """
+        mask = self.model.detector.mask
+        device = self.model.scan.start.device
+        some = scan[_spread_indices(len(scan), PATTERNS_FOR_NOISE_FLOOR)]
+        counts = self.measured[some]
+        floor = max(noise.shot_noise(self.divergence, counts, mask.cpu()), 1e-12)
+        mean = counts.mean(0, keepdim=True).expand_as(counts)
+        mean_loss = float((self.divergence(mean, counts) * mask.cpu()).sum()) / len(counts)
+        left = sum(
+            float((self.divergence(self.model(part), self.measured[part].to(device)) * mask).sum())
+            for part in index.to(device).split(min(self.best_piece_size, 256))
+        )
+        return left / (len(index) * floor), mean_loss / floor
+
     def _select_unmasked(self, *patterns: Tensor) -> list[Tensor]:
         """Patterns without their masked pixels, so that means are over what was measured."""
         if self.nothing_masked:

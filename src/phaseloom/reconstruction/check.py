@@ -17,6 +17,7 @@ import torch
 
 from phaseloom.calibration.calibrate import is_calibration_due
 from phaseloom.calibration.raster import complete_raster
+from phaseloom.data.diagnostics import describe_scans
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.outcome import Stop, StopReason
@@ -146,6 +147,7 @@ def _sizes(job: Job) -> dict[str, str]:
     grid = f"{room.shape[0]} x {room.shape[1]} pixels of {LENGTH.show(room.pixel[0])}"
     return {
         "patterns": f"{len(scan)} of {scan.geometry.shape[0]}x{scan.geometry.shape[1]}, {scan.counts.dtype}",
+        **describe_scans(scan),
         "beam": f"{beam}s of {energy}, {'near' if scan.geometry.near else 'far'} field",
         "object": f"{slices} x {grid}{several}",
         "probe": f"{len(model.probe.modes())} modes, from {job.recipe.probe.name}",

@@ -10,7 +10,9 @@ crystals, layers and particles. What a model explains of patterns held out is co
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from phaseloom.direct.reconstruct import suggest_step
 from phaseloom.direct.twin import TwinEvidence
 from phaseloom.fitting import device
 from phaseloom.fitting.distributed import team
-from phaseloom.fitting.outcome import Doubt, Verdict
+from phaseloom.fitting.outcome import Doubt, Judgement, Verdict
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.level import Level, fit_level, limit_batch_size, split_patterns
@@ -34,15 +36,19 @@ __all__ = [
     "Comparison",
     "Evidence",
     "NullTest",
+    "ScanFit",
     "compare_with_direct_image",
     "doubt_open_twin",
     "doubt_places",
     "doubt_positions",
+    "doubt_scans",
     "doubt_step",
     "doubt_step_by_fits",
     "doubt_twin",
     "find_doubts",
     "is_confirmed",
+    "judge_scans",
+    "measure_scans",
     "move_along",
     "shuffle_places",
 ]
@@ -145,6 +151,188 @@ class NullTest:
 
 
 @dataclass(frozen=True)
+class ScanFit:
+    """How one of several scans that were joined is explained; losses in units of its own shot noise.
+
+    Attributes:
+        number: of the scan, from 0.
+        file: its name.
+        loss: of all of its patterns.
+        mean_loss: of a model that knows their mean alone.
+        holdout: loss of its patterns held out, before they were learned from; ``None``: there are none.
+        explained: share of what differs between these that is explained, and its error; ``None``: not known.
+        shares_object: whether the scans see one object.
+    """
+
+    number: int
+    file: str
+    loss: float
+    mean_loss: float
+    holdout: float | None = None
+    explained: tuple[float, float] | None = None
+    shares_object: bool = False
+
+    @property
+    def left(self) -> float:
+        """What is left beyond noise, over what the mean pattern leaves; of patterns held out, if any."""
+        worst = self.loss if self.holdout is None else max(self.loss, self.holdout)
+        return (worst - 1) / max(self.mean_loss - 1, 1e-9)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Numbers as a result keeps them."""
+        tree = {"number": self.number, "file": self.file, "loss": self.loss, "mean pattern": self.mean_loss}
+        tree |= {} if self.holdout is None else {"hold-out": self.holdout}
+        if self.explained is not None:
+            tree["explained"], tree["error of explained"] = self.explained
+        return tree
+
+
+SEVERITY = (
+    Verdict.CONVERGED,
+    Verdict.LEVELLED,
+    Verdict.STILL_FALLING,
+    Verdict.OVERFITTING,
+    Verdict.STEPS_TOO_LONG,
+    Verdict.DOUBTFUL,
+    Verdict.WRONG_START,
+)
+"""Verdicts of runs that came to their end, the best one first."""
+
+MIN_LOSS_OF_WRONG_SCAN = 2.0
+"""Times its shot noise from which a scan is not explained, where the model is right for another scan, or
+where it explains hardly more than a mean pattern (`MAX_LEFT_OF_SCAN`)."""
+
+MIN_RATIO_OF_WRONG_SCAN = 1.5
+"""Loss of a scan over the lowest one of the others, from which the model is wrong for that scan alone."""
+
+MAX_LEFT_OF_SCAN = 0.5
+"""`ScanFit.left` from which a scan is doubted. On pairs of 49 patterns, good scans had 0 to 0.2, and weak
+ones of 1000 photons up to 0.5; wrong positions of weak scans left 0.6 to 1.4, wrong probes 0.7 and more."""
+
+MIN_HOLDOUT_OF_DOUBTED_SCAN = 1.5
+MIN_HOLDOUT_RATIO_OF_SCAN = 1.3
+"""Loss of patterns held out, and the same over the loss of all, from which a scan is doubted: more than of
+a run, as each scan has few."""
+
+MIN_EPOCHS_TO_AGREE = 40
+"""Epochs after which scans of one object that is right are explained."""
+
+
+def judge_scans(scans: Sequence[ScanFit], run: Judgement, epochs: int, /) -> list[Judgement]:
+    """A verdict for each of several scans, by its own numbers.
+
+    Args:
+        scans: of one run.
+        run: the judgement by the losses of all of them.
+        epochs: of the run.
+
+    Example:
+        >>> pair = [ScanFit(0, "a.h5", 0.98, 40.0), ScanFit(1, "b.h5", 1.6, 1.9)]
+        >>> good = Judgement(Verdict.CONVERGED, "converged: what is left is 0.99 times shot noise")
+        >>> [one.verdict.value for one in judge_scans(pair, good, 100)]
+        ['converged', 'doubtful']
+    """
+    own = [_judge_scan(one, scans, epochs) for one in scans]
+    if run.verdict not in SEVERITY:
+        return [run for _ in own]
+    rank = SEVERITY.index(run.verdict)
+    if any(SEVERITY.index(one.verdict) >= rank for one in own):
+        return own
+    return [Judgement(run.verdict, f"{run} (of all joined scans together)") for _ in own]
+
+
+def doubt_scans(scans: Sequence[ScanFit], run: Judgement, epochs: int, /) -> tuple[Doubt, ...]:
+    """What makes the verdict of a run no better than that of its worst scan.
+
+    Args:
+        scans: of one run.
+        run: the judgement by the losses of all of them.
+        epochs: of the run.
+    """
+    if run.verdict not in SEVERITY:
+        return ()
+    found = [(one, _judge_scan(one, scans, epochs)) for one in scans]
+    rank = SEVERITY.index(run.verdict)
+    worse = [pair for pair in found if SEVERITY.index(pair[1].verdict) > rank]
+    worse.sort(key=lambda pair: -SEVERITY.index(pair[1].verdict))
+    return tuple(
+        Doubt(said.verdict, f"scan {one.number} ({one.file}): {said.partition(': ')[2]}")
+        for one, said in worse
+    )
+
+
+def _judge_scan(one: ScanFit, scans: Sequence[ScanFit], epochs: int) -> Judgement:
+    best = min((other.loss for other in scans if other is not one), default=math.inf)
+    held = "" if one.holdout is None else f" ({one.holdout:.3g} in patterns held out)"
+    left = f"what is left is {one.loss:.3g} times shot noise{held}"
+    offset = ", the offset of join, its sign too" if one.shares_object else ""
+    check = f"check its positions, orientation{offset} and defocus (phaseloom reconstruct it alone)"
+    is_high = one.loss >= MIN_LOSS_OF_WRONG_SCAN
+    if is_high and one.left > MAX_LEFT_OF_SCAN:
+        text = f"{left}, and its mean pattern alone leaves {one.mean_loss:.3g}"
+        probe = "; where each scan has its probe, state defocus_values (probe: of_each_scan)"
+        return Judgement(
+            Verdict.WRONG_START, f"wrong start: {text}: {check}{probe if one.shares_object else ''}"
+        )
+    if is_high and one.loss > MIN_RATIO_OF_WRONG_SCAN * best:
+        return Judgement(Verdict.WRONG_START, f"wrong start: {left}, and {best:.3g} in another scan: {check}")
+    if one.left > MAX_LEFT_OF_SCAN:
+        text = f"{left}, and its mean pattern alone leaves {one.mean_loss:.3g}: too few counts, or {check}"
+        return Judgement(Verdict.DOUBTFUL, f"doubtful: {text}")
+    if is_high and one.shares_object and epochs >= MIN_EPOCHS_TO_AGREE:
+        return Judgement(Verdict.DOUBTFUL, f"doubtful: {left}: the scans do not agree on one object: {check}")
+    held_out = one.holdout or 0.0
+    if held_out > max(MIN_HOLDOUT_OF_DOUBTED_SCAN, MIN_HOLDOUT_RATIO_OF_SCAN * one.loss):
+        return Judgement(Verdict.DOUBTFUL, f"doubtful: {left}: {check}")
+    if one.loss > MIN_LOSS_OF_LEVELLED_SCAN:
+        return Judgement(Verdict.LEVELLED, f"levelled: {left}: the model lacks something, or {check}")
+    return Judgement(Verdict.CONVERGED, f"converged: {left}")
+
+
+MIN_LOSS_OF_LEVELLED_SCAN = 1.5
+"""As of a run (`phaseloom.fitting.verdict`)."""
+
+
+@torch.no_grad()
+def measure_scans(level: Level, files: Sequence[str], index: np.ndarray, /) -> list[ScanFit]:
+    """How each of several scans is explained; none of one scan, or where a process lacks some patterns.
+
+    Args:
+        level: under way.
+        files: names of the scans, in the order of their numbers.
+        index: of the patterns that are looked at; a scan of which there is none is left out.
+    """
+    numbers = level.scan.scan_numbers
+    if numbers is None or team().world_size > 1 or not level.likelihood.has_noise_model:
+        return []
+    found = []
+    for number in np.unique(numbers):
+        own = torch.from_numpy(index[numbers[index] == number])
+        if not len(own):
+            continue
+        loss, mean_loss = level.likelihood.measure_losses(
+            own, torch.from_numpy(np.flatnonzero(numbers == number))
+        )
+        misfit = level.measure_misfit(own)
+        known = (
+            None if misfit.explained is None else (round(misfit.explained, 4), round(misfit.error or 0, 4))
+        )
+        file = [*files][number] if number < len(files) else ""
+        fit = ScanFit(int(number), file, round(loss, 4), round(mean_loss, 4), explained=known)
+        found.append(replace(fit, shares_object=_share_object(level.scan)))
+    return found
+
+
+def _share_object(scan: Scan4D) -> bool:
+    """Whether scans lie over one another, not side by side."""
+    assert scan.scan_numbers is not None
+    first, *others = (scan.positions[scan.scan_numbers == one] for one in np.unique(scan.scan_numbers))
+    reach = np.multiply(scan.geometry.pixel, scan.geometry.shape)
+    gaps = (np.maximum(first.min(0) - one.max(0), one.min(0) - first.max(0)) for one in others)
+    return all((gap < reach).all() for gap in gaps)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of a run besides its losses; each ``None`` where it is not.
 
@@ -155,6 +343,7 @@ class Evidence:
         is_twin_open: whether neither a stated defocus nor a clear dark field decided between the twins.
         suggested_step: factor on the step of the run with which a weak object explains more.
         doubted_step: the same with which short fits of a calibration explain more.
+        scans: how each of several scans is explained, where some were joined.
     """
 
     direct: Comparison | None = None
@@ -163,6 +352,7 @@ class Evidence:
     is_twin_open: bool = False
     suggested_step: float | None = None
     doubted_step: float | None = None
+    scans: tuple[ScanFit, ...] = ()
 
     def find_doubts(self) -> tuple[Doubt, ...]:
         """What speaks against the run, the likeliest cause first."""

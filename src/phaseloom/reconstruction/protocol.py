@@ -712,6 +712,8 @@ class Job:
         event = self.progress.history[-1]
         if epoch.holdout is not None and is_misfit_due(self.recipe, epoch.number):
             event["explained"] = self.measure_explained()
+            scans = result_builder.measure_joined_scans(self, self.holdout)
+            event |= {"scans": [one.to_tree() for one in scans]} if scans else {}
             by_newton = isinstance(self.progress.optimizer, GaussNewton)  # others need more epochs
             by_newton = by_newton and self.growth is None  # as scans do that have just begun
             by_newton = by_newton and not self._has_clear_shifts

@@ -48,12 +48,14 @@ from phaseloom.units import LENGTH
 __all__ = [
     "build_images",
     "build_result",
+    "describe_scan",
     "describe_start",
     "gather_evidence",
     "is_due",
     "judge_run",
     "judge_whole_run",
     "list_fitted_numbers",
+    "measure_joined_scans",
     "summarise_state",
     "summary_lines",
     "write_outputs",
@@ -261,6 +263,7 @@ def _build_whole(job: Underway, residuals: Mapping[str, float]) -> Result:
         opr_weights=mixed,
         scan_numbers=job.scan.scan_numbers,
         scan_offsets=job.scan.scan_offsets,
+        scans=_list_scans(job),
         grid=job.scan.grid,
         weights=model.detector.weights.detach().cpu().numpy(),
         background=background if background.any() else None,
@@ -299,10 +302,11 @@ def judge_run(job: Underway, /) -> Judgement:
         )
         return verdicts.Judgement(Verdict.BROKE_DOWN, f"broke down: {progress.stop}: {fix}")
     if _is_early(job) or judgement.verdict not in verdicts.VERDICTS_TO_DOUBT:
-        return judgement
+        return _judge_start_of_scans(job, judgement)
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
     doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job))
+    doubts += evidence.doubt_scans(job.evidence.scans, judgement, len(progress.history))
     if not doubts and judgement.verdict is Verdict.CONVERGED and job.ratio_evidence is not None:
         doubts = _doubt_ratio(job.ratio_evidence)
     if not doubts and job.evidence.is_confirmed:
@@ -310,6 +314,57 @@ def judge_run(job: Underway, /) -> Judgement:
     if not doubts and judgement.verdict is Verdict.WRONG_START:
         doubts = _doubt_model_of_holograms(job)
     return verdicts.add_doubts(judgement, doubts)
+
+
+def _judge_start_of_scans(job: Underway, judgement: Judgement) -> Judgement:
+    """Overfitting or long steps of joined scans that have nothing right to go on from."""
+    if _is_early(job) or judgement.verdict not in (Verdict.OVERFITTING, Verdict.STEPS_TOO_LONG):
+        return judgement
+    doubts = evidence.doubt_scans(job.evidence.scans, judgement, len(job.progress.history))
+    wrong = [one for one in doubts if one.verdict is Verdict.WRONG_START]
+    if not wrong:
+        return judgement
+    text = f"wrong start: {'; '.join(one.sentence for one in wrong)} (by the losses alone, {judgement})"
+    return Judgement(Verdict.WRONG_START, text)
+
+
+def _list_scans(job: Underway) -> list[dict[str, Any]]:
+    """Numbers and verdict of each of several scans, as a result keeps them."""
+    scans = () if _is_early(job) else job.evidence.scans
+    if not scans:
+        return []
+    judged = evidence.judge_scans(scans, judge_run(job), len(job.progress.history))
+    return [
+        one.to_tree() | {"verdict": str(said), "verdict_code": said.verdict.value}
+        for one, said in zip(scans, judged, strict=True)
+    ]
+
+
+def measure_joined_scans(job: Underway, index: np.ndarray, /) -> list[evidence.ScanFit]:
+    """How each of several scans is explained as the run stands (`evidence.measure_scans`).
+
+    Args:
+        job: of which the recipe names the files.
+        index: of the patterns that are looked at.
+    """
+    joined = [Path(call.values["path"]) for call in job.recipe.prepare if call.name == "join"]
+    return evidence.measure_scans(job.level, [one.name for one in (job.recipe.file, *joined)], index)
+
+
+def _measure_whole_scans(job: Underway) -> tuple[evidence.ScanFit, ...]:
+    """All patterns of each scan, beside those of the last epoch that held some out."""
+    found = measure_joined_scans(job, np.arange(len(job.scan)))
+    done = job.progress.history[: job.progress.result_epoch]
+    held = next((event["scans"] for event in reversed(done) if event.get("scans")), [])
+    known = {one["number"]: one for one in held}
+    whole = []
+    for one in found:
+        own = known.get(one.number, {})
+        share = own.get("explained")
+        error = own.get("error of explained", 0.0)
+        explained = None if share is None else (share, error)
+        whole.append(replace(one, holdout=own.get("loss"), explained=explained))
+    return tuple(whole)
 
 
 def _count_bright_patterns(scan: Scan4D) -> int:
@@ -439,7 +494,8 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
     is_twin_open = "twin" in job.recipe.found.get("undecided", ())
     doubted = job.recipe.found.get("doubted_step")
-    return evidence.Evidence(direct, twin, null, is_twin_open, step, doubted)
+    scans = _measure_whole_scans(job)
+    return evidence.Evidence(direct, twin, null, is_twin_open, step, doubted, scans)
 
 
 def list_fitted_numbers(model: Ptychography, /) -> dict[str, list[float]]:
@@ -482,8 +538,21 @@ def summary_lines(result: Result, /) -> list[str]:
     error = [] if result.uncertainty is None else [f"error bar: {result.uncertainty}"]
     trust = describe_trust(result)
     plain = [f"in plain words: {trust}"] if trust else []
+    facts |= {f"scan {one['number']} ({one['file']})": describe_scan(one) for one in result.scans}
     numbers = [f"  {name:32s} {value}" for name, value in facts.items()]
     return [f"verdict: {verdict}", *plain, *numbers, *error]
+
+
+def describe_scan(scan: Mapping[str, Any], /) -> str:
+    """Numbers and verdict of one of several scans (`Result.scans`), in words.
+
+    Example:
+        >>> describe_scan({"loss": 1.02, "hold-out": 1.1, "explained": 0.97, "verdict_code": "converged"})
+        'converged, chi^2 1.02, held out 1.1, 97 % explained'
+    """
+    held = f", held out {scan['hold-out']:.4g}" if "hold-out" in scan else ""
+    share = f", {100 * scan['explained']:.0f} % explained" if "explained" in scan else ""
+    return f"{scan['verdict_code'].replace('_', ' ')}, chi^2 {scan['loss']:.4g}{held}{share}"
 
 
 def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:

@@ -126,7 +126,11 @@ class UniformStep:
 
 @dataclass(frozen=True)
 class WeightStep:
-    """Intensities of the shots, as whose square roots amplitudes go; ``bend`` is that at one."""
+    """Intensities of the shots, as whose square roots amplitudes go; ``bend`` is that at one.
+
+    The curvature falls as one over the intensity: brighter shots have more counts. A step leaves at least
+    half of an intensity, and doubles it at most, as one below zero has no amplitude.
+    """
 
     bend: float
 
@@ -137,7 +141,8 @@ class WeightStep:
 
     def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Any, /) -> Tensor:
         """See `phaseloom.fitting.newton.Rule`."""
-        return gradient * (rate * size / self.bend) * value.square()
+        step = gradient * (rate * size / self.bend) * value
+        return torch.minimum(torch.maximum(step, -value.abs()), value.abs() / 2)
 
 
 @dataclass(frozen=True, eq=False)
