@@ -264,3 +264,10 @@ def test_true_and_false_are_taken_where_they_are_meant():
     recipe = Reconstruct.of({"file": "a.npy", "axial": False, "detector": {"counting": {"area": True}}})
     assert recipe.axial is False
     assert recipe.detector.values == {"area": True}
+
+
+def test_settings_are_not_changed_by_later_ones():
+    rates = {"object": 1.0}
+    changed = Reconstruct.of({}).with_settings({"rates": rates, "rates.probe": 0.5})
+    assert changed.rate_of("probe") == 0.5
+    assert rates == {"object": 1.0}

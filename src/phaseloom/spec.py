@@ -12,6 +12,7 @@ import logging
 import types
 import typing
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -242,7 +243,7 @@ class Recipe(BaseModel):
         """A recipe with some values changed, addressed as in the file: ``probe.focused.modes``."""
         tree = self.to_tree()
         for path, value in settings.items():
-            _set_path(tree, path.split("."), value, path, modules_of_calls(type(self)))
+            _set_path(tree, path.split("."), deepcopy(value), path, modules_of_calls(type(self)))
         return type(self).of(tree)
 
     def with_given_settings(self, settings: Mapping[str, Any] | None, /) -> typing.Self:
