@@ -172,10 +172,21 @@ class TestMeasured:
         assert np.shares_memory(measured.counts, scan.counts)
         assert not any(isinstance(v, np.ndarray) and v is not scan.counts for v in vars(measured).values())
 
-    def test_only_the_batch_is_read(self):
+    def test_only_the_batch_is_read(self, monkeypatch):
+        monkeypatch.setattr("phaseloom.ptycho.likelihood.MAX_FLOAT_BYTES", 0)
         scan = self.scan("u2")
         counts = scan.counts.view(Watched)
         measured = CountLoader(replace(scan, counts=counts), lambda x: x)
         counts.taken = []
         measured[torch.tensor([5, 0])]
         assert counts.taken == [2]
+
+    def test_few_patterns_are_read_once(self):
+        scan = self.scan("u2")
+        counts = scan.counts.view(Watched)
+        measured = CountLoader(replace(scan, counts=counts), lambda x: x)
+        counts.taken = []
+        first = measured[torch.tensor([5, 0])]
+        counts.taken.clear()
+        assert torch.equal(measured[torch.tensor([5, 0])], first)
+        assert counts.taken == []

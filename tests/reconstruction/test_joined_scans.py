@@ -14,7 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.export import ptyrad
 from phaseloom.fitting.outcome import Judgement, Verdict
 from phaseloom.ptycho import noise, probes
-from phaseloom.reconstruction.evidence import ScanFit, doubt_scans
+from phaseloom.reconstruction.evidence import JoinedScanFit, doubt_scans
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.result_builder import summary_lines
@@ -264,7 +264,10 @@ def test_an_offset_of_the_wrong_sign_is_doubted(files, tmp_path):
 
 
 def test_scans_that_no_probe_explains_are_a_wrong_start_whatever_the_losses_did():
-    pair = [ScanFit(0, "a.h5", 9.4, 12.6, 13.6, None, True), ScanFit(1, "b.h5", 9.2, 12.7, 12.0, None, True)]
+    pair = [
+        JoinedScanFit(0, "a.h5", 9.4, 12.6, 13.6, None, True),
+        JoinedScanFit(1, "b.h5", 9.2, 12.7, 12.0, None, True),
+    ]
     said = Judgement(Verdict.OVERFITTING, "overfitting: the hold-out loss rises")
     doubts = doubt_scans(pair, said, 60)
     assert {one.verdict for one in doubts} == {Verdict.WRONG_START}

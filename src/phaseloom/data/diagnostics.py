@@ -215,7 +215,7 @@ def describe_scans(scan: Scan4D, /) -> dict[str, str]:
         >>> places, numbers = np.indices((2, 3)).reshape(2, -1).T * 10.0, np.array([0, 0, 0, 1, 1, 1])
         >>> known = {"positions": places, "geometry": geometry, "scan_numbers": numbers}
         >>> describe_scans(Scan4D(counts=np.full((6, 8, 8), 2.0), **known))["scan 1"]
-        '3 patterns of 8 x 8 pixels, field y 0 m, x 2 nm, 128 counts each'
+        '3 patterns of 8 x 8 pixels, field y 0, x 2 nm, 128 counts each'
     """
     if scan.scan_numbers is None:
         return {}

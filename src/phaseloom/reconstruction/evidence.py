@@ -35,8 +35,8 @@ from phaseloom.units import LENGTH
 __all__ = [
     "Comparison",
     "Evidence",
+    "JoinedScanFit",
     "NullTest",
-    "ScanFit",
     "compare_with_direct_image",
     "doubt_open_twin",
     "doubt_places",
@@ -151,7 +151,7 @@ class NullTest:
 
 
 @dataclass(frozen=True)
-class ScanFit:
+class JoinedScanFit:
     """How one of several scans that were joined is explained; losses in units of its own shot noise.
 
     Attributes:
@@ -206,8 +206,8 @@ MIN_RATIO_OF_WRONG_SCAN = 1.5
 """Loss of a scan over the lowest one of the others, from which the model is wrong for that scan alone."""
 
 MAX_LEFT_OF_SCAN = 0.5
-"""`ScanFit.left` from which a scan is doubted. On pairs of 49 patterns, good scans had 0 to 0.2, and weak
-ones of 1000 photons up to 0.5; wrong positions of weak scans left 0.6 to 1.4, wrong probes 0.7 and more."""
+"""`JoinedScanFit.left` from which a scan is doubted. On pairs of 49 patterns, good scans had 0 to 0.2, and
+weak ones of 1000 photons up to 0.5; wrong positions of weak scans left 0.6 to 1.4, wrong probes 0.7 and more."""
 
 MIN_HOLDOUT_OF_DOUBTED_SCAN = 1.5
 MIN_HOLDOUT_RATIO_OF_SCAN = 1.3
@@ -218,7 +218,7 @@ MIN_EPOCHS_TO_AGREE = 40
 """Epochs after which scans of one object that is right are explained."""
 
 
-def judge_scans(scans: Sequence[ScanFit], run: Judgement, epochs: int, /) -> list[Judgement]:
+def judge_scans(scans: Sequence[JoinedScanFit], run: Judgement, epochs: int, /) -> list[Judgement]:
     """A verdict for each of several scans, by its own numbers.
 
     Args:
@@ -227,7 +227,7 @@ def judge_scans(scans: Sequence[ScanFit], run: Judgement, epochs: int, /) -> lis
         epochs: of the run.
 
     Example:
-        >>> pair = [ScanFit(0, "a.h5", 0.98, 40.0), ScanFit(1, "b.h5", 1.6, 1.9)]
+        >>> pair = [JoinedScanFit(0, "a.h5", 0.98, 40.0), JoinedScanFit(1, "b.h5", 1.6, 1.9)]
         >>> good = Judgement(Verdict.CONVERGED, "converged: what is left is 0.99 times shot noise")
         >>> [one.verdict.value for one in judge_scans(pair, good, 100)]
         ['converged', 'doubtful']
@@ -241,7 +241,7 @@ def judge_scans(scans: Sequence[ScanFit], run: Judgement, epochs: int, /) -> lis
     return [Judgement(run.verdict, f"{run} (of all joined scans together)") for _ in own]
 
 
-def doubt_scans(scans: Sequence[ScanFit], run: Judgement, epochs: int, /) -> tuple[Doubt, ...]:
+def doubt_scans(scans: Sequence[JoinedScanFit], run: Judgement, epochs: int, /) -> tuple[Doubt, ...]:
     """What makes the verdict of a run no better than that of its worst scan.
 
     Args:
@@ -261,7 +261,7 @@ def doubt_scans(scans: Sequence[ScanFit], run: Judgement, epochs: int, /) -> tup
     )
 
 
-def _judge_scan(one: ScanFit, scans: Sequence[ScanFit], epochs: int) -> Judgement:
+def _judge_scan(one: JoinedScanFit, scans: Sequence[JoinedScanFit], epochs: int) -> Judgement:
     best = min((other.loss for other in scans if other is not one), default=math.inf)
     held = "" if one.holdout is None else f" ({one.holdout:.3g} in patterns held out)"
     left = f"what is left is {one.loss:.3g} times shot noise{held}"
@@ -294,7 +294,7 @@ MIN_LOSS_OF_LEVELLED_SCAN = 1.5
 
 
 @torch.no_grad()
-def measure_scans(level: Level, files: Sequence[str], index: np.ndarray, /) -> list[ScanFit]:
+def measure_scans(level: Level, files: Sequence[str], index: np.ndarray, /) -> list[JoinedScanFit]:
     """How each of several scans is explained; none of one scan, or where a process lacks some patterns.
 
     Args:
@@ -318,7 +318,7 @@ def measure_scans(level: Level, files: Sequence[str], index: np.ndarray, /) -> l
             None if misfit.explained is None else (round(misfit.explained, 4), round(misfit.error or 0, 4))
         )
         file = [*files][number] if number < len(files) else ""
-        fit = ScanFit(int(number), file, round(loss, 4), round(mean_loss, 4), explained=known)
+        fit = JoinedScanFit(int(number), file, round(loss, 4), round(mean_loss, 4), explained=known)
         found.append(replace(fit, shares_object=_share_object(level.scan)))
     return found
 
@@ -352,7 +352,7 @@ class Evidence:
     is_twin_open: bool = False
     suggested_step: float | None = None
     doubted_step: float | None = None
-    scans: tuple[ScanFit, ...] = ()
+    scans: tuple[JoinedScanFit, ...] = ()
 
     def find_doubts(self) -> tuple[Doubt, ...]:
         """What speaks against the run, the likeliest cause first."""

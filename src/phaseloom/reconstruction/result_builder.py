@@ -340,7 +340,7 @@ def _list_scans(job: Underway) -> list[dict[str, Any]]:
     ]
 
 
-def measure_joined_scans(job: Underway, index: np.ndarray, /) -> list[evidence.ScanFit]:
+def measure_joined_scans(job: Underway, index: np.ndarray, /) -> list[evidence.JoinedScanFit]:
     """How each of several scans is explained as the run stands (`evidence.measure_scans`).
 
     Args:
@@ -351,7 +351,7 @@ def measure_joined_scans(job: Underway, index: np.ndarray, /) -> list[evidence.S
     return evidence.measure_scans(job.level, [one.name for one in (job.recipe.file, *joined)], index)
 
 
-def _measure_whole_scans(job: Underway) -> tuple[evidence.ScanFit, ...]:
+def _measure_whole_scans(job: Underway) -> tuple[evidence.JoinedScanFit, ...]:
     """All patterns of each scan, beside those of the last epoch that held some out."""
     found = measure_joined_scans(job, np.arange(len(job.scan)))
     done = job.progress.history[: job.progress.result_epoch]
