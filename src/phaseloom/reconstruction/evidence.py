@@ -207,7 +207,8 @@ MIN_RATIO_OF_WRONG_SCAN = 1.5
 
 MAX_LEFT_OF_SCAN = 0.5
 """`JoinedScanFit.left` from which a scan is doubted. On pairs of 49 patterns, good scans had 0 to 0.2, and
-weak ones of 1000 photons up to 0.5; wrong positions of weak scans left 0.6 to 1.4, wrong probes 0.7 and more."""
+weak ones of 1000 photons up to 0.5; wrong positions of weak scans left 0.6 to 1.4, wrong
+probes 0.7 and more."""
 
 MIN_HOLDOUT_OF_DOUBTED_SCAN = 1.5
 MIN_HOLDOUT_RATIO_OF_SCAN = 1.3
