@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 import phaseloom as pl
+from benchmarks.score import correlate_objects
 
 WINDOW = 128
-MOVES = range(-12, 13)
 MODELS: dict[str, dict[str, Any]] = {
     "automatic run": {},
     "mPIE": {"optimizer": "mpie", "epochs": 120, "holdout": 0.0, "probe": {"from_patterns": {"modes": 1}}},
@@ -36,17 +36,8 @@ def score(truth: np.ndarray, positions: np.ndarray, found: np.ndarray, offset: n
         found: another object.
         offset: of its pixels against those of the truth.
     """
-    low, high = positions.min(0) + WINDOW // 2, positions.max(0) + WINDOW // 2
-    wanted = truth[low[0] : high[0], low[1] : high[1]]
-    best = 0.0
-    for move in np.array(np.meshgrid(MOVES, MOVES)).reshape(2, -1).T:
-        top, left = low + offset + move
-        cut = found[top : top + wanted.shape[0], left : left + wanted.shape[1]]
-        if min(top, left) < 0 or cut.shape != wanted.shape:
-            continue
-        spectrum = np.abs(np.fft.fft2(cut * wanted.conj(), (512, 512))).max()
-        best = max(best, float(spectrum / np.sqrt((abs(cut) ** 2).sum() * (abs(wanted) ** 2).sum())))
-    return best
+    field = positions.min(0) + WINDOW // 2, positions.max(0) + WINDOW // 2
+    return correlate_objects(found, offset, truth, field, most=12, size=512)
 
 
 def reconstruct(file: Path, settings: dict[str, Any]) -> tuple[pl.Result, float]:

@@ -7,7 +7,7 @@ of images is the same number as that of ``phaseloom.metrics.phase.phase_error``.
 
 import numpy as np
 
-__all__ = ["image_error", "phases", "positions_error", "score"]
+__all__ = ["correlate_objects", "image_error", "phases", "positions_error", "score"]
 
 MIRRORED = 16
 
@@ -61,6 +61,27 @@ def image_error(found, known, max_shift=6, margin=8):
         "scaled": float(np.linalg.norm(factor * found - known) / size),
         "rmse": float(off / np.sqrt(known.size)),
     }
+
+
+def correlate_objects(found, offset, truth, field, *, most, size):
+    """Correlation of complex objects after a shift, a constant and a ramp of the phase.
+
+    Arguments: the recovered object and the ``offset`` of its pixels against those of the truth; the truth
+    and its ``field``, first corner and the corner behind the last, which is compared; the largest further
+    shift in pixels; the size of the transform in which the ramp is looked for.
+    """
+    low, high = field
+    wanted = truth[low[0] : high[0], low[1] : high[1]]
+    best = 0.0
+    moves = range(-most, most + 1)
+    for move in np.array(np.meshgrid(moves, moves)).reshape(2, -1).T:
+        top, left = low + offset + move
+        cut = found[top : top + wanted.shape[0], left : left + wanted.shape[1]]
+        if min(top, left) < 0 or cut.shape != wanted.shape:
+            continue
+        spectrum = np.abs(np.fft.fft2(cut * wanted.conj(), (size, size))).max()
+        best = max(best, float(spectrum / np.sqrt((abs(cut) ** 2).sum() * (abs(wanted) ** 2).sum())))
+    return best
 
 
 def _box(stack, low, high):

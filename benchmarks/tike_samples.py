@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import machine, one_thread, stand_in
+from benchmarks.score import correlate_objects
 
 ROOT = Path(__file__).parents[1]
 ENERGY, PIXEL = 8.8e3, 28.18e-9
@@ -37,7 +38,6 @@ AROUND = 20
 BEAM = 16
 """Pixels of the probe of the simulated scan, whose places are its corners."""
 
-MOVES = range(-4, 5)
 Yields = tuple[Iterator[Any], Callable[[], tuple[np.ndarray, np.ndarray]], Callable[[], np.ndarray]]
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -187,18 +187,8 @@ def correlate(
     found: np.ndarray, offset: np.ndarray, truth: np.ndarray, places: np.ndarray, size: int
 ) -> float:
     """Correlation over the field that windows of a probe of ``size`` pixels see."""
-    low = np.floor(places.min(0)).astype(int)
-    high = np.ceil(places.max(0)).astype(int) + size
-    wanted = truth[low[0] : high[0], low[1] : high[1]]
-    best = 0.0
-    for move in np.array(np.meshgrid(MOVES, MOVES)).reshape(2, -1).T:
-        top, left = low + np.round(offset).astype(int) + move
-        cut = found[top : top + wanted.shape[0], left : left + wanted.shape[1]]
-        if min(top, left) < 0 or cut.shape != wanted.shape:
-            continue
-        spectrum = np.abs(np.fft.fft2(cut * wanted.conj(), (256, 256))).max()
-        best = max(best, float(spectrum / np.sqrt((abs(cut) ** 2).sum() * (abs(wanted) ** 2).sum())))
-    return best
+    field = np.floor(places.min(0)).astype(int), np.ceil(places.max(0)).astype(int) + size
+    return correlate_objects(found, np.round(offset).astype(int), truth, field, most=4, size=256)
 
 
 def import_program(name: str) -> None:

@@ -215,6 +215,9 @@ MIN_HOLDOUT_RATIO_OF_SCAN = 1.3
 """Loss of patterns held out, and the same over the loss of all, from which a scan is doubted: more than of
 a run, as each scan has few."""
 
+MIN_LOSS_OF_LEVELLED_SCAN = 1.5
+"""As of a run (`phaseloom.fitting.verdict`)."""
+
 MIN_EPOCHS_TO_AGREE = 40
 """Epochs after which scans of one object that is right are explained."""
 
@@ -288,10 +291,6 @@ def _judge_scan(one: JoinedScanFit, scans: Sequence[JoinedScanFit], epochs: int)
     if one.loss > MIN_LOSS_OF_LEVELLED_SCAN:
         return Judgement(Verdict.LEVELLED, f"levelled: {left}: the model lacks something, or {check}")
     return Judgement(Verdict.CONVERGED, f"converged: {left}")
-
-
-MIN_LOSS_OF_LEVELLED_SCAN = 1.5
-"""As of a run (`phaseloom.fitting.verdict`)."""
 
 
 @torch.no_grad()
