@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from phaseloom.calibration.calibrate import mask_bad_pixels
 from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
 from phaseloom.calibration.sweep import Start, _Candidate
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.reconstruction.protocol import find_start
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import sweep
 from phaseloom.retrieval.recipe import SampleSimulator, Train
 from phaseloom.spec import Call, call
@@ -133,3 +136,27 @@ def test_a_rival_with_a_lower_loss_is_named():
     (line,) = Start(100.0, "as given", 1.0, 0.9, tried).lines(sign_is_known=True)
     assert "kept, though a loss lower by 10 % was found in 12 epochs with: focus 12 nm behind" in line
     assert "detector transposed" in line
+
+
+@pytest.mark.parametrize("place", [(4, 27), (16, 18)])
+def test_hot_pixels_of_photons_are_masked_unless_they_may_be_the_beam(place):
+    scan = draw_scan()
+    counts = np.array(scan.counts)
+    counts[:, place[0], place[1]] = 5000.0
+    hot = replace(scan, counts=counts)
+    recipe, masked, found = mask_bad_pixels(Reconstruct(), hot)
+    is_far = place == (4, 27)
+    assert len(found) == is_far
+    assert masked.mask[place] != is_far
+    assert masked.mask.sum() == scan.mask.sum() - is_far
+    assert len(recipe.prepare) == is_far
+    assert not mask_bad_pixels(Reconstruct(), scan)[2]
+
+
+@pytest.mark.parametrize(
+    ("oriented", "plain", "is_guess"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_a_guessed_sign_is_kept_with_the_run(oriented, plain, is_guess):
+    scan = replace(draw_scan(plain=plain), oriented=oriented)
+    settled, _, _ = find_start(Reconstruct.of({"device": "cpu"}), scan)
+    assert ("sign" in settled.found) == is_guess
