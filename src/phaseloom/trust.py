@@ -43,6 +43,13 @@ MIN_SHARE_TO_MISLEAD = 0.5
 MIN_PLACES_MATTER = 0.4
 """Share by which right positions leave less unexplained, from which they matter."""
 
+MIN_STRETCH = 1.5
+"""Per cent by which positions were stretched on the whole, from which it is said."""
+
+MIN_POSITIONS_OF_STRETCH = 16
+MIN_WIDTH_OF_STRETCH = 0.1
+"""Width of a scan over its length, from which a stretch along both axes can be told."""
+
 MAX_NOISE_OF_PICTURE = 0.5
 """Error bar over what the phase varies by, from which most of the picture may be noise."""
 
@@ -66,6 +73,8 @@ def describe_trust(r: "Result", /) -> str:
         _warn_of_share(r, verdict),
         _describe_places(r),
         _describe_drift(r),
+        _describe_stretch(r),
+        _describe_sign(r),
         _describe_direct_image(r),
     ]
     parts += [_describe_halves(r), _describe_error_bar(r)]
@@ -126,6 +135,33 @@ def _describe_drift(r: "Result") -> str:
     return (
         f"From the first to the last the positions moved by {far}, which may be a part of a drift alone: "
         "lengths and angles in the picture may be off by several per cent."
+    )
+
+
+def _describe_stretch(r: "Result") -> str:
+    """How the positions were stretched on the whole, where it is more than an ordinary error of a step."""
+    if len(r.positions) != len(r.positions_start) or len(r.positions) < MIN_POSITIONS_OF_STRETCH:
+        return ""
+    start, found = (one - one.mean(0) for one in (r.positions_start, r.positions))
+    if np.linalg.matrix_rank(start, tol=MIN_WIDTH_OF_STRETCH * np.abs(start).max()) < 2:
+        return ""
+    matrix = np.linalg.lstsq(start, found, rcond=None)[0].T
+    rows, columns = (100 * (matrix[at, at] - 1) for at in (0, 1))
+    if max(abs(rows), abs(columns)) < MIN_STRETCH:
+        return ""
+    return (
+        f"The positions were stretched by {rows:+.1f} % along y and {columns:+.1f} % along x against those "
+        "given, and lengths in the picture with them. A wrong defocus or an astigmatic beam does so as well: "
+        "if the step is known better, hold the positions (rates: {positions: 0, affine: 0}) and compare."
+    )
+
+
+def _describe_sign(r: "Result") -> str:
+    if r.geometry.beam != "photon" or "sign is a guess" not in r.metrics:
+        return ""
+    return (
+        "Nothing told how the detector lies: the sign of the phase is a guess, and the picture that of the "
+        "conjugate object if it is wrong."
     )
 
 

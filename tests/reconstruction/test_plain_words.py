@@ -137,3 +137,19 @@ def test_a_run_of_electrons_without_a_witness_says_so(result):
     assert says not in describe_trust(result)
     photons = replace(result.geometry, beam="photon")
     assert says not in describe_trust(replace(result, metrics=alone, geometry=photons))
+
+
+@pytest.mark.parametrize(("stretch", "is_said"), [(1.04, True), (1.005, False)])
+def test_a_stretch_of_the_positions_is_told(result, stretch, is_said):
+    start = 10.0 * np.indices((5, 5)).reshape(2, -1).T
+    found = start * [1.0, stretch] + np.random.default_rng(0).normal(0, 0.01, start.shape)
+    text = describe_trust(replace(result, positions_start=start, positions=found))
+    assert ("stretched by" in text) == is_said
+    assert ("+4.0 % along x" in text) == is_said
+
+
+def test_a_guessed_sign_of_photons_is_told_beside_the_verdict(result):
+    photons = replace(result, geometry=replace(result.geometry, beam="photon"))
+    guess = result.metrics | {"sign is a guess": 1.0}
+    assert "the sign of the phase is a guess" in describe_trust(replace(photons, metrics=guess))
+    assert "sign" not in describe_trust(photons)

@@ -13,6 +13,7 @@ from phaseloom import cli
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
+from phaseloom.fitting.verdict import Judgement
 from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.plot.report import trust_facts
 from phaseloom.reconstruction import result_builder as outcome
@@ -231,3 +232,22 @@ def test_a_near_field_that_explains_nearly_all_is_no_wrong_start(mean, image, is
     assert bool(doubts) == is_said
     assert all(one.verdict is Verdict.DOUBTFUL for one in doubts)
     assert all("the model lacks something" in one.sentence for one in doubts)
+
+
+@pytest.mark.parametrize(
+    ("share", "loss", "epochs", "is_said"),
+    [
+        (-0.1, 3.0, 20, True),
+        (0.1, 2.4, 20, True),
+        (0.4, 3.0, 20, False),
+        (0.1, 1.5, 20, False),
+        (0.0, 3.0, 9, False),
+    ],
+)
+def test_a_falling_loss_that_explains_nothing_is_a_wrong_start(share, loss, epochs, is_said):
+    """Patterns at exchanged positions: the loss fell at 3 times shot noise, and more epochs were advised."""
+    history = [{"loss": loss, "explained": (share, 0.02)} for _ in range(epochs)]
+    job = SimpleNamespace(progress=SimpleNamespace(history=history))
+    doubts = outcome._doubt_unexplained(job, Judgement(Verdict.STILL_FALLING, "still falling"))
+    assert [one.verdict for one in doubts] == [Verdict.WRONG_START] * is_said
+    assert not outcome._doubt_unexplained(job, Judgement(Verdict.CONVERGED, "converged"))

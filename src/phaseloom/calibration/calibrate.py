@@ -41,6 +41,9 @@ MIN_SHIFT_OF_LINES = 0.005
 MIN_PLACES_OF_RASTER = 8
 """Rows and columns of a raster from which a run calibrates by itself; fewer tell too little."""
 
+MAX_WIDTH_OF_NARROW_BEAM = 4
+"""Pixels from the middle of a far field of photons, within which a bright pixel may be the beam."""
+
 MIN_WIDTH_OF_SCAN = 1e-3
 """Width of a scan over its length, below which it is a line."""
 
@@ -166,25 +169,32 @@ def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
 def mask_bad_pixels(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
     """The scan without hot and dead pixels, and which they are.
 
-    Only of electrons, whose patterns have a disk, and of holograms: a far field of X-rays may well be one
-    pixel wide.
+    A far field of photons may well be one pixel wide: it is left as it is where one of these pixels is within
+    a few of the middle.
 
     Args:
         recipe: of the reconstruction; ``mask: none``, or a step of its own, leaves the scan as it is.
         scan: as the recipe reads and prepares it.
     """
     own = any(step.name == "mask" and "outliers" in step.values for step in recipe.prepare)
-    if recipe.mask == "none" or own or not (scan.geometry.beam == "electron" or scan.geometry.near):
+    if recipe.mask == "none" or own:
         return recipe, scan, ()
     bad = find_bad_pixels(scan)
     lines = bad.lines()
-    if not lines:
+    is_wide = scan.geometry.beam == "electron" or scan.geometry.near
+    if not lines or not (is_wide or _are_far_from_middle(scan.mask & ~bad.mask)):
         return recipe, scan, ()
     step = Call(prepare.__name__, "mask", {"outliers": True})
     moved = any(step.name in STEPS_THAT_MOVE_PIXELS for step in recipe.prepare)
     note = "by prepare: mask" + (", rows and columns after the other steps of prepare" if moved else "")
     found = Estimate("bad pixels", "; ".join(lines), "none", math.inf, True, note=note)
     return _append_step(recipe, step), replace(scan, mask=scan.mask & bad.mask), (found,)
+
+
+def _are_far_from_middle(pixels: np.ndarray) -> bool:
+    """Whether none of these pixels could be the beam itself."""
+    away = np.argwhere(pixels) - np.array(pixels.shape) // 2
+    return bool((np.abs(away).max(1) > MAX_WIDTH_OF_NARROW_BEAM).all())
 
 
 def _append_step(recipe: Any, step: Call) -> Any:

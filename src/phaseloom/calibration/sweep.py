@@ -6,28 +6,31 @@ candidate is tried shortly, the better ones longer.
 
 Of the eight ways to lay a detector against a scan only four can be told apart: turning the scan by
 180 degrees is undone by the conjugate, inverted object and probe, which give the same patterns. The
-sweep therefore never turns by 180 degrees, unless the sign of the defocus is stated, which decides; else
-the sign of the phase follows what the file says. Holograms of a near field have no such twin: all eight are
-tried.
+sweep therefore never turns by 180 degrees, unless the sign of the defocus is stated or the probe of the file
+fits one twin only, which decides; else the sign of the phase follows what the file says. Holograms of a near
+field have no such twin: all eight are tried.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, max_defocus, select_nearest
+from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, TWINS, max_defocus, select_nearest
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
+from phaseloom.fitting.newton import GaussNewton
 from phaseloom.ptycho import batches, noise, objects, scans
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.multigrid import MAX_LIGHT_LEFT_OUT, has_empty_outer_half
+from phaseloom.ptycho.newton.preparation import prepare_newton_steps
 from phaseloom.spec import Call, knobs
 from phaseloom.units import LENGTH, Length
 
@@ -43,8 +46,17 @@ Few epochs flatter a wide beam, whose patterns overlap more: near focus, wrong v
 factors up to 1.6.
 """
 
-MAX_LOSS_RATIO_OF_OTHER_ORIENTATION = 0.9
+MAX_LOSS_RATIO_OF_OTHER_ORIENTATION = 0.97
 """A changed orientation is believed when its loss is below this share of the given one's."""
+
+MAX_UNEXPLAINED_BY_STORED_PROBE = 0.6
+"""Loss over that of the mean pattern, below which the probe of a file is believed to be about right."""
+
+MAX_LOSS_RATIO_OF_STORED_PROBE = 1.1
+"""The probe of a file is not focused again unless its loss exceeds that of another focus by this factor."""
+
+PROBES_OF_ANY_PIXEL = ("focused", "from_patterns", "stored")
+"""First guesses that are the same wave on wider pixels."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Start:
         loss: of the best candidate after its last rung, 1 being shot noise.
         margin: loss of the best other candidate in the last rung over ``loss``; 1: undecided.
         tried: every candidate with its orientation, defocus, epochs and last loss.
+        tells_sign: whether the probe of the file fits one of two twins only: that decides the phase's sign.
     """
 
     defocus: float
@@ -64,6 +77,7 @@ class Start:
     loss: float
     margin: float
     tried: list[dict[str, Any]]
+    tells_sign: bool = False
 
     def steps(self) -> tuple[Call, ...]:
         """What has to be done to the scan."""
@@ -93,7 +107,7 @@ class Start:
             rivals += "{sweep: {span: ...}}), or the beam be wider than its window (prepare: pad)"
         place = _describe_focus(self.defocus)
         lines = [f"start: {place}, detector {self.orientation}; {rivals} (margin {self.margin:.2f})"]
-        if not sign_is_known:
+        if not (sign_is_known or self.tells_sign):
             lines.append(
                 "  nothing says how the detector lies: the sign of the phase is a guess (docs/calibration.md)"
             )
@@ -109,7 +123,7 @@ def _describe_focus(defocus: float) -> str:
     return f"focus {LENGTH.show(abs(defocus), digits=4)} {side} the object" if defocus else "at the focus"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Candidate:
     orientation: str
     defocus: float
@@ -117,18 +131,28 @@ class _Candidate:
     build: Callable[[Scan4D, float], Ptychography]
     progress: Progress | None = None
     likelihood: Likelihood | None = None
+    before: list[Callable[[Progress], None]] = field(default_factory=list)
     loss: float = math.inf
 
     def advance(self, epochs: int, seed: int) -> None:
         """Some more epochs; the optimiser goes on where it was."""
         if self.progress is None or self.likelihood is None:
             model = self.build(self.scan, self.defocus)
-            moving = optimizers.groups(model.parts(), {"object": 0.03, "probe": 0.03})
-            self.progress = Progress(model, optimizers.adam(moving))
+            optimizer = GaussNewton(optimizers.groups(model.parts(), {"object": 0.2, "probe": 0.4}))
             self.likelihood = Likelihood(model, self.scan, noise.amplitude)
+            self.before = prepare_newton_steps(model, self.likelihood, optimizer, braked=True, eased=False)
+            self.progress = Progress(model, optimizer)
         order = batches.random(np.arange(len(self.scan)), seed, size=8)
-        for epoch in fit(self.likelihood, order, self.progress, epochs=self.progress.epoch + epochs):
+        last = self.progress.epoch + epochs
+        for epoch in fit(self.likelihood, order, self.progress, before=self.before, epochs=last):
             self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
+
+    def compare_with_mean(self) -> float:
+        """Loss over that of the mean pattern as the model of all."""
+        assert self.likelihood is not None
+        counts = torch.as_tensor(self.scan.counts)
+        each = noise.amplitude(counts.mean(0).expand_as(counts), counts) * torch.as_tensor(self.scan.mask)
+        return self.loss * len(counts) * self.likelihood.floor / float(each.sum())
 
     def as_row(self) -> dict[str, Any]:
         """What it was and what it came to."""
@@ -147,7 +171,7 @@ def sweep(
     steps: int = 13,
     orientations: bool | None = None,
     patterns: int = 64,
-    rungs: tuple[int, ...] = (3, 6, 12),
+    rungs: tuple[int, ...] = (5, 10, 15),
 ) -> Start | None:
     """Try defocus values on either side of the probe's own, and orientations, and keep the best.
 
@@ -161,7 +185,8 @@ def sweep(
         orientations: try the detector transposed and flipped too; default: when the file does not say
             how it lies.
         patterns: how many, around the middle of the scan.
-        rungs: epochs after which three quarters of the candidates are given up.
+        rungs: epochs after which three quarters of the candidates are given up; the best of each orientation
+            stays.
 
     Returns:
         What was found; ``None`` where there is nothing to try.
@@ -172,8 +197,7 @@ def sweep(
         )
     if min(rungs, default=0) < 1:
         raise BadInput("start: sweep.rungs", list(rungs), "must be one or more numbers of epochs from 1 up")
-    few = select_nearest(scan, patterns)
-    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
+    few = _select_few(scan, patterns, crops=probe.name in PROBES_OF_ANY_PIXEL)
     turn = (not scan.oriented) if orientations is None else orientations
     base = float(probe.values.get("defocus", 0.0))
     ways = ([*ORIENTATIONS] + [*TWINS] * (base != 0 or scan.geometry.near)) if turn else ["as given"]
@@ -189,6 +213,11 @@ def sweep(
         return Ptychography.of(data, object=objects.pixels(room), probe=guess)
 
     turned = {way: _orient_scan(few, way) for way in ways}
+    if probe.name == "stored" and len(values) > 1:
+        eight = {**ORIENTATIONS, **TWINS} if turn else ways
+        stored = [_Candidate(way, base, _orient_scan(few, way), build) for way in eight]
+        if near := _search_near_stored_probe(stored, rungs[:2], seed, values[1] - values[0]):
+            return near
     all_ = [_Candidate(way, value, turned[way], build) for way in ways for value in values]
     last = _race(all_, rungs, seed, base)
     found = _decide(all_, last, base)
@@ -219,6 +248,15 @@ def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, 
     return [float(f"{value:.15g}") for value in values]  # what a parameter file can hold
 
 
+def _select_few(scan: Scan4D, count: int, *, crops: bool) -> Scan4D:
+    """Patterns around the middle, in memory; without the outer half of the detector where it is dark."""
+    few = select_nearest(scan, count)
+    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
+    if crops and not scan.geometry.near and has_empty_outer_half(few, at_most=MAX_LIGHT_LEFT_OUT):
+        few = prepare.crop(few, to=(few.geometry.shape[0] // 2, few.geometry.shape[1] // 2))
+    return few
+
+
 def _orient_scan(scan: Scan4D, way: str) -> Scan4D:
     for name, given in (ORIENTATIONS | TWINS)[way]:
         scan = getattr(prepare, name)(scan, **given)
@@ -234,8 +272,10 @@ def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int, base: f
             candidate.advance(epochs, seed)
         left.sort(key=lambda candidate: candidate.loss)
         if number < len(rungs) - 1:
-            stated = [c for c in left[max(3, len(left) // 4) :] if base != 0 and c.defocus == base]
-            left = left[: max(3, len(left) // 4)] + stated
+            kept = left[: max(3, len(left) // 4)]
+            firsts = {candidate.orientation: candidate for candidate in reversed(left)}
+            kept += [] if len(firsts) == len(left) else firsts.values()
+            left = [c for c in left if c in kept or (base != 0 and c.defocus == base)]
     torch.random.set_rng_state(state)
     return left
 
@@ -253,11 +293,52 @@ def _refine_defocus(found: Start, all_: Sequence[_Candidate], step: float, seed:
     for side in sides:
         side.advance(middle.progress.epoch, seed)
     torch.random.set_rng_state(state)
-    below, at, above = (math.log(max(c.loss, 1e-30)) for c in (sides[0], middle, sides[1]))
+    defocus = _find_vertex(sides[0], middle, sides[1])
+    return replace(found, defocus=defocus, tried=found.tried + [side.as_row() for side in sides])
+
+
+def _find_vertex(lower: _Candidate, middle: _Candidate, upper: _Candidate) -> float:
+    """Defocus at the vertex of the parabola through the logarithms of three losses, or at the lower end."""
+    below, at, above = (math.log(max(one.loss, 1e-30)) for one in (lower, middle, upper))
     bend = below - 2 * at + above
     move = 0.5 * (below - above) / bend if bend > 0 else math.copysign(1.0, below - above)
-    defocus = float(f"{middle.defocus + max(-1.0, min(1.0, move)) * step / 2:.6g}")
-    return replace(found, defocus=defocus, tried=found.tried + [side.as_row() for side in sides])
+    return float(f"{middle.defocus + max(-1.0, min(1.0, move)) * (upper.defocus - middle.defocus):.6g}")
+
+
+def _search_near_stored_probe(
+    stored: Sequence[_Candidate], rungs: tuple[int, ...], seed: int, step: float
+) -> Start | None:
+    """The orientation, of all eight, that fits the probe of the file, then the defocus from it downhill.
+
+    Returns:
+        ``None`` where that probe explains little, or two orientations alike.
+    """
+    last = _race(stored, rungs, seed, 0.0)
+    best = _prefer_orientation_as_given(stored, last[0])
+    twin = next((one for one in last if one.orientation == TWIN_OF[best.orientation]), None)
+    has_sign = twin is None or twin.loss > MIN_MARGIN_OF_CLEAR_START * best.loss
+    if twin is not None and not has_sign and best.orientation in TWINS:
+        best, twin = twin, best
+    rivals = [one.loss / best.loss for one in last if one not in (best, twin)]
+    if min(rivals, default=math.inf) < MIN_MARGIN_OF_CLEAR_START:
+        return None
+    if best.compare_with_mean() > MAX_UNEXPLAINED_BY_STORED_PROBE:
+        return None
+    line, lowest = {0: best}, 0
+    state = torch.random.get_rng_state()
+    while missing := [place for place in (lowest - 1, lowest + 1) if place not in line]:
+        for place in missing:
+            line[place] = _Candidate(best.orientation, best.defocus + place * step, best.scan, best.build)
+            line[place].advance(sum(rungs), seed)
+        lowest = min(line, key=lambda place: line[place].loss)
+    torch.random.set_rng_state(state)
+    is_kept = best.loss < MAX_LOSS_RATIO_OF_STORED_PROBE * line[lowest].loss
+    found = best if is_kept else line[lowest]
+    defocus = best.defocus if is_kept else _find_vertex(line[lowest - 1], found, line[lowest + 1])
+    tried = [*stored, *(one for place, one in line.items() if place)]
+    margin = min(one.loss for one in tried if one is not found) / found.loss
+    rows = [one.as_row() for one in tried]
+    return Start(defocus, found.orientation, found.loss, margin, rows, tells_sign=has_sign)
 
 
 def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:

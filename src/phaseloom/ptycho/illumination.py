@@ -202,7 +202,7 @@ class Probe(Illumination):
             raise BadInput("probe: support", None, "leaves the probe no light: make it wider")
         scale = free.abs().max() if relative else free.abs().new_ones(())
         self.register_buffer("scale", scale)
-        self.relative = nn.Parameter(free / scale)
+        self.relative = nn.Parameter((free / scale).contiguous())
         self.focus = nn.Parameter(scale.new_zeros(()), requires_grad=False)
         self._has_defocus_cache: TensorCache[tuple[bool]] = TensorCache()
 

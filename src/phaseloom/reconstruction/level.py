@@ -22,15 +22,14 @@ from phaseloom.fitting.updates import Batches
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import (
-    Curvature,
     count_crossings,
     incident_waves,
     sum_illumination,
 )
 from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography, change_whole, hold_windows, is_in_tiles
-from phaseloom.ptycho.newton.compiled import CompiledSteps
-from phaseloom.ptycho.newton.steps import UPDATES_TO_FOLLOW_POSITIONS, PixelStep
+from phaseloom.ptycho.newton.preparation import prepare_newton_steps
+from phaseloom.ptycho.newton.steps import PixelStep
 from phaseloom.ptycho.noise import Divergence
 from phaseloom.ptycho.optimizers.exit_waves import WaveEngine
 from phaseloom.ptycho.projections import Setting
@@ -56,15 +55,6 @@ PROJECTIONS_ON_ANY_GRID = ("one_material",)
 
 COARSE_EPOCHS = 0.6
 """Share of the epochs that is done on coarser grids, where there are any."""
-
-IMAGE_PARTS = ("object", "amplitude", "phase", "probe")
-"""Parts that carry the noise of a batch with them when steps are long."""
-
-MIN_RATE_AFTER_STANDSTILL = 1 / 2
-"""Share of the rates that is left after a standstill of the loss."""
-
-MIN_LOSS_OF_STANDSTILL = 1.1
-"""Loss in units of the noise above which a standstill means that steps are too long."""
 
 EPOCHS_ON_ALL = 0.1
 """Share of the epochs, at the end, that also learn from the patterns held out before; whole ones only."""
@@ -177,7 +167,7 @@ class Level:
             parameter.grad = None  # what was touched of it is forgotten now
         if isinstance(optimizer, WaveEngine):
             optimizer.bind(self.model, self.likelihood)
-        self.before = _newton_preparation(self.model, self.likelihood, optimizer, braked=not self.after)
+        self.before = prepare_newton_steps(self.model, self.likelihood, optimizer, braked=not self.after)
 
     def coarser(self, recipe: Reconstruct) -> "Level | None":
         """The same on pixels twice as wide, or ``None`` where that would lose light."""
@@ -573,55 +563,3 @@ def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimize
         raise
     except ValueError as problem:
         raise BadInput(f"optimizer: {call.name}", dict(call.values), f"cannot be used: {problem}") from None
-
-
-def _newton_preparation(
-    model: Ptychography, likelihood: Likelihood, optimizer: torch.optim.Optimizer, *, braked: bool
-) -> list[Callable[[Progress], None]]:
-    """What is done before every epoch: an optimiser of Newton's kind gets the curvatures.
-
-    Its steps are halved when the loss shows that they are too long, unless projections, which may raise the
-    loss too, are imposed.
-    """
-    if not isinstance(optimizer, GaussNewton):
-        return []
-    curvature = Curvature(model, likelihood, pull=optimizer.pull, position_prior=optimizer.position_prior)
-    if model.scan.start.device.type == "cpu":
-        optimizer.step_together = CompiledSteps(model, likelihood, optimizer)
-    else:
-        from phaseloom.ptycho.newton.on_gpu import GpuSteps  # reads the source of its kernels
-
-        optimizer.step_together = GpuSteps(model, likelihood, optimizer)
-    if model.supports_fast_path():
-        for parameter in model.object.parameters():
-            parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]
-
-    def prepare(progress: Progress) -> None:
-        events = progress.comparable_epochs
-        if braked and _has_risen(events) and optimizer.halve_steps():
-            progress.restore_best()
-        elif braked and _stands_still(events):
-            optimizer.halve_steps(IMAGE_PARTS, least=MIN_RATE_AFTER_STANDSTILL)
-        optimizer.set_rules(curvature(progress.history), curvature.momentum)
-
-    return [prepare]
-
-
-def _stands_still(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the loss hardly fell though it is above the noise: steps overshoot, or carry noise along.
-
-    An epoch of few updates has little time to fall in.
-    """
-    if len(events) < 2:
-        return False
-    least = 0.98 ** min(1.0, events[-1]["updates"] / UPDATES_TO_FOLLOW_POSITIONS)
-    return events[-1]["loss"] > max(least * events[-2]["loss"], MIN_LOSS_OF_STANDSTILL)
-
-
-def _has_risen(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last epoch made things worse than noise explains, so that steps must have been too long."""
-    if len(events) < 2:
-        return False
-    held = [event["holdout"] for event in events if event["holdout"] is not None]
-    unseen = len(held) > 1 and held[-1] > max(1.1 * min(held[:-1]), 1.3)
-    return unseen or events[-1]["loss"] > 1.05 * events[-2]["loss"]

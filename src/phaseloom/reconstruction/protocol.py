@@ -488,8 +488,7 @@ class Job:
             lines.append(warm_start.describe_object_prior(found["power"]))
         lines += found.get("holograms", {}).get("lines", [])
         if self.start is not None:
-            is_known = self.scan.oriented or self.recipe.probe.name == "focused"
-            lines += self.start.lines(sign_is_known=is_known)
+            lines += self.start.lines(sign_is_known=_is_sign_known(self.recipe, self.scan))
         if found.get("direct") is not None:
             lines.append(warm_start.describe_direct_start(**found["direct"]))
         if found.get("start") is not None:
@@ -901,8 +900,15 @@ def _settle_start(recipe: Reconstruct, scan: Scan4D) -> tuple[Reconstruct, Scan4
     kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "holograms")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
+    if start is not None and not (_is_sign_known(recipe, scan) or start.tells_sign):
+        found["sign"] = "a guess"
     file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
     return settled.model_copy(update={"file": file, "found": found}), scan, start
+
+
+def _is_sign_known(recipe: Reconstruct, scan: Scan4D) -> bool:
+    """Whether the file, a lens, or a near field, which has no twin, decides the sign of the phase."""
+    return scan.oriented or recipe.probe.name == "focused" or scan.geometry.near
 
 
 def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:

@@ -158,7 +158,7 @@ class Reconstruct(ScanRecipe):
         file: the measured patterns; ``in memory`` where a program hands them over (`Job.begin`).
         read: format and what the file does not say; default: found out.
         prepare: transforms of the scan, in order.
-        mask: hot and dead pixels of an electron detector are found and masked (``auto``), or not (``none``).
+        mask: hot and dead pixels are found and masked (``auto``), or not (``none``).
         object: the grid that the phase is found on: slices, and what is free in them.
         probe: the first guess of the illumination.
         propagator: how waves fly, exact or paraxial, and how the object is tilted.

@@ -305,7 +305,7 @@ def judge_run(job: Underway, /) -> Judgement:
         return _judge_start_of_scans(job, judgement)
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
-    doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job))
+    doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job)) or _doubt_unexplained(job, judgement)
     doubts += evidence.doubt_scans(job.evidence.scans, judgement, len(progress.history))
     if not doubts and judgement.verdict is Verdict.CONVERGED and job.ratio_evidence is not None:
         doubts = _doubt_ratio(job.ratio_evidence)
@@ -379,6 +379,28 @@ def _is_early(job: Underway) -> bool:
     found = job.recipe.found
     is_image = found.get("start", {}).get("taken", "flat") != "flat" or found.get("direct", {}).get("taken")
     return len(job.progress.history) < (MIN_EPOCHS_FROM_IMAGE if is_image else MIN_EPOCHS_TO_DOUBT)
+
+
+MIN_EPOCHS_TO_EXPLAIN = 15
+MIN_LOSS_OF_UNEXPLAINED = 2.0
+MIN_EXPLAINED_WHILE_FALLING = 0.15
+"""Share of what differs between patterns held out, below which a falling loss does not promise anything."""
+
+
+def _doubt_unexplained(job: Underway, judgement: Judgement) -> tuple[Doubt, ...]:
+    """A loss that still falls, far from the noise, with next to nothing explained of patterns held out."""
+    done = job.progress.history
+    shares = [event["explained"][0] for event in done if event.get("explained")]
+    if judgement.verdict is not Verdict.STILL_FALLING or len(done) < MIN_EPOCHS_TO_EXPLAIN or not shares:
+        return ()
+    if shares[-1] > MIN_EXPLAINED_WHILE_FALLING or done[-1]["loss"] < MIN_LOSS_OF_UNEXPLAINED:
+        return ()
+    text = (
+        f"after {len(done)} epochs {max(shares[-1], 0):.0%} of what differs between patterns held out is "
+        "explained: check that the positions are those of the patterns (order, axes, signs, unit), then "
+        "defocus, orientation of the detector, energy and pixel size"
+    )
+    return (Doubt(Verdict.WRONG_START, text),)
 
 
 MIN_EXPLAINED_OF_HOLOGRAMS = 0.8
@@ -611,6 +633,8 @@ def _metrics(job: Underway, left: Mapping[str, float]) -> dict[str, float]:
         numbers["direct image"] = round(job.evidence.direct.agreement, 4)
     if job.evidence.null is not None:
         numbers["places matter"] = round(1 - job.evidence.null.left, 4)
+    if "sign" in job.recipe.found:
+        numbers["sign is a guess"] = 1.0
     return numbers
 
 
