@@ -21,9 +21,16 @@ import phaseloom as pl
 from benchmarks.score import correlate_objects
 
 WINDOW = 128
+MPIE: dict[str, Any] = {
+    "optimizer": "mpie",
+    "epochs": 120,
+    "holdout": 0.0,
+    "probe": {"from_patterns": {"modes": 1}},
+}
 MODELS: dict[str, dict[str, Any]] = {
     "automatic run": {},
-    "mPIE": {"optimizer": "mpie", "epochs": 120, "holdout": 0.0, "probe": {"from_patterns": {"modes": 1}}},
+    "mPIE": MPIE,
+    "mPIE, coarse pixels first": MPIE | {"levels": 1},
 }
 
 
