@@ -18,6 +18,7 @@ from phaseloom.reconstruction.evidence import JoinedScanFit, doubt_scans
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.result_builder import summary_lines
+from phaseloom.reconstruction.starts.offsets import register_objects
 from phaseloom.result import Result
 
 SIDE, ANGLE, WAVELENGTH = 32, 1e-4, 1.24
@@ -261,6 +262,90 @@ def test_an_offset_of_the_wrong_sign_is_doubted(files, tmp_path):
         _, whole = run(tree | {"prepare": [step]})
         assert (whole.verdict_code in ("doubtful", "wrong_start")) != right
         assert ("offset of join" in whole.verdict) != right
+
+
+def lay_on_grid(result: Result, thing: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> Result:
+    """A result that shows a cut of an object, with a phase ramp of its own, in the frame of that object."""
+    y, x = corner
+    seen = thing[y : y + size[0], x : x + size[1]]
+    ramp = np.exp(1j * (0.7 + 0.02 * np.arange(size[0])[:, None] - 0.03 * np.arange(size[1])))
+    origin = (y * result.pixel[0], x * result.pixel[1])
+    return replace(result, object=(seen * ramp)[None], coverage=np.ones(size), origin=origin)
+
+
+@pytest.mark.parametrize("corner", [(3, 11), (20, 0), (0, 26)])
+def test_objects_are_registered_whatever_their_ramps_sizes_and_brightness(files, corner):
+    _, whole = run(share_probe(files) | {"epochs": 1})
+    thing = make_object(1)
+    first = lay_on_grid(whole, thing, (8, 9), (41, 52))
+    second = lay_on_grid(whole, 0.3 * thing, corner, (47, 43))
+    stage = np.array([5.25, -2.5]) * np.array(whole.pixel)  # by which the second one reads too little
+    origin = tuple(np.array(second.origin) - stage)
+    found = register_objects(first, replace(second, origin=origin))
+    assert found is not None
+    assert found.is_clear
+    np.testing.assert_allclose(found.offset, stage, atol=0.05 * whole.pixel[0])
+    other = lay_on_grid(whole, make_object(7), corner, (47, 43))
+    mistaken = register_objects(first, other)
+    assert mistaken is None or not mistaken.is_clear
+
+
+def test_a_lattice_has_no_clear_offset(files):
+    _, whole = run(share_probe(files) | {"epochs": 1})
+    y, x = np.mgrid[:90, :90]
+    lattice = np.exp(0.4j * np.cos(2 * np.pi * y / 9) * np.cos(2 * np.pi * x / 9))
+    found = register_objects(
+        lay_on_grid(whole, lattice, (0, 0), (50, 50)), lay_on_grid(whole, lattice, (13, 4), (50, 50))
+    )
+    assert found is None or not found.is_clear
+
+
+def test_the_offset_of_a_shared_object_is_found_and_written_in_the_recipe(files, tmp_path, caplog):
+    _, scans, things = files
+    move = np.array([5.0, -7.0]) * PIXEL
+    away = replace(scans["same object"], positions=scans["same object"].positions - move)
+    native.write(away, tmp_path / "away.h5")
+    step = {"join": {"path": str(tmp_path / "away.h5"), "share": "object", "offset": "find"}}
+    with caplog.at_level("INFO"):
+        job, whole = run(share_object(files) | {"prepare": [step]})
+    found = np.array(job.recorded.prepare[0].values["offset"])
+    np.testing.assert_allclose(found, move, atol=2 * PIXEL)  # the probes may lie off their centres
+    assert "away.h5 has the offset" in caplog.text
+    assert "find" not in Reconstruct.of(yaml.safe_load(whole.recipe)).to_text()
+    assert whole.verdict_code not in ("doubtful", "wrong_start")
+    assert correlate(whole.split()[0], things[0], scans["first"]) > 0.98
+
+
+def test_an_offset_is_found_in_the_frame_before_later_steps(files, tmp_path):
+    _, scans, _ = files
+    move = np.array([5.0, -7.0]) * PIXEL
+    for name, shift in (
+        ("one", 0.0 * move),
+        ("two", move),
+    ):  # the stage counts x the other way, in half steps
+        places = (scans["first"].positions - shift) * [1, -0.5]
+        native.write(replace(scans["first"], positions=places), tmp_path / f"{name}.h5")
+    steps = [
+        {"join": {"path": str(tmp_path / "two.h5"), "share": "object", "offset": "find"}},
+        {"scale": {"factor": [1.0, -2.0]}},
+    ]
+    probe = {"from_patterns": {"defocus": f"{DEFOCUS[0]} um", "modes": 1}}
+    tree = TREE | {"file": str(tmp_path / "one.h5"), "prepare": steps, "probe": probe, "epochs": 1}
+    job = Job.begin(Reconstruct.of(tree))
+    np.testing.assert_allclose(job.recorded.prepare[0].values["offset"], move * [1, -0.5], atol=0.3 * PIXEL)
+
+
+def test_scans_without_a_common_place_are_refused_by_a_sentence(files):
+    folder, _, _ = files
+    step = {"join": {"path": str(folder / "other object.h5"), "share": "object", "offset": "find"}}
+    tree = share_object(files) | {"prepare": [step]}
+    with pytest.raises(BadInput, match=r"join\.offset: find shows no offset at which other object\.h5 sees"):
+        Job.begin(Reconstruct.of(TREE | tree))
+    step["join"]["share"] = "probe"
+    with pytest.raises(BadInput, match="write share: object"):
+        Job.begin(Reconstruct.of(TREE | tree | {"prepare": [step]}))
+    with pytest.raises(BadInput, match=r"run\.yaml: run that, or state a number"):
+        Reconstruct.of(TREE | share_object(files) | {"prepare": [step]}).scan()
 
 
 def test_scans_that_no_probe_explains_are_a_wrong_start_whatever_the_losses_did():

@@ -91,6 +91,7 @@ from phaseloom.reconstruction.starts.distance_profile import combine_ranges, pro
 from phaseloom.reconstruction.starts.earlier_result import require_orientation_of_object
 from phaseloom.reconstruction.starts.first_image import make_first_image
 from phaseloom.reconstruction.starts.material_start import RATIOS, begin_with_holograms
+from phaseloom.reconstruction.starts.offsets import find_offsets
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
@@ -235,6 +236,7 @@ class Job:
         with release_on_failure(lock):
             if scan is not None:
                 recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
+            recipe = find_offsets(recipe, scan, run=run_in_memory)  # of scans that share an object
             data = recipe.scan(scan)  # read the file, prepare the patterns
             require_counts(data, lowest=recipe.lowest_count(data))
             if check is not None:
