@@ -269,7 +269,7 @@ def _judge_scan(one: JoinedScanFit, scans: Sequence[JoinedScanFit], epochs: int)
     best = min((other.loss for other in scans if other is not one), default=math.inf)
     held = "" if one.holdout is None else f" ({one.holdout:.3g} in patterns held out)"
     left = f"what is left is {one.loss:.3g} times shot noise{held}"
-    offset = ", the offset of join, its sign too" if one.shares_object else ""
+    offset = ", the offset of join (offset: find looks for it)" if one.shares_object else ""
     check = f"check its positions, orientation{offset} and defocus (phaseloom reconstruct it alone)"
     is_high = one.loss >= MIN_LOSS_OF_WRONG_SCAN
     if is_high and one.left > MAX_LEFT_OF_SCAN:
