@@ -300,17 +300,16 @@ def test_a_lattice_has_no_clear_offset(files):
     assert found is None or not found.is_clear
 
 
-def test_the_offset_of_a_shared_object_is_found_and_written_in_the_recipe(files, tmp_path, caplog):
+def test_the_offset_of_a_shared_object_is_found_and_said_and_written(files, tmp_path):
     _, scans, things = files
     move = np.array([5.0, -7.0]) * PIXEL
     away = replace(scans["same object"], positions=scans["same object"].positions - move)
     native.write(away, tmp_path / "away.h5")
     step = {"join": {"path": str(tmp_path / "away.h5"), "share": "object", "offset": "find"}}
-    with caplog.at_level("INFO"):
-        job, whole = run(share_object(files) | {"prepare": [step]})
+    job, whole = run(share_object(files) | {"prepare": [step]})
     found = np.array(job.recorded.prepare[0].values["offset"])
     np.testing.assert_allclose(found, move, atol=2 * PIXEL)  # the probes may lie off their centres
-    assert "away.h5 has the offset" in caplog.text
+    assert "join: the offset of away.h5 is [" in job.start_lines()[0]
     assert "find" not in Reconstruct.of(yaml.safe_load(whole.recipe)).to_text()
     assert whole.verdict_code not in ("doubtful", "wrong_start")
     assert correlate(whole.split()[0], things[0], scans["first"]) > 0.98

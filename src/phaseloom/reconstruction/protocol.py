@@ -486,6 +486,7 @@ class Job:
         lines = [f"{name:12s} {value}" for name, value in found.get("calibrate", {}).items()]
         if not lines and "mask" in found:
             lines.append(found["mask"])
+        lines += found.get("offsets", [])
         if "power" in found:
             lines.append(warm_start.describe_object_prior(found["power"]))
         lines += found.get("holograms", {}).get("lines", [])
@@ -900,7 +901,7 @@ def _settle_start(recipe: Reconstruct, scan: Scan4D) -> tuple[Reconstruct, Scan4
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "holograms")
+    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "offsets", "holograms")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
     file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()

@@ -1,10 +1,10 @@
 """Offsets between scans of one object: what each shows by itself is laid over what the first one shows.
 
-A wrong offset is hardly seen in the loss of a joint run that has just begun, and leads it astray later. Each
-scan is therefore reconstructed alone for some epochs, and the objects are correlated over all shifts.
+The loss of a joint run says little of an offset: a few pixels are taken up by the probes, which move, and of
+more it has no slope. Each scan is therefore reconstructed alone for some epochs, and the objects are
+correlated over all shifts.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +23,6 @@ from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
 __all__ = ["ObjectOffset", "find_offsets", "register_objects"]
-
-log = logging.getLogger(__name__)
 
 EPOCHS_ALONE = 40
 """Of the run of each scan by itself."""
@@ -109,23 +107,28 @@ def _find_offset(
     ]
     found = register_objects(*results)
     if found is None or not found.is_clear:
-        alone = ", ".join(f"{one.verdict_code.replace('_', ' ')}" for one in results)
-        seen = "" if found is None else f" (the best one correlates them by {found.correlation:.2f}, "
-        seen += "" if found is None else f"{found.lead:.1f} times as likely as another; alone: {alone})"
-        fix = (
-            f"shows no offset at which {name} sees the object of the first scan{seen}: state the offset, or "
-        )
-        fix += "check that the fields overlap, and the defocus of each scan (probe: defocus_values)"
-        raise BadInput("join.offset", "find", fix)
+        raise _refuse(name, found, [one.verdict_code.replace("_", " ") for one in results])
     offset = np.linalg.solve(linear.T, np.array(found.offset))
     shown = ", ".join(LENGTH.show(float(f"{one:.4g}")) for one in offset)
-    log.info(
-        "join: %s has the offset [%s] (correlation of both objects %.2f over %.0f %% of the smaller field)",
-        *(name, shown, found.correlation, 100 * found.shared),
-    )
+    line = f"join: the offset of {name} is [{shown}]: both objects are correlated by {found.correlation:.2f} "
+    line += f"over {found.shared:.0%} of the smaller field"
     values = {**step.values, "offset": (round(float(offset[0]), 3), round(float(offset[1]), 3))}
     steps = (*recipe.prepare[:at], replace(step, values=values), *recipe.prepare[at + 1 :])
-    return recipe.model_copy(update={"prepare": steps})
+    lines = [*recipe.found.get("offsets", []), line]
+    return recipe.model_copy(update={"prepare": steps, "found": recipe.found | {"offsets": lines}})
+
+
+def _refuse(name: str, found: ObjectOffset | None, alone: list[str]) -> BadInput:
+    """That no offset is clear, how the best one does, and the verdicts of both scans alone."""
+    seen = ""
+    if found is not None:
+        seen = (
+            f" (the best one correlates them by {found.correlation:.2f}, {found.lead:.1f} times as likely as "
+        )
+        seen += f"another; the first scan alone: {alone[0]}, the other: {alone[1]})"
+    fix = f"shows no offset at which {name} sees the object of the first scan{seen}: state the offset, or "
+    fix += "check that the fields overlap, and the defocus of each scan (probe: of_each_scan: defocus_values)"
+    return BadInput("join.offset", "find", fix)
 
 
 def _read_apart(
@@ -169,6 +172,8 @@ def _simplify(recipe: Reconstruct, number: int) -> Reconstruct:
     changes: dict[str, Any] = {"probe": probe, "prepare": (), "epochs": EPOCHS_ALONE, "outputs": ()}
     changes |= {"start": Call("phaseloom.reconstruction.start", "none"), "preset": "none", "mask": "none"}
     changes |= {"holdout": 0.0, "patience": None, "changes": (), "steered": ()}
+    if recipe.begins_with_known_object:  # of the run, not of each scan
+        changes["object"] = Call(recipe.object.room, "pixels")
     return recipe.model_copy(update=changes)
 
 
