@@ -1,6 +1,7 @@
 """Several scans as one run: its models and results are those of each scan; NumPy makes the patterns."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from phaseloom.reconstruction.evidence import JoinedScanFit, doubt_scans
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.result_builder import summary_lines
-from phaseloom.reconstruction.starts.offsets import register_objects
+from phaseloom.reconstruction.starts.offsets import find_offsets, register_objects
 from phaseloom.result import Result
 
 SIDE, ANGLE, WAVELENGTH = 32, 1e-4, 1.24
@@ -360,6 +361,35 @@ def test_scans_that_no_probe_explains_are_a_wrong_start_whatever_the_losses_did(
     assert not doubt_scans(pair, broken, 60)
     good = [replace(one, loss=1.1, holdout=1.2) for one in pair]
     assert not doubt_scans(good, said, 60)
+
+
+def test_a_weak_scan_of_which_nothing_is_explained_is_doubted_and_a_weak_one_near_the_noise_is_not():
+    said = Judgement(Verdict.CONVERGED, "converged: what is left is 0.95 times shot noise")
+    bright = JoinedScanFit(0, "a.h5", 0.91, 6.4, 1.03, (0.98, 0.004))
+    mirrored = JoinedScanFit(1, "b.h5", 1.07, 1.32, 1.11, (-0.43, 0.16))
+    doubts = doubt_scans([bright, mirrored], said, 60)
+    assert [one.verdict for one in doubts] == [Verdict.DOUBTFUL]
+    assert "scan 1 (b.h5)" in doubts[0].sentence
+    assert "patterns held out show nothing of the object" in doubts[0].sentence
+    for holdout, explained in ((0.98, (0.14, 0.15)), (1.11, (0.5, 0.16)), (1.01, (0.2, 0.15))):
+        right = replace(mirrored, loss=0.92, holdout=holdout, explained=explained)
+        assert not doubt_scans([bright, right], said, 60)
+
+
+def test_a_weak_scan_beside_a_bright_one_is_weighted_as_alone_where_its_offset_is_looked_for(files, tmp_path):
+    _, _, things = files
+    native.write(make_scan(things[0], make_probe(DEFOCUS[1], 1), 2, dose=1e4), tmp_path / "weak.h5")
+    step = {"join": {"path": str(tmp_path / "weak.h5"), "share": "object", "offset": "find"}}
+    _, done = run(share_probe(files) | {"epochs": 1})
+    means = []
+
+    def note(recipe: Reconstruct, scan: Scan4D) -> Any:
+        means.append(scan.weights.mean())  # pyright: ignore[reportOptionalMemberAccess]
+        return SimpleNamespace(result=lambda: done)
+
+    recipe = Reconstruct.of(TREE | share_object(files) | {"prepare": [step]})
+    find_offsets(recipe, None, run=note)
+    assert means == pytest.approx([1, 1])
 
 
 def test_weights_of_frames_of_very_different_brightness_stay_positive_and_approach_it(tmp_path):

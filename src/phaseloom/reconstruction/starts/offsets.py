@@ -143,7 +143,8 @@ def _read_apart(
     for number in (0, int(whole.scan_numbers.max())):  # pyright: ignore[reportOptionalMemberAccess]
         own = whole.select(whole.scan_numbers == number)
         stage = own.positions - whole.scan_offsets[number]  # pyright: ignore[reportOptionalSubscript]
-        parts.append(replace(own, positions=stage, scan_numbers=None, scan_offsets=None))
+        weights = own.weights / own.weights.mean()  # pyright: ignore[reportOptionalOperand, reportOptionalMemberAccess]
+        parts.append(replace(own, positions=stage, weights=weights, scan_numbers=None, scan_offsets=None))
     joined = list(parts)
     for later in recipe.prepare[at + 1 :]:
         joined = [one if later.name == "join" else later(one) for one in joined]
