@@ -123,7 +123,8 @@ def _refuse(name: str, found: ObjectOffset | None, alone: list[str]) -> BadInput
     seen = ""
     if found is not None:
         seen = f" (the best one correlates them by {found.correlation:.2f}, "
-        seen += f"log-likelihood {found.lead:.1f} times that of another; the first scan alone: {alone[0]}, the other: {alone[1]})"
+        seen += f"log-likelihood {found.lead:.1f} times that of another; "
+        seen += f"the first scan alone: {alone[0]}, the other: {alone[1]})"
     fix = f"shows no offset at which {name} sees the object of the first scan{seen}: state the offset, or "
     fix += "check that the fields overlap, and the defocus of each scan (probe: of_each_scan: defocus_values)"
     return BadInput("join.offset", "find", fix)
