@@ -74,14 +74,21 @@ def record(
     places = PLACES.get(kind, USUAL_PLACES)
     raster = np.indices((places, places)).reshape(2, -1).T * STEP.get(kind, USUAL_STEP)
     corners = (np.round(raster + rng.uniform(-1, 1, raster.shape)) + MARGIN).astype(int)
+    return record_at(rng, thing, probe, corners, DOSE), corners
+
+
+def record_at(
+    rng: np.random.Generator, thing: np.ndarray, probe: np.ndarray, corners: np.ndarray, dose: float
+) -> Scan4D:
+    """A scan with Poisson noise of windows at these corners (whole pixels), ``dose`` photons a pattern."""
     counts = []
     for y, x in corners:
         exit_wave = probe * thing[y : y + SIDE, x : x + SIDE]
         far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(exit_wave), norm="ortho"))
-        counts.append(rng.poisson(DOSE * abs(far) ** 2))
+        counts.append(rng.poisson(dose * abs(far) ** 2))
     geometry = Geometry(wavelength=WAVELENGTH, shape=(SIDE, SIDE), angle=(ANGLE, ANGLE), distance=1e10)
     positions = (corners + SIDE // 2) * PIXEL
-    return Scan4D(counts=np.array(counts, np.float32), positions=positions, geometry=geometry), corners
+    return Scan4D(counts=np.array(counts, np.float32), positions=positions, geometry=geometry)
 
 
 def cut_field(result: pl.Result, truth: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

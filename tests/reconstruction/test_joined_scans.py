@@ -1,6 +1,7 @@
 """Several scans as one run: its models and results are those of each scan; NumPy makes the patterns."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from phaseloom.reconstruction.evidence import JoinedScanFit, doubt_scans
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.result_builder import summary_lines
+from phaseloom.reconstruction.starts.offsets import find_offsets, register_objects
 from phaseloom.result import Result
 
 SIDE, ANGLE, WAVELENGTH = 32, 1e-4, 1.24
@@ -263,6 +265,89 @@ def test_an_offset_of_the_wrong_sign_is_doubted(files, tmp_path):
         assert ("offset of join" in whole.verdict) != right
 
 
+def lay_on_grid(result: Result, thing: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> Result:
+    """A result that shows a cut of an object, with a phase ramp of its own, in the frame of that object."""
+    y, x = corner
+    seen = thing[y : y + size[0], x : x + size[1]]
+    ramp = np.exp(1j * (0.7 + 0.02 * np.arange(size[0])[:, None] - 0.03 * np.arange(size[1])))
+    origin = (y * result.pixel[0], x * result.pixel[1])
+    return replace(result, object=(seen * ramp)[None], coverage=np.ones(size), origin=origin)
+
+
+@pytest.mark.parametrize("corner", [(3, 11), (20, 0), (0, 26)])
+def test_objects_are_registered_whatever_their_ramps_sizes_and_brightness(files, corner):
+    _, whole = run(share_probe(files) | {"epochs": 1})
+    thing = make_object(1)
+    first = lay_on_grid(whole, thing, (8, 9), (41, 52))
+    second = lay_on_grid(whole, 0.3 * thing, corner, (47, 43))
+    stage = np.array([5.25, -2.5]) * np.array(whole.pixel)  # by which the second one reads too little
+    origin = tuple(np.array(second.origin) - stage)
+    found = register_objects(first, replace(second, origin=origin))
+    assert found is not None
+    assert found.is_clear
+    np.testing.assert_allclose(found.offset, stage, atol=0.05 * whole.pixel[0])
+    other = lay_on_grid(whole, make_object(7), corner, (47, 43))
+    mistaken = register_objects(first, other)
+    assert mistaken is None or not mistaken.is_clear
+
+
+def test_a_lattice_has_no_clear_offset(files):
+    _, whole = run(share_probe(files) | {"epochs": 1})
+    y, x = np.mgrid[:90, :90]
+    lattice = np.exp(0.4j * np.cos(2 * np.pi * y / 9) * np.cos(2 * np.pi * x / 9))
+    found = register_objects(
+        lay_on_grid(whole, lattice, (0, 0), (50, 50)), lay_on_grid(whole, lattice, (13, 4), (50, 50))
+    )
+    assert found is None or not found.is_clear
+
+
+def test_the_offset_of_a_shared_object_is_found_and_said_and_written(files, tmp_path):
+    _, scans, things = files
+    move = np.array([5.0, -7.0]) * PIXEL
+    away = replace(scans["same object"], positions=scans["same object"].positions - move)
+    native.write(away, tmp_path / "away.h5")
+    step = {"join": {"path": str(tmp_path / "away.h5"), "share": "object", "offset": "find"}}
+    job, whole = run(share_object(files) | {"prepare": [step]})
+    found = np.array(job.recorded.prepare[0].values["offset"])
+    np.testing.assert_allclose(found, move, atol=2 * PIXEL)  # the probes may lie off their centres
+    assert "join: the offset of away.h5 is [" in job.start_lines()[0]
+    assert "find" not in Reconstruct.of(yaml.safe_load(whole.recipe)).to_text()
+    assert whole.verdict_code not in ("doubtful", "wrong_start")
+    assert correlate(whole.split()[0], things[0], scans["first"]) > 0.98
+
+
+def test_an_offset_is_found_in_the_frame_before_later_steps(files, tmp_path):
+    _, scans, _ = files
+    move = np.array([5.0, -7.0]) * PIXEL
+    for name, shift in (
+        ("one", 0.0 * move),
+        ("two", move),
+    ):  # the stage counts x the other way, in half steps
+        places = (scans["first"].positions - shift) * [1, -0.5]
+        native.write(replace(scans["first"], positions=places), tmp_path / f"{name}.h5")
+    steps = [
+        {"join": {"path": str(tmp_path / "two.h5"), "share": "object", "offset": "find"}},
+        {"scale": {"factor": [1.0, -2.0]}},
+    ]
+    probe = {"from_patterns": {"defocus": f"{DEFOCUS[0]} um", "modes": 1}}
+    tree = TREE | {"file": str(tmp_path / "one.h5"), "prepare": steps, "probe": probe, "epochs": 1}
+    job = Job.begin(Reconstruct.of(tree))
+    np.testing.assert_allclose(job.recorded.prepare[0].values["offset"], move * [1, -0.5], atol=0.3 * PIXEL)
+
+
+def test_scans_without_a_common_place_are_refused_by_a_sentence(files):
+    folder, _, _ = files
+    step = {"join": {"path": str(folder / "other object.h5"), "share": "object", "offset": "find"}}
+    tree = share_object(files) | {"prepare": [step]}
+    with pytest.raises(BadInput, match=r"join\.offset: find shows no offset at which other object\.h5 sees"):
+        Job.begin(Reconstruct.of(TREE | tree))
+    step["join"]["share"] = "probe"
+    with pytest.raises(BadInput, match="write share: object"):
+        Job.begin(Reconstruct.of(TREE | tree | {"prepare": [step]}))
+    with pytest.raises(BadInput, match=r"run\.yaml: run that, or state a number"):
+        Reconstruct.of(TREE | share_object(files) | {"prepare": [step]}).scan()
+
+
 def test_scans_that_no_probe_explains_are_a_wrong_start_whatever_the_losses_did():
     pair = [
         JoinedScanFit(0, "a.h5", 9.4, 12.6, 13.6, None, True),
@@ -276,6 +361,35 @@ def test_scans_that_no_probe_explains_are_a_wrong_start_whatever_the_losses_did(
     assert not doubt_scans(pair, broken, 60)
     good = [replace(one, loss=1.1, holdout=1.2) for one in pair]
     assert not doubt_scans(good, said, 60)
+
+
+def test_a_weak_scan_of_which_nothing_is_explained_is_doubted_and_a_weak_one_near_the_noise_is_not():
+    said = Judgement(Verdict.CONVERGED, "converged: what is left is 0.95 times shot noise")
+    bright = JoinedScanFit(0, "a.h5", 0.91, 6.4, 1.03, (0.98, 0.004))
+    mirrored = JoinedScanFit(1, "b.h5", 1.07, 1.32, 1.11, (-0.43, 0.16))
+    doubts = doubt_scans([bright, mirrored], said, 60)
+    assert [one.verdict for one in doubts] == [Verdict.DOUBTFUL]
+    assert "scan 1 (b.h5)" in doubts[0].sentence
+    assert "patterns held out show nothing of the object" in doubts[0].sentence
+    for holdout, explained in ((0.98, (0.14, 0.15)), (1.11, (0.5, 0.16)), (1.04, (0.03, 0.13))):
+        right = replace(mirrored, loss=0.92, holdout=holdout, explained=explained)
+        assert not doubt_scans([bright, right], said, 60)
+
+
+def test_a_weak_scan_beside_a_bright_one_is_weighted_as_alone_where_its_offset_is_looked_for(files, tmp_path):
+    _, _, things = files
+    native.write(make_scan(things[0], make_probe(DEFOCUS[1], 1), 2, dose=1e4), tmp_path / "weak.h5")
+    step = {"join": {"path": str(tmp_path / "weak.h5"), "share": "object", "offset": "find"}}
+    _, done = run(share_probe(files) | {"epochs": 1})
+    means = []
+
+    def note(recipe: Reconstruct, scan: Scan4D) -> Any:
+        means.append(scan.weights.mean())  # pyright: ignore[reportOptionalMemberAccess]
+        return SimpleNamespace(result=lambda: done)
+
+    recipe = Reconstruct.of(TREE | share_object(files) | {"prepare": [step]})
+    find_offsets(recipe, None, run=note)
+    assert means == pytest.approx([1, 1])
 
 
 def test_weights_of_frames_of_very_different_brightness_stay_positive_and_approach_it(tmp_path):

@@ -91,6 +91,7 @@ from phaseloom.reconstruction.starts.distance_profile import combine_ranges, pro
 from phaseloom.reconstruction.starts.earlier_result import require_orientation_of_object
 from phaseloom.reconstruction.starts.first_image import make_first_image
 from phaseloom.reconstruction.starts.material_start import RATIOS, begin_with_holograms
+from phaseloom.reconstruction.starts.offsets import find_offsets
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
@@ -235,6 +236,7 @@ class Job:
         with release_on_failure(lock):
             if scan is not None:
                 recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
+            recipe = find_offsets(recipe, scan, run=run_in_memory)  # of scans that share an object
             data = recipe.scan(scan)  # read the file, prepare the patterns
             require_counts(data, lowest=recipe.lowest_count(data))
             if check is not None:
@@ -484,6 +486,7 @@ class Job:
         lines = [f"{name:12s} {value}" for name, value in found.get("calibrate", {}).items()]
         if not lines and "mask" in found:
             lines.append(found["mask"])
+        lines += found.get("offsets", [])
         if "power" in found:
             lines.append(warm_start.describe_object_prior(found["power"]))
         lines += found.get("holograms", {}).get("lines", [])
@@ -897,7 +900,7 @@ def _settle_start(recipe: Reconstruct, scan: Scan4D) -> tuple[Reconstruct, Scan4
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "holograms")
+    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "offsets", "holograms")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
     if start is not None and not (_is_sign_known(recipe, scan) or start.tells_sign):

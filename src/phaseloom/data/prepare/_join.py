@@ -29,7 +29,7 @@ def join(
     *,
     path: Path,
     share: Literal["probe", "object"] = "probe",
-    offset: tuple[Length, Length] = (0.0, 0.0),
+    offset: tuple[Length, Length] | Literal["find"] = (0.0, 0.0),
 ) -> Scan4D:
     """Add the patterns of another scan, to be reconstructed together; one step for each further scan.
 
@@ -46,11 +46,14 @@ def join(
         path: of the other, which has its own side-car where it needs one.
         share: ``probe``: an object for each scan; ``object``: one for all, with one probe, or with one for
             each scan (`phaseloom.ptycho.probes.of_each_scan`).
-        offset: what is added to the positions (y, x) of the other scan where both see one object, angstrom.
+        offset: what is added to the positions (y, x) of the other scan where both see one object, angstrom;
+            ``find``: a reconstruction looks for it before it begins, by a short run of each scan alone
+            (`phaseloom.reconstruction.starts.offsets`), and writes the number in its ``run.yaml``.
 
     Raises:
         BadInput: scans of other detectors, wavelengths or samples' tilts, one with heights and one
-            without, a first scan that was enlarged, or an offset of scans side by side.
+            without, a first scan that was enlarged, an offset of scans side by side, or one that has yet to
+            be found.
 
     Example:
         >>> from phaseloom.data.formats import native
@@ -61,6 +64,11 @@ def join(
     """
     from phaseloom.data import formats
 
+    if offset == "find":
+        fix = (
+            "is found by phaseloom reconstruct only, which writes it in run.yaml: run that, or state a number"
+        )
+        raise BadInput("join.offset", "find", fix)
     other = formats.read(Path(path), lazy=not isinstance(scan.counts, np.ndarray))
     place = f"join.path: {Path(path).name}"
     _require_same_experiment(scan, other, place)
