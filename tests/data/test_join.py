@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phaseloom.data import prepare
 from phaseloom.data.counts import JoinedCounts, MappedCounts
 from phaseloom.data.formats import native
 from phaseloom.data.prepare import enlarge
@@ -127,3 +128,25 @@ def test_other_sizes_offsets_side_by_side_and_enlarged_scans_are_refused(tmp_pat
     dark = put(replace(make_scan(3), background=np.full((8, 10), 1e3)), tmp_path, "dark.h5")
     with pytest.raises(BadInput, match="brighter than their background"):
         join(make_scan(3), path=dark)
+
+
+@pytest.mark.parametrize(
+    ("step", "given"),
+    [
+        ("scale", {"factor": (-2.0, 0.5)}),
+        ("rotate", {"angle": 0.3}),
+        ("affine", {"scale": 1.1, "shear": 0.1}),
+    ],
+)
+def test_offsets_follow_a_later_change_of_all_positions(step, given, tmp_path):
+    """Else `split` took the offset of before from positions that had been turned."""
+    first, other = make_scan(4), make_scan(5, seed=1)
+    change = getattr(prepare, step)
+    both = change(join(first, path=put(other, tmp_path), share="object", offset=(700.0, -900.0)), **given)
+    alone = change(other, **given).positions
+    own = both.positions[4:] - both.scan_offsets[1]
+    np.testing.assert_allclose(own - own[0], alone - alone[0])
+    if step != "affine":  # which is about the mean of all
+        np.testing.assert_allclose(own, alone)
+    plain = change(first, **given)
+    assert plain.scan_offsets is None

@@ -75,7 +75,7 @@ def rotate(scan: Scan4D, /, *, angle: Angle) -> Scan4D:
         raise BadInput("rotate.angle", angle, "must be finite")
     c = np.cos(angle)
     s = np.sin(angle)
-    return replace(scan, positions=scan.positions @ np.array([[c, s], [-s, c]]))
+    return _multiply_positions(scan, np.array([[c, s], [-s, c]]))
 
 
 def scale(scan: Scan4D, /, *, factor: float | tuple[float, float]) -> Scan4D:
@@ -91,7 +91,13 @@ def scale(scan: Scan4D, /, *, factor: float | tuple[float, float]) -> Scan4D:
     factors = np.asarray(factor, np.float64)
     if factors.shape not in ((), (2,)) or not (np.isfinite(factors).all() and factors.all()):
         raise BadInput("scale.factor", factor, "must be a number other than zero, or two of them")
-    return replace(scan, positions=scan.positions * factors)
+    return _multiply_positions(scan, np.diag(np.broadcast_to(factors, 2)))
+
+
+def _multiply_positions(scan: Scan4D, matrix: np.ndarray, centre: np.ndarray | float = 0.0) -> Scan4D:
+    """Positions about a centre, and the offsets between joined scans, multiplied from the right."""
+    offsets = None if scan.scan_offsets is None else scan.scan_offsets @ matrix
+    return replace(scan, positions=(scan.positions - centre) @ matrix + centre, scan_offsets=offsets)
 
 
 def region(
@@ -159,8 +165,7 @@ def affine(
     matrix = stretch @ np.array([[c, s], [-s, c]]) @ np.array([[1.0, 0.0], [np.tan(shear), 1.0]])
     if abs(np.linalg.det(matrix)) < 1e-6:
         raise BadInput("affine", numbers, "folds the scan on a line: keep scale and 2 - |asymmetry| from 0")
-    centre = scan.positions.mean(0)
-    return replace(scan, positions=(scan.positions - centre) @ matrix + centre)
+    return _multiply_positions(scan, matrix, scan.positions.mean(0))
 
 
 def jitter(scan: Scan4D, /, *, std: float, seed: int = 0) -> Scan4D:
