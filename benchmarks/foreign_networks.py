@@ -7,7 +7,8 @@ knows, and compares the phase with the truth: ``correlation`` and ``nmse`` after
 ``flat`` after a plane is, 8 pixels at the edges left out; ``strength``
 is the factor that brings the predicted phase nearest to the truth. With ``--strength`` also the factors by
 which the predicted and the true phase, as thin objects under a point source, explain the patterns best. With
-``--source 1`` the size of the source is told where it has one. ``fitted`` is fitted to the probe of each scan
+``--source 1`` the size of the source is told where it has one; with ``--undo-source 1.1 1.5`` the blur is undone
+in the predicted phase, by so many times at most, whatever the network. ``fitted`` is fitted to the probe of each scan
 (`phaseloom.retrieval.fitted_networks`). With ``--wrong-settings`` one setting of each scan is told wrongly
 (`spoil_settings`). A prediction is accepted where there is no warning.
 """
@@ -37,11 +38,12 @@ from phaseloom.retrieval.predict_scans import (
     measure_misfit,
     measure_repeatability,
 )
-from phaseloom.retrieval.prediction import predict
+from phaseloom.retrieval.prediction import filter_source, predict
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.units import electron_wavelength
 
 RIM = 8
+FAIR = 0.8
 GOOD = 0.9
 VERY_GOOD = 0.95
 WRONG_SETTINGS = (
@@ -123,7 +125,7 @@ def true_prediction(made, about, truth):
     return replace(made, phase=phase, origin=first, pixel=pixel, rotation=about["rotation"])
 
 
-def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False):
+def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False, gains=()):
     """Scores of a network on a scan, and whether it is accepted; it is told ``source`` times its size."""
     scan, about, truth = load_scan(path, wrong_settings=wrong_settings)
     size = float(about["faults"].get("source_size", 0.0))
@@ -157,10 +159,18 @@ def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False)
     if source and size:
         untold = predict(net, card, scan, BeamOptics(**known))
         row["untold"] = compare(on_truth(untold, about, truth.shape), truth)
+    if size and gains:
+        row["undone"] = {f"{gain:g}": undo_source(made, size, gain, about, truth) for gain in gains}
     if with_strength:
         row["strength_by_patterns"] = fit_strength(made, scan)
         row["strength_of_truth_by_patterns"] = fit_strength(true_prediction(made, about, truth), scan)
     return row | compare(on_truth(made, about, truth.shape), truth)
+
+
+def undo_source(made, size, gain, about, truth):
+    """Scores of a prediction whose blur by a source is undone afterwards."""
+    phase = filter_source(made.phase, made.pixel, size, undo=True, max_gain=gain)
+    return compare(on_truth(replace(made, phase=phase), about, truth.shape), truth)
 
 
 def judge_errors(made, about, truth):
@@ -262,6 +272,9 @@ def summarise_strength(rows):
             "worst_ratio": max(ratios),
             "better": sum(ratio < 1 for ratio in ratios),
         }
+    undone = [row for row in rows if "undone" in row]
+    if undone:
+        found["undone"] = summarise_undone(undone)
     by = [row for row in rows if "strength_by_patterns" in row]
     if by:
         after = [rescaled_nmse(row) for row in by]
@@ -272,6 +285,23 @@ def summarise_strength(rows):
             "better": sum(one < row["nmse"] for one, row in zip(after, by, strict=True)),
             "worst_ratio": max(one / row["nmse"] for one, row in zip(after, by, strict=True)),
         }
+    return found
+
+
+def summarise_undone(rows):
+    """Errors after the blur by the source was undone over those before, of all and of good predictions."""
+    found = {}
+    for kind, few in (("all", rows), ("good", [row for row in rows if row["correlation"] > FAIR])):
+        if not few:
+            continue
+        found[kind] = {"scans": len(few), "strength": float(np.median([row["strength"] for row in few]))}
+        for gain in few[0]["undone"]:
+            ratios = [row["undone"][gain]["nmse"] / row["nmse"] for row in few]
+            found[kind][gain] = {
+                "median_ratio": float(np.median(ratios)),
+                "worst_ratio": max(ratios),
+                "better": sum(ratio < 1 for ratio in ratios),
+            }
     return found
 
 
@@ -291,6 +321,7 @@ def main():
     parser.add_argument("--first", type=int, help="scans that are judged, at most")
     parser.add_argument("--strength", action="store_true", help="fit the strength of phases by the patterns")
     parser.add_argument("--source", type=float, default=0.0, help="tell so many times the source's size")
+    parser.add_argument("--undo-source", type=float, nargs="*", default=[], help="largest gains")
     parser.add_argument("--wrong-settings", action="store_true", help="tell one setting of each scan wrongly")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -304,6 +335,7 @@ def main():
                 with_strength=given.strength,
                 source=given.source,
                 wrong_settings=given.wrong_settings,
+                gains=given.undo_source,
             )
             for one in paths[: given.first]
         ]
