@@ -7,10 +7,10 @@ knows, and compares the phase with the truth: ``correlation`` and ``nmse`` after
 ``flat`` after a plane is, 8 pixels at the edges left out; ``strength``
 is the factor that brings the predicted phase nearest to the truth. With ``--strength`` also the factors by
 which the predicted and the true phase, as thin objects under a point source, explain the patterns best. With
-``--source 1`` the size of the source is told where it has one; with ``--undo-source 1.1 1.5`` the blur is undone
-in the predicted phase, by so many times at most, whatever the network. ``fitted`` is fitted to the probe of each scan
-(`phaseloom.retrieval.fitted_networks`). With ``--wrong-settings`` one setting of each scan is told wrongly
-(`spoil_settings`). A prediction is accepted where there is no warning.
+``--source 1`` the size of the source is told where it has one; with ``--undo-source 1.1 1.5`` the blur is
+undone in the predicted phase, by so many times at most, whatever the network. ``fitted`` is fitted to the
+probe of each scan (`phaseloom.retrieval.fitted_networks`). With ``--wrong-settings`` one setting of each scan
+is told wrongly (`spoil_settings`). A prediction is accepted where there is no warning.
 """
 
 import argparse
@@ -129,9 +129,7 @@ def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False,
     """Scores of a network on a scan, and whether it is accepted; it is told ``source`` times its size."""
     scan, about, truth = load_scan(path, wrong_settings=wrong_settings)
     size = float(about["faults"].get("source_size", 0.0))
-    strength, angle = about.get("astigmatism", (0.0, 0.0))
-    aberrations = {"defocus": about["defocus"], "C12": strength, "phi12": angle}
-    known = {"semiangle": about["semiangle"], "aberrations": aberrations}
+    known = know_optics(about)
     optics = BeamOptics(**known, source_size=source * size)
     began = time.process_time()
     network = choose_network(model, scan, optics)
@@ -165,6 +163,13 @@ def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False,
         row["strength_by_patterns"] = fit_strength(made, scan)
         row["strength_of_truth_by_patterns"] = fit_strength(true_prediction(made, about, truth), scan)
     return row | compare(on_truth(made, about, truth.shape), truth)
+
+
+def know_optics(about):
+    """What the user knows of the beam, but for the source."""
+    strength, angle = about.get("astigmatism", (0.0, 0.0))
+    aberrations = {"defocus": about["defocus"], "C12": strength, "phi12": angle}
+    return {"semiangle": about["semiangle"], "aberrations": aberrations}
 
 
 def undo_source(made, size, gain, about, truth):
