@@ -33,8 +33,8 @@ from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.fitted_networks import choose_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
 from phaseloom.retrieval.predict_scans import (
-    check_orientation,
     check_prediction,
+    check_settings,
     measure_misfit,
     measure_repeatability,
 )
@@ -53,10 +53,10 @@ WRONG_SETTINGS = (
 FACTORS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0)
 
 
-def spoil_settings(about):
+def spoil_settings(about, kinds=WRONG_SETTINGS):
     """What a user knows who is wrong in one setting: orientation, defocus, semiangle, step or astigmatism."""
     rng = np.random.default_rng([about["seed"], 36])
-    wrong = str(rng.choice(WRONG_SETTINGS))
+    wrong = str(rng.choice(kinds))
     transposed, rows, columns = about["orientation"]
     sign, amount = float(rng.choice((-1, 1))), float(rng.uniform())
     unit = electron_wavelength(about["kilovolts"] * 1e3) / about["semiangle"] ** 2
@@ -73,11 +73,11 @@ def spoil_settings(about):
     return {**about, **known[wrong], "wrong": wrong}
 
 
-def load_scan(path, *, wrong_settings=False):
+def load_scan(path, *, wrong_settings=()):
     """Scan, what is known of it, and the true phase."""
     with np.load(path) as file:
         counts, truth, about = file["counts"], file["truth"], json.loads(str(file["about"]))
-    about = spoil_settings(about) if wrong_settings else about
+    about = spoil_settings(about, wrong_settings) if wrong_settings else about
     n = counts.shape[0]
     line = about["step"] * np.arange(n)
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
@@ -125,7 +125,7 @@ def true_prediction(made, about, truth):
     return replace(made, phase=phase, origin=first, pixel=pixel, rotation=about["rotation"])
 
 
-def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False, gains=()):
+def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=(), gains=()):
     """Scores of a network on a scan, and whether it is accepted; it is told ``source`` times its size."""
     scan, about, truth = load_scan(path, wrong_settings=wrong_settings)
     size = float(about["faults"].get("source_size", 0.0))
@@ -146,7 +146,7 @@ def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False,
         return {**row, "refused": str(problem)}
     again = measure_repeatability(net, card, scan, optics)
     misfit, warnings = check_prediction(made, scan, again, linear=isinstance(net, LinearRecovery))
-    warnings = warnings or check_orientation(net, card, scan, optics)
+    warnings = warnings or check_settings(net, card, scan, optics)
     row |= {"accepted": not warnings, "warnings": warnings, "notes": list(made.notes), "repeatability": again}
     if misfit is not None:
         row |= {key: value for key, value in vars(misfit).items() if isinstance(value, (float, int))}
@@ -327,7 +327,8 @@ def main():
     parser.add_argument("--strength", action="store_true", help="fit the strength of phases by the patterns")
     parser.add_argument("--source", type=float, default=0.0, help="tell so many times the source's size")
     parser.add_argument("--undo-source", type=float, nargs="*", default=[], help="largest gains")
-    parser.add_argument("--wrong-settings", action="store_true", help="tell one setting of each scan wrongly")
+    wrong = {"nargs": "*", "choices": WRONG_SETTINGS, "help": "tell one setting wrongly, of these or of all"}
+    parser.add_argument("--wrong-settings", **wrong)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -339,7 +340,7 @@ def main():
                 *(model, one),
                 with_strength=given.strength,
                 source=given.source,
-                wrong_settings=given.wrong_settings,
+                wrong_settings=() if given.wrong_settings is None else given.wrong_settings or WRONG_SETTINGS,
                 gains=given.undo_source,
             )
             for one in paths[: given.first]
