@@ -217,6 +217,7 @@ def summarise(rows):
         "refused": sum("refused" in row for row in rows),
         "accepted": len(accepted),
         "accepted_above_0.9": sum(row["correlation"] > GOOD for row in accepted),
+        "warned_of_the_step_alone": sum("with steps" in " ".join(row["warnings"]) for row in judged),
         "above_0.95": len(fine),
         "above_0.95_accepted": sum(row["accepted"] for row in fine),
         "median_correlation_nothing_wrong": float(np.median(right)) if right else None,

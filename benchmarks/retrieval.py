@@ -249,22 +249,35 @@ def train_steps(folder):
             training.finish()
 
 
+def score_step(folder, name, scenes):
+    """Scores of a network of `train_steps` by dose and scan; they are kept in its folder."""
+    kept = folder / f"{name}, {len(scenes)} scans.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    parts = [pretrained.load_network(folder / one / "net.safetensors") for one in STEP_NETWORKS[name]]
+    net = make_scan_network(join_stages(*parts) if len(parts) == 2 else parts[0])
+    rows = {}
+    for dose in DOSES:
+        found = [predict_image(net, scene, dose, seed=SEED + n) for n, scene in enumerate(scenes)]
+        pairs = zip(found, scenes, strict=True)
+        rows[label(dose)] = [judged(one, scene.phase.numpy()) for one, scene in pairs]
+        print(name, label(dose), mean(rows[label(dose)]), flush=True)
+    kept.write_text(json.dumps(rows))
+    return rows
+
+
 def read_steps(folder, scans):
     """Scores of the networks of `train_steps`, and how far each is from the patches of the first step."""
     scenes = [TrainingScan.of(sample) for sample in made("all", scans)]
-    out, errors = {}, {}
-    for name, folders in STEP_NETWORKS.items():
-        parts = [pretrained.load_network(folder / one / "net.safetensors") for one in folders]
-        net = make_scan_network(join_stages(*parts) if len(parts) == 2 else parts[0])
-        for dose in DOSES:
-            found = [predict_image(net, scene, dose, seed=SEED + n) for n, scene in enumerate(scenes)]
-            rows = [judged(one, scene.phase.numpy()) for one, scene in zip(found, scenes, strict=True)]
-            error = errors[name, dose] = np.array([row["nmse"] for row in rows])
-            change = error - errors["patches by overlap", dose]
+    every = {name: score_step(folder, name, scenes) for name in STEP_NETWORKS}
+    out = {}
+    for name, doses in every.items():
+        for dose, rows in doses.items():
+            error = np.array([row["nmse"] for row in rows])
+            change = error - [row["nmse"] for row in every["patches by overlap"][dose]]
             intervals = {"nmse_interval": interval(error), "difference_interval": interval(change)}
             more = {"difference": float(change.mean()), "better": int((change < 0).sum())} | intervals
-            out.setdefault(name, {})[label(dose)] = mean(rows) | more | {"scans": error.tolist()}
-            print(name, label(dose), round(float(error.mean()), 4), round(more["difference"], 4), flush=True)
+            out.setdefault(name, {})[dose] = mean(rows) | more | {"scans": error.tolist()}
     return out
 
 
