@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOK = json.loads((DOCS / "notebooks" / "retrieval_training.ipynb").read_text(encoding="utf-8"))
 CODE = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 PAGE = (DOCS / "learned.md").read_text(encoding="utf-8")
-FILES = [text for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.S) if text.startswith("# ")]  # named files
+FILES = [text for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.S) if text.startswith("# ")]
 
 
 @pytest.mark.medium
