@@ -7,9 +7,10 @@ knows, and compares the phase with the truth: ``correlation`` and ``nmse`` after
 ``flat`` after a plane is, 8 pixels at the edges left out; ``strength``
 is the factor that brings the predicted phase nearest to the truth. With ``--strength`` also the factors by
 which the predicted and the true phase, as thin objects under a point source, explain the patterns best. With
-``--source 1`` the size of the source is told where it has one. ``fitted`` is fitted to the probe of each scan
-(`phaseloom.retrieval.fitted_networks`). With ``--wrong-settings`` one setting of each scan is told wrongly
-(`spoil_settings`). A prediction is accepted where there is no warning.
+``--source 1`` the size of the source is told where it has one; with ``--undo-source 1.1 1.5`` the blur is
+undone in the predicted phase, by so many times at most, whatever the network. ``fitted`` is fitted to the
+probe of each scan (`phaseloom.retrieval.fitted_networks`). With ``--wrong-settings`` one setting of each scan
+is told wrongly (`spoil_settings`). A prediction is accepted where there is no warning.
 """
 
 import argparse
@@ -32,16 +33,17 @@ from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.fitted_networks import choose_network
 from phaseloom.retrieval.networks.linear import LinearRecovery
 from phaseloom.retrieval.predict_scans import (
-    check_orientation,
     check_prediction,
+    check_settings,
     measure_misfit,
     measure_repeatability,
 )
-from phaseloom.retrieval.prediction import predict
+from phaseloom.retrieval.prediction import filter_source, predict
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.units import electron_wavelength
 
 RIM = 8
+FAIR = 0.8
 GOOD = 0.9
 VERY_GOOD = 0.95
 WRONG_SETTINGS = (
@@ -51,10 +53,10 @@ WRONG_SETTINGS = (
 FACTORS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0)
 
 
-def spoil_settings(about):
+def spoil_settings(about, kinds=WRONG_SETTINGS):
     """What a user knows who is wrong in one setting: orientation, defocus, semiangle, step or astigmatism."""
     rng = np.random.default_rng([about["seed"], 36])
-    wrong = str(rng.choice(WRONG_SETTINGS))
+    wrong = str(rng.choice(kinds))
     transposed, rows, columns = about["orientation"]
     sign, amount = float(rng.choice((-1, 1))), float(rng.uniform())
     unit = electron_wavelength(about["kilovolts"] * 1e3) / about["semiangle"] ** 2
@@ -71,11 +73,11 @@ def spoil_settings(about):
     return {**about, **known[wrong], "wrong": wrong}
 
 
-def load_scan(path, *, wrong_settings=False):
+def load_scan(path, *, wrong_settings=()):
     """Scan, what is known of it, and the true phase."""
     with np.load(path) as file:
         counts, truth, about = file["counts"], file["truth"], json.loads(str(file["about"]))
-    about = spoil_settings(about) if wrong_settings else about
+    about = spoil_settings(about, wrong_settings) if wrong_settings else about
     n = counts.shape[0]
     line = about["step"] * np.arange(n)
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
@@ -123,13 +125,11 @@ def true_prediction(made, about, truth):
     return replace(made, phase=phase, origin=first, pixel=pixel, rotation=about["rotation"])
 
 
-def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False):
+def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=(), gains=()):
     """Scores of a network on a scan, and whether it is accepted; it is told ``source`` times its size."""
     scan, about, truth = load_scan(path, wrong_settings=wrong_settings)
     size = float(about["faults"].get("source_size", 0.0))
-    strength, angle = about.get("astigmatism", (0.0, 0.0))
-    aberrations = {"defocus": about["defocus"], "C12": strength, "phi12": angle}
-    known = {"semiangle": about["semiangle"], "aberrations": aberrations}
+    known = know_optics(about)
     optics = BeamOptics(**known, source_size=source * size)
     began = time.process_time()
     network = choose_network(model, scan, optics)
@@ -146,7 +146,7 @@ def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False)
         return {**row, "refused": str(problem)}
     again = measure_repeatability(net, card, scan, optics)
     misfit, warnings = check_prediction(made, scan, again, linear=isinstance(net, LinearRecovery))
-    warnings = warnings or check_orientation(net, card, scan, optics)
+    warnings = warnings or check_settings(net, card, scan, optics)
     row |= {"accepted": not warnings, "warnings": warnings, "notes": list(made.notes), "repeatability": again}
     if misfit is not None:
         row |= {key: value for key, value in vars(misfit).items() if isinstance(value, (float, int))}
@@ -157,10 +157,25 @@ def judge(model, path, *, with_strength=False, source=0.0, wrong_settings=False)
     if source and size:
         untold = predict(net, card, scan, BeamOptics(**known))
         row["untold"] = compare(on_truth(untold, about, truth.shape), truth)
+    if size and gains:
+        row["undone"] = {f"{gain:g}": undo_source(made, size, gain, about, truth) for gain in gains}
     if with_strength:
         row["strength_by_patterns"] = fit_strength(made, scan)
         row["strength_of_truth_by_patterns"] = fit_strength(true_prediction(made, about, truth), scan)
     return row | compare(on_truth(made, about, truth.shape), truth)
+
+
+def know_optics(about):
+    """What the user knows of the beam, but for the source."""
+    strength, angle = about.get("astigmatism", (0.0, 0.0))
+    aberrations = {"defocus": about["defocus"], "C12": strength, "phi12": angle}
+    return {"semiangle": about["semiangle"], "aberrations": aberrations}
+
+
+def undo_source(made, size, gain, about, truth):
+    """Scores of a prediction whose blur by a source is undone afterwards."""
+    phase = filter_source(made.phase, made.pixel, size, undo=True, max_gain=gain)
+    return compare(on_truth(replace(made, phase=phase), about, truth.shape), truth)
 
 
 def judge_errors(made, about, truth):
@@ -202,6 +217,7 @@ def summarise(rows):
         "refused": sum("refused" in row for row in rows),
         "accepted": len(accepted),
         "accepted_above_0.9": sum(row["correlation"] > GOOD for row in accepted),
+        "warned_of_the_step_alone": sum("with steps" in " ".join(row["warnings"]) for row in judged),
         "above_0.95": len(fine),
         "above_0.95_accepted": sum(row["accepted"] for row in fine),
         "median_correlation_nothing_wrong": float(np.median(right)) if right else None,
@@ -262,6 +278,9 @@ def summarise_strength(rows):
             "worst_ratio": max(ratios),
             "better": sum(ratio < 1 for ratio in ratios),
         }
+    undone = [row for row in rows if "undone" in row]
+    if undone:
+        found["undone"] = summarise_undone(undone)
     by = [row for row in rows if "strength_by_patterns" in row]
     if by:
         after = [rescaled_nmse(row) for row in by]
@@ -272,6 +291,23 @@ def summarise_strength(rows):
             "better": sum(one < row["nmse"] for one, row in zip(after, by, strict=True)),
             "worst_ratio": max(one / row["nmse"] for one, row in zip(after, by, strict=True)),
         }
+    return found
+
+
+def summarise_undone(rows):
+    """Errors after the blur by the source was undone over those before, of all and of good predictions."""
+    found = {}
+    for kind, few in (("all", rows), ("good", [row for row in rows if row["correlation"] > FAIR])):
+        if not few:
+            continue
+        found[kind] = {"scans": len(few), "strength": float(np.median([row["strength"] for row in few]))}
+        for gain in few[0]["undone"]:
+            ratios = [row["undone"][gain]["nmse"] / row["nmse"] for row in few]
+            found[kind][gain] = {
+                "median_ratio": float(np.median(ratios)),
+                "worst_ratio": max(ratios),
+                "better": sum(ratio < 1 for ratio in ratios),
+            }
     return found
 
 
@@ -291,7 +327,9 @@ def main():
     parser.add_argument("--first", type=int, help="scans that are judged, at most")
     parser.add_argument("--strength", action="store_true", help="fit the strength of phases by the patterns")
     parser.add_argument("--source", type=float, default=0.0, help="tell so many times the source's size")
-    parser.add_argument("--wrong-settings", action="store_true", help="tell one setting of each scan wrongly")
+    parser.add_argument("--undo-source", type=float, nargs="*", default=[], help="largest gains")
+    wrong = {"nargs": "*", "choices": WRONG_SETTINGS, "help": "tell one setting wrongly, of these or of all"}
+    parser.add_argument("--wrong-settings", **wrong)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -303,7 +341,8 @@ def main():
                 *(model, one),
                 with_strength=given.strength,
                 source=given.source,
-                wrong_settings=given.wrong_settings,
+                wrong_settings=() if given.wrong_settings is None else given.wrong_settings or WRONG_SETTINGS,
+                gains=given.undo_source,
             )
             for one in paths[: given.first]
         ]

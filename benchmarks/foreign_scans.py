@@ -83,14 +83,29 @@ def write_foreign(
     size: int = 22,
     electrons: float | None = None,
     any_probe: bool = False,
+    source: tuple[float, float] | None = None,
 ) -> Path:
-    """Simulate and write a scan, of so many electrons in a pattern in place of those that were drawn."""
+    """Simulate and write a scan.
+
+    Args:
+        folder: where it is written.
+        name: of the set.
+        seed: of the case.
+        size: probes along a side.
+        electrons: in a pattern, in place of those that were drawn.
+        any_probe: draw energy, semiangle, defocus and step.
+        source: smallest and largest size of the source, angstrom, in place of that of the case.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{seed}.npz"
     if not path.exists():
         drawn = draw_foreign(name, seed, scan=size, any_probe=any_probe)
         if electrons is not None:
             drawn = replace(drawn, case=replace(drawn.case, electrons=electrons))
+        if source is not None:
+            wide = float(np.random.default_rng([seed, 37]).uniform(*source))
+            faults = replace(drawn.case.faults, source_size=wide)
+            drawn = replace(drawn, case=replace(drawn.case, faults=faults))
         scan = simulate_foreign(drawn)
         about = json.dumps(describe_foreign(drawn))
         np.savez_compressed(path, counts=scan.counts, truth=sample_truth(drawn, scan), about=about)
@@ -108,18 +123,15 @@ def main() -> None:
     parser.add_argument("--electrons", type=float, help="in a pattern; default: drawn")
     parser.add_argument("--nothing-wrong", action="store_true", help="leave out seeds with wrong optics")
     parser.add_argument("--any-probe", action="store_true", help="draw energy, semiangle, defocus and step")
+    parser.add_argument("--source", type=float, nargs=2, help="smallest and largest size, angstrom")
     given = parser.parse_args()
     if given.set == "judge" and not given.frozen:
         parser.error("scans of `judge` are made once the code is frozen: give --frozen COMMIT")
     for seed in range(*given.seeds):
         if given.nothing_wrong and draw_foreign(given.set, seed).wrong:
             continue
-        print(
-            write_foreign(
-                given.folder, given.set, seed, electrons=given.electrons, any_probe=given.any_probe
-            ),
-            flush=True,
-        )
+        choice = {"electrons": given.electrons, "any_probe": given.any_probe, "source": given.source}
+        print(write_foreign(given.folder, given.set, seed, **choice), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
     python -m benchmarks.retrieval [--models linear tiny FILE] [--scans 48] [--suites 12]
                                    [--ptychography 4]
                                    [--out benchmarks/results/retrieval-2026-11-25.json]
+    python -m benchmarks.retrieval --steps FOLDER [--scans 48]
+                                   [--out benchmarks/results/end-to-end-2026-11-27.json]
 
 Two sets of scans of 32 x 32 probes (80 keV, 20 mrad, 90 A of under-focus, steps of 2 A), seed 1000, all of
 materials that training never draws: ``all`` of 18 families, mixtures and grain boundaries among them, and
@@ -10,12 +12,18 @@ materials that training never draws: ``all`` of 18 families, mixtures and grain 
 those of the phase on the true pixels, 8 of them left out at the edges; a constant is removed, and for
 ptychography, whose probe is refined, a ramp. Means over scans, the median of periods at which the Fourier
 ring correlation falls to one half, CPU seconds of one thread.
+
+``--steps`` trains the three steps of ``examples/train_retrieval.yaml`` into a folder, as ``phaseloom train
+retrieval`` does, and one to compare them with (`train_steps`; 40 CPU minutes; what is in the folder is kept),
+and scores them on the scans of ``all``. ``difference`` is the mean of the scans' errors less
+those of the first step's patches on the same scans and counts, its interval drawn over scans.
 """
 
 import argparse
 import json
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +38,10 @@ from phaseloom.metrics.resolution import ring_correlation
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import RIM_PIXELS, predict_image
-from phaseloom.retrieval.networks.end_to_end import make_scan_network
+from phaseloom.retrieval.networks.end_to_end import join_stages, make_scan_network
 from phaseloom.retrieval.networks.linear import compute_centres_of_mass, integrate_slopes
 from phaseloom.retrieval.recipe import SampleSimulator, Train
+from phaseloom.retrieval.trainer import RetrievalTraining, train_retrieval
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
 from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment
 
@@ -54,6 +63,15 @@ SETS = {"all": {}, "standard": {"families": PLAIN, "grains": 0.0}}
 PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A", "modes": 1, "soft": True}}
 EPOCHS = (20, 60, 200)
 FEW_DOSES = (NOISELESS_DOSE, 1e4)
+STEPS_FILE = Path(__file__).parents[1] / "examples" / "train_retrieval.yaml"
+STEP_NETWORKS = {
+    "patches by overlap": ("1-patches",),
+    "patches by the second step": ("1-patches", "2-stitching"),
+    "end to end": ("3-end-to-end",),
+    "patches trained on": ("patches-trained-on",),
+}
+"""Folders of the networks of each row, joined where there are two."""
+
 SUITES = {
     "defocus 80 A": {"defocus": "80 A"},
     "defocus 110 A": {"defocus": "110 A"},
@@ -205,6 +223,57 @@ def iterated(count, model):
     return out
 
 
+def train_steps(folder):
+    """Train the three steps, and the patches alone on the scans of the third, for as long and at its rate.
+
+    The last one says what of the third step's gain is that of more training.
+    """
+    recipe = Train.from_path(STEPS_FILE)
+    for training, epoch in train_retrieval(None if (folder / "train.yaml").exists() else recipe, folder):
+        print(training.recipe.stage, epoch.number, round(epoch.holdout, 4), flush=True)
+    there = folder / "patches-trained-on"
+    if (there / "net.safetensors").exists():
+        return
+    changes = {"stage": "patches", "weights": str(folder / "1-patches" / "net.safetensors")}
+    start = partial(RetrievalTraining.begin, Train.from_path(STEPS_FILE, {**recipe.joint, **changes}))
+    training = RetrievalTraining.resume(there) if (there / "run.yaml").exists() else start(there)
+    for epoch in training:
+        print(there.name, epoch.number, round(epoch.holdout, 4), flush=True)
+    training.finish()
+
+
+def score_step(folder, name, scenes):
+    """Scores of a network of `train_steps` by dose and scan; they are kept in its folder."""
+    kept = folder / f"{name}, {len(scenes)} scans.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    parts = [pretrained.load_network(folder / one / "net.safetensors") for one in STEP_NETWORKS[name]]
+    net = make_scan_network(join_stages(*parts) if len(parts) == 2 else parts[0])
+    rows = {}
+    for dose in DOSES:
+        found = [predict_image(net, scene, dose, seed=SEED + n) for n, scene in enumerate(scenes)]
+        pairs = zip(found, scenes, strict=True)
+        rows[label(dose)] = [judged(one, scene.phase.numpy()) for one, scene in pairs]
+        print(name, label(dose), mean(rows[label(dose)]), flush=True)
+    kept.write_text(json.dumps(rows))
+    return rows
+
+
+def read_steps(folder, scans):
+    """Scores of the networks of `train_steps`, and how far each is from the patches of the first step."""
+    scenes = [TrainingScan.of(sample) for sample in made("all", scans)]
+    every = {name: score_step(folder, name, scenes) for name in STEP_NETWORKS}
+    out = {}
+    for name, doses in every.items():
+        for dose, rows in doses.items():
+            error = np.array([row["nmse"] for row in rows])
+            change = error - [row["nmse"] for row in every["patches by overlap"][dose]]
+            intervals = {"nmse_interval": interval(error), "difference_interval": interval(change)}
+            more = {"difference": float(change.mean()), "better": int((change < 0).sum())} | intervals
+            out.setdefault(name, {})[dose] = mean(rows) | more | {"scans": error.tolist()}
+    return out
+
+
 def table(found):
     lines = []
     for part, methods in found.items():
@@ -228,9 +297,21 @@ def main():
     parser.add_argument("--scans", type=int, default=48, help="scans of each set; 0: none")
     parser.add_argument("--suites", type=int, default=12, help="scans of each suite; 0: none")
     parser.add_argument("--ptychography", type=int, default=4, help="scans of `all`; 0: none")
+    parser.add_argument("--steps", type=Path, help="folder of the three steps, which are trained there")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.steps:
+        train_steps(given.steps)
+        found = {"machine": machine(), "scans": given.scans, "networks": read_steps(given.steps, given.scans)}
+    else:
+        found = score_networks(given)
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def score_networks(given):
+    """Scores of networks by condition, and of ptychography from them."""
     methods = {"flat": flat, "iCoM": icom} | {named_by(m): network(find_network(m)) for m in given.models}
     found = {"machine": machine(), "torch": torch.__version__, "scans": given.scans}
     for name in SETS if given.scans else ():
@@ -246,8 +327,7 @@ def main():
         found["few"] = read(methods, [TrainingScan.of(sample) for sample in samples])
         found["few, iterated"] = iterated(given.ptychography, given.models[-1])
     print(table(found))
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    return found
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ TYPED = {
     "howto-near-field": 11,
     "howto-slices-modes": 9,
     "hyperparameters": 1,
-    "learned": 43,
+    "learned": 27,
     "parameters": 3,
     "restoration": 4,
     "rpi": 27,

@@ -37,6 +37,12 @@ def test_a_term_that_came_later_and_a_loss_that_was_not_judged_leave_gaps(tmp_pa
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def test_a_training_without_any_finite_loss_has_a_figure(tmp_path):
+    figure = plot_losses([event(1, np.nan, loss=np.nan)])
+    plot.save(figure, tmp_path / "curves.png")
+    assert figure.axes[0].get_yscale() == "linear"
+
+
 def test_a_single_epoch_is_drawn(tmp_path):
     plot.save(plot_losses([event(1, contrast=1.0)]), tmp_path / "one.png")
 

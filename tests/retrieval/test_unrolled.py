@@ -21,8 +21,8 @@ from phaseloom.retrieval.networks import unrolled as networks
 from phaseloom.retrieval.networks.unrolled import ThinScans, mean_amplitude, unrolled
 from phaseloom.retrieval.predict_scans import (
     _select_block,
-    check_orientation,
     check_prediction,
+    check_settings,
     predict_scan,
     write_prediction,
 )
@@ -394,11 +394,21 @@ def test_the_right_orientation_of_the_detector_explains_more(shipped):
     net, card = shipped
     scan, _, _ = make_scan(electrons=1e4, count=12)
     optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
-    assert check_orientation(net, card, scan, optics) == []
-    (line,) = check_orientation(net, card, prepare.transpose(scan), optics)
+    assert check_settings(net, card, scan, optics) == []
+    (line,) = check_settings(net, card, prepare.transpose(scan), optics)
     assert "prepare: [transpose]" in line
-    (line,) = check_orientation(net, card, prepare.flip(scan, axis="y"), optics)
+    (line,) = check_settings(net, card, prepare.flip(scan, axis="y"), optics)
     assert "prepare: [{flip: {axis: y}}]" in line
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1.07, "steps 8 % shorter"), (0.93, "steps 8 % longer")])
+def test_the_right_step_explains_more(shipped, factor, words):
+    net, card = shipped
+    scan, _, _ = make_scan(electrons=1e6, count=12, draw=draw_atoms)
+    optics = BeamOptics(semiangle=SEMIANGLE, aberrations={"defocus": 90.0})
+    (line,) = check_settings(net, card, replace(scan, positions=scan.positions * factor), optics)
+    assert words in line
+    assert "phaseloom calibrate" in line
 
 
 @pytest.mark.parametrize(

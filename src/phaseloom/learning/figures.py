@@ -37,8 +37,8 @@ def plot_losses(history: Sequence[Mapping[str, Any]], /) -> Figure:
         }
         upper.plot(epochs, values, label=name, **style)
     frame(upper, title="Training", x="", y="loss")
-    lowest = min(value for values in lines.values() for value in values if np.isfinite(value))
-    upper.set_yscale("log" if lowest > 0 else "linear")
+    finite = [value for values in lines.values() for value in values if np.isfinite(value)]
+    upper.set_yscale("log" if min(finite, default=0.0) > 0 else "linear")
     upper.legend()
     rates = [event["rates"].get("net", max(event["rates"].values(), default=np.nan)) for event in history]
     lower.plot(epochs, rates, color=LINE_COLOURS[0])

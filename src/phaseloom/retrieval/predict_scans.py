@@ -48,8 +48,8 @@ __all__ = [
     "MIN_EXPLAINED_SHARE",
     "FailedPrediction",
     "ScanPrediction",
-    "check_orientation",
     "check_prediction",
+    "check_settings",
     "describe_warnings",
     "find_missing",
     "measure_misfit",
@@ -78,18 +78,28 @@ MIN_REPEATABILITY_OF_LINEAR = 0.95
 # lowest is 10.9 along it; of twins with a correlation below -0.7, -7.9 to -11.9, and two of -2.0 and 5.6.
 MIN_ERRORS_AGAINST_DARK_FIELD = 3.0
 
-OTHER_ORIENTATIONS: dict[str, Callable[[Scan4D], Scan4D]] = {
-    "transpose": transpose,
-    "{flip: {axis: x}}": partial(flip, axis="x"),
-    "{flip: {axis: y}}": partial(flip, axis="y"),
-}
-"""Of the detector, by the step of `prepare` that makes each of the present one."""
-MAX_BLOCK_FOR_ORIENTATION = 16  # rows and columns of the raster that orientations are compared on
-MIN_ERRORS_OF_ORIENTATION = 3.0  # standard errors by which another one has to explain more
+MAX_BLOCK_FOR_SETTINGS = 16  # rows and columns of the raster that settings are compared on
+MIN_ERRORS_OF_SETTINGS = 3.0  # standard errors by which another one has to explain more
 PATTERNS_AT_ONCE = 64  # patterns that are modelled together
 MIN_PIXELS_OF_SPECTRUM = 16  # of a side of an image, rims left out, to tell noise by frequency
 MIN_PROBE_WINDOW = 48  # pixels of the window of the probe, at least
 MIN_MODEL_SEMIANGLES = 3.5  # semiangles that the model reaches over, at least, from edge to edge
+
+
+def _scale_positions(scan: Scan4D, factor: float) -> Scan4D:
+    return replace(scan, positions=scan.positions * factor)
+
+
+ORIENTATION = "the detector in another orientation"
+STEP_FIX = "check the step and the defocus, which act alike; phaseloom calibrate finds both"
+OTHER_SETTINGS: dict[tuple[str, str], Callable[[Scan4D], Scan4D]] = {
+    (ORIENTATION, "check it, and try prepare: [transpose]"): transpose,
+    (ORIENTATION, "check it, and try prepare: [{flip: {axis: x}}]"): partial(flip, axis="x"),
+    (ORIENTATION, "check it, and try prepare: [{flip: {axis: y}}]"): partial(flip, axis="y"),
+    ("steps 8 % shorter", STEP_FIX): partial(_scale_positions, factor=0.92),
+    ("steps 8 % longer", STEP_FIX): partial(_scale_positions, factor=1.08),
+}
+"""What may be wrong, and what to do about it, by the change that makes another scan of the present one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +161,7 @@ def predict_scan(
     again = None if halves is None else correlate_halves(*halves)
     noise = None if halves is None else measure_noise(*halves)
     found, doubts = check_prediction(prediction, scan, again, linear=isinstance(net, LinearRecovery))
-    doubts = doubts or check_orientation(net, card, scan, optics, dose=dose)
+    doubts = doubts or check_settings(net, card, scan, optics, dose=dose)
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
     return ScanPrediction(prediction, found, card, recipe, made, doubts, again, describe_scan(scan), noise)
 
@@ -313,7 +323,7 @@ def check_prediction(
     return found, [*doubts, *_check_twin(prediction, scan), *noisy]
 
 
-def check_orientation(
+def check_settings(
     net: nn.Module,
     card: Mapping[str, Any],
     scan: Scan4D,
@@ -322,10 +332,11 @@ def check_orientation(
     *,
     dose: float | None = None,
 ) -> list[str]:
-    """A warning where predictions explain more of the patterns with the detector mirrored or transposed.
+    """A warning where predictions explain more of the patterns with another orientation or step.
 
-    A wrong orientation may explain nine tenths at few electrons; the right one explains more. Large scans are
-    compared by a block of their raster, those without a raster not at all.
+    Orientations are those of a detector mirrored or transposed, steps 8 % shorter or longer. Wrong ones may
+    explain nine tenths; the right ones explain more. Large scans are compared by a block of their raster,
+    those without a raster not at all.
 
     Arguments as of `phaseloom.retrieval.prediction.predict`.
     """
@@ -344,18 +355,19 @@ def check_orientation(
         return found.explained, found.error
 
     here = explain(block)
-    for step, turn in OTHER_ORIENTATIONS.items():
-        there = explain(turn(block)) if here else None
-        if here and there and there[0] - here[0] > MIN_ERRORS_OF_ORIENTATION * math.hypot(here[1], there[1]):
+    if here is None:
+        return []
+    for (where, fix), change in OTHER_SETTINGS.items():
+        there = explain(change(block))
+        if there and there[0] - here[0] > MIN_ERRORS_OF_SETTINGS * math.hypot(here[1], there[1]):
             more = f"{100 * there[0]:.0f} % instead of {100 * here[0]:.0f} %"
-            wrong = f"patterns are explained better with the detector in another orientation ({more})"
-            return [f"{wrong}: check it, and try prepare: [{step}]"]
+            return [f"patterns are explained better with {where} ({more}): {fix}"]
     return []
 
 
 def _select_block(scan: Scan4D) -> Scan4D | None:
     """The middle of a raster, or a whole small scan; ``None`` of large ones without a raster."""
-    most = MAX_BLOCK_FOR_ORIENTATION
+    most = MAX_BLOCK_FOR_SETTINGS
     if len(scan) <= most**2:
         return scan
     if scan.grid is None or math.prod(scan.grid) != len(scan):

@@ -116,17 +116,26 @@ class Prediction:
         return values.astype(np.float32)
 
 
-def filter_source(phase: np.ndarray, pixel: tuple[float, float], size: float, /, *, undo: bool) -> np.ndarray:
+def filter_source(
+    phase: np.ndarray,
+    pixel: tuple[float, float],
+    size: float,
+    /,
+    *,
+    undo: bool,
+    max_gain: float = MAX_SOURCE_GAIN,
+) -> np.ndarray:
     """A phase whose blur by a source is undone, or put back.
 
     Patterns of a source of finite size are means over places, so that a weak phase comes out damped by
-    ``exp(-2 pi^2 size^2 q^2)`` at the spatial frequency ``q``. Gains are ``MAX_SOURCE_GAIN`` at most.
+    ``exp(-2 pi^2 size^2 q^2)`` at the spatial frequency ``q``.
 
     Args:
         phase: ``(y, x)``; it goes on mirrored beyond its edges.
         pixel: (y, x), angstrom.
         size: standard deviation of the source along each axis, angstrom.
         undo: or put back.
+        max_gain: by which any frequency is multiplied, or divided, at most.
 
     Example:
         >>> wave = np.tile(np.cos(2 * np.pi * np.arange(40) / 10), (40, 1)).astype(np.float32)
@@ -140,7 +149,7 @@ def filter_source(phase: np.ndarray, pixel: tuple[float, float], size: float, /,
     wide = np.pad(phase.astype(np.float64), [(n, n) for n in margins], mode="reflect")
     rows, columns = np.fft.fftfreq(wide.shape[0], pixel[0]), np.fft.rfftfreq(wide.shape[1], pixel[1])
     square = rows[:, None] ** 2 + columns**2
-    gain = np.exp(np.minimum(2 * (math.pi * size) ** 2 * square, math.log(MAX_SOURCE_GAIN)))
+    gain = np.exp(np.minimum(2 * (math.pi * size) ** 2 * square, math.log(max_gain)))
     spectrum = np.fft.rfft2(wide) * (gain if undo else 1 / gain)
     inner = tuple(slice(n, n + count) for n, count in zip(margins, phase.shape, strict=True))
     return np.fft.irfft2(spectrum, wide.shape)[inner].astype(phase.dtype)
