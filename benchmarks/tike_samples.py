@@ -43,6 +43,7 @@ Yields = tuple[Iterator[Any], Callable[[], tuple[np.ndarray, np.ndarray]], Calla
 ARMS: dict[str, dict[str, Any]] = {
     "ours, automatic": {"program": "ours"},
     "ours, automatic, 100 epochs": {"program": "ours", "epochs": 100, "only": "simulated"},
+    "ours, automatic, 300 epochs": {"program": "ours", "epochs": 300, "only": "simulated"},
     "ours, six modes, background, intensities": {
         "program": "ours",
         "only": "star",

@@ -129,7 +129,9 @@ def _describe_places(r: "Result") -> str:
 
 def _describe_drift(r: "Result") -> str:
     """That moves with time are a part of a drift alone: probe and object make up for the rest of it."""
-    if len(r.positions) != len(r.positions_start) or not (drift := r.drift).is_large(min(r.pixel)):
+    if r.scan_numbers is not None or len(r.positions) != len(r.positions_start):
+        return ""  # scans that were joined have no common time
+    if not (drift := r.drift).is_large(min(r.pixel)):
         return ""
     far = LENGTH.show(float(f"{math.hypot(*drift.trend):.2g}"))
     return (

@@ -22,7 +22,7 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
-from phaseloom.trust import Verdict
+from phaseloom.trust import Verdict, describe_trust
 
 PIXEL, WINDOW = 0.2, 64
 
@@ -251,3 +251,19 @@ def test_a_falling_loss_that_explains_nothing_is_a_wrong_start(share, loss, epoc
     doubts = outcome._doubt_unexplained(job, Judgement(Verdict.STILL_FALLING, "still falling"))
     assert [one.verdict for one in doubts] == [Verdict.WRONG_START] * is_said
     assert not outcome._doubt_unexplained(job, Judgement(Verdict.CONVERGED, "converged"))
+
+
+def test_a_scan_that_was_moved_as_a_whole_is_named_and_not_a_drift(finished):
+    """A forgotten offset of 200 nm was called drift, or a wrong step or defocus."""
+    result = finished.result()
+    moved = np.array(result.positions_start)
+    half = len(moved) // 2
+    moved[half:] += [50.0, -20.0]
+    numbers = (np.arange(len(moved)) >= half).astype(int)
+    both = replace(result, positions=moved, scan_numbers=numbers)
+    facts = dict(trust_facts(both))
+    assert facts["move of scan 1"].startswith("y +50")
+    assert "trend of moves" not in facts
+    assert "From the first to the last" not in describe_trust(both)
+    assert "trend of moves" in dict(trust_facts(replace(both, scan_numbers=None)))
+    assert "move of scan 1" not in dict(trust_facts(replace(both, positions=both.positions_start)))

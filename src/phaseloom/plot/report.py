@@ -109,6 +109,20 @@ def report(r: Result) -> Figure:
     return rows["page"]
 
 
+def _list_moves_of_scans(r: Result) -> list[tuple[str, str]]:
+    """How far each of several scans was moved as a whole against the first, where that is a pixel or more."""
+    if len(r.positions) != len(r.positions_start):
+        return []
+    move = np.asarray(r.positions) - r.positions_start
+    whole = {number: move[r.scan_numbers == number].mean(0) for number in np.unique(r.scan_numbers)}
+    first = next(iter(whole.values()))
+    moved = {
+        number: mean - first for number, mean in whole.items() if np.hypot(*(mean - first)) > min(r.pixel)
+    }
+    what = "from scan 0 as a whole: its offset, if both show one object"
+    return [(f"move of scan {number}", f"{_format_vector(*mean)} {what}") for number, mean in moved.items()]
+
+
 def trust_facts(r: Result) -> list[tuple[str, str]]:
     """What speaks for a result and against it, by name: chi^2, powers of modes, drift, resolution.
 
@@ -121,7 +135,9 @@ def trust_facts(r: Result) -> list[tuple[str, str]]:
     if has_noise_losses(r.history) and "loss" in r.metrics:
         held = f", held out {r.metrics['hold-out']:.4g}" if "hold-out" in r.metrics else ""
         facts.insert(0, ("chi^2", f"{r.metrics['loss']:.4g}{held} (1 = shot noise)"))
-    if _has_drift(r):
+    if r.scan_numbers is not None:
+        facts += _list_moves_of_scans(r)
+    elif _has_drift(r):
         drift = r.drift
         what = (
             " from first to last: drift, or a wrong step or defocus" if drift.is_large(min(r.pixel)) else ""
