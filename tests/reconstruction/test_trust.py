@@ -267,3 +267,30 @@ def test_a_scan_that_was_moved_as_a_whole_is_named_and_not_a_drift(finished):
     assert "From the first to the last" not in describe_trust(both)
     assert "trend of moves" in dict(trust_facts(replace(both, scan_numbers=None)))
     assert "move of scan 1" not in dict(trust_facts(replace(both, positions=both.positions_start)))
+
+
+@pytest.mark.parametrize(
+    ("losses", "share", "held", "expected"),
+    [
+        ("doubtful", (0.97, 0.002), 1.14, "converged"),
+        ("doubtful", (0.93, 0.002), 2.26, "levelled"),
+        ("doubtful", (0.98, 0.001), 3.1, "doubtful"),  # a false minimum
+        ("doubtful", (0.71, 0.001), 2.0, "doubtful"),
+        ("converged", (0.10, 0.125), 1.13, "doubtful"),
+        ("converged", (0.75, 0.12), 0.8, "converged"),
+        ("levelled", (0.22, 0.02), 1.3, "doubtful"),
+        ("wrong start", (0.99, 0.001), 1.2, "wrong_start"),
+        ("converged", None, 1.0, "converged"),
+    ],
+)
+def test_of_photons_the_share_explained_outweighs_the_gap_between_losses(losses, share, held, expected):
+    """11 of 24 right runs were doubtful, and two with the detector turned over converged."""
+    said = Judgement(Verdict(losses.replace(" ", "_")), f"{losses}: by losses")
+    geometry = SimpleNamespace(beam="photon", near=False)
+    progress = SimpleNamespace(history=[{"explained": share}], holdout_loss=held)
+    job = SimpleNamespace(scan=SimpleNamespace(geometry=geometry, scan_numbers=None), progress=progress)
+    judgement = outcome._judge_by_explained_share(job, said)
+    assert judgement.verdict.value == expected
+    assert str(judgement).startswith(expected.replace("_", " "))
+    geometry.beam = "electron"
+    assert outcome._judge_by_explained_share(job, said) is said
