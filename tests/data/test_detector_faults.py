@@ -215,15 +215,9 @@ def test_a_run_masks_bad_pixels_of_electrons_and_says_so():
     assert "1 hot pixel at (row, column) (12, 22)" in job.start_lines()[0]
 
 
-@pytest.mark.parametrize(
-    "settings", [{"mask": "none"}, {"prepare": [{"mask": {"outliers": False}}]}, {"beam": "photon"}]
-)
-def test_bad_pixels_are_kept_where_a_recipe_says_so_and_of_photons(settings):
-    scan = spoil(moving_disk())
-    if settings.get("beam"):
-        scan = replace(scan, geometry=replace(scan.geometry, beam="photon"))
-        settings = {}
-    job = begin(scan, **settings)
+@pytest.mark.parametrize("settings", [{"mask": "none"}, {"prepare": [{"mask": {"outliers": False}}]}])
+def test_bad_pixels_are_kept_where_a_recipe_says_so(settings):
+    job = begin(spoil(moving_disk()), **settings)
     assert job.scan.mask.all()
     assert "mask" not in job.recipe.found
 
