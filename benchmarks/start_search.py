@@ -1,6 +1,7 @@
 """The automatic start of photon scans: what it finds, what it costs, and what the run comes to.
 
     python -m benchmarks.start_search OUT.json --seeds 100 124 [--settings '{"start": "none"}']
+    python -m benchmarks.start_search OUT.json --seeds 440 452 --spoiled    # what verdicts say of wrong ones
 
 Far-field scans by a simulation of its own in NumPy, drawn anew for each seed: star, discs, speckle or
 polygons; a lens with or without a central stop, aberrations and a defocus of either sign, a pinhole or a
@@ -16,6 +17,7 @@ import json
 import subprocess
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +181,8 @@ def correlate_contrast(found: np.ndarray, offset: np.ndarray, truth: np.ndarray,
     return best[1]
 
 
-def run_one(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """The default run of a scan: seconds of its start and of its epochs, and its score."""
-    scan, what, truth, places = draw_scan(seed)
-    warnings.filterwarnings("ignore")
+def run_one(scan: Scan4D, truth: np.ndarray, places: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
+    """A run of a scan: seconds of its start and of its epochs, score and verdict."""
     began = time.process_time()
     job = Job.begin(Reconstruct.of({"device": "cpu", **settings}), scan=scan)
     started = time.process_time()
@@ -192,18 +192,36 @@ def run_one(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     result = job.result()
     half = scan.geometry.shape[0] // 2
     found = (np.asarray(result.positions) - np.asarray(result.origin)) / np.asarray(result.pixel)
-    offset = np.round((found - half - places).mean(0)).astype(int) + half
+    offset = np.round((found - half - places).mean(0)).astype(int)
     field = np.ceil(places.min(0)).astype(int) + half, np.floor(places.max(0)).astype(int) + half
     whole = np.prod(result.object, axis=0)
-    scores = [correlate_contrast(one, offset - half, truth, field) for one in (whole, whole.conj())]
+    scores = [correlate_contrast(one, offset, truth, field) for one in (whole, whole.conj())]
     start = job.recipe.found
-    verdict = str(result.verdict) if hasattr(result, "verdict") else None
-    return what | {
+    numbers = {
+        name: result.metrics[name] for name in ("loss", "hold-out", "explained") if name in result.metrics
+    }
+    return {
         "start_cpu_s": round(started - began, 2),
         "epochs_cpu_s": round(ended - started, 2),
         "found": {key: str(start[key]) for key in ("defocus", "orientation", "margin") if key in start},
         "correlation": round(max(scores), 4),
-        "verdict": verdict,
+        **{name: round(float(value), 4) for name, value in numbers.items()},
+        "verdict": result.verdict,
+        "verdict_code": result.verdict_code,
+    }
+
+
+def spoil(scan: Scan4D, way: int, rng: np.random.Generator) -> dict[str, tuple[Scan4D, float]]:
+    """The scan with something stated wrongly, by what it is, and the factor on its places."""
+    turned = turn(scan.counts, 1) if way not in (1, 2) else scan.counts  # not undone by the twin
+    mixed = scan.positions[rng.permutation(len(scan))]
+    return {
+        "detector turned over": (
+            replace(scan, counts=np.ascontiguousarray(turned), probe=None, oriented=True),
+            1.0,
+        ),
+        "positions exchanged": (replace(scan, positions=mixed, probe=None), 1.0),
+        "steps a quarter too long": (replace(scan, positions=1.25 * scan.positions), 1.25),
     }
 
 
@@ -213,11 +231,18 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs=2, default=(100, 124))
     parser.add_argument("--settings", type=json.loads, default={})
+    parser.add_argument("--spoiled", action="store_true", help="with something stated wrongly as well")
     given = parser.parse_args()
     one_thread()
+    warnings.filterwarnings("ignore")
     rows = []
     for seed in range(*given.seeds):
-        rows.append(run_one(seed, given.settings))
+        scan, what, truth, places = draw_scan(seed)
+        rows.append(what | run_one(scan, truth, places, given.settings))
+        if given.spoiled:
+            spoiled = spoil(scan, what["detector"], np.random.default_rng(seed))
+            for name, (wrong, factor) in spoiled.items():
+                rows[-1][name] = run_one(wrong, truth, factor * places, given.settings)
         print(json.dumps(rows[-1]), flush=True)
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
