@@ -111,7 +111,7 @@ def report(r: Result) -> Figure:
 
 def _list_moves_of_scans(r: Result) -> list[tuple[str, str]]:
     """How far each of several scans was moved as a whole against the first, where that is a pixel or more."""
-    if len(r.positions) != len(r.positions_start):
+    if r.scan_numbers is None or len(r.positions) != len(r.positions_start):
         return []
     move = np.asarray(r.positions) - r.positions_start
     whole = {number: move[r.scan_numbers == number].mean(0) for number in np.unique(r.scan_numbers)}
