@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.joined_scans import align_phase
 from benchmarks.record import machine, one_thread
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.reconstruction.protocol import Job
@@ -164,18 +165,14 @@ def correlate_contrast(found: np.ndarray, offset: np.ndarray, truth: np.ndarray,
     """Correlation of what differs from the mean, after a shift, a constant and a ramp of the phase."""
     low, high = field
     wanted = truth[low[0] : high[0], low[1] : high[1]]
-    y, x = (np.arange(n) for n in wanted.shape)
     best = 0.0, 0.0
     for move in np.indices((9, 9)).reshape(2, -1).T - 4:
         top, left = low + offset + move
         cut = found[top : top + wanted.shape[0], left : left + wanted.shape[1]]
         if min(top, left) < 0 or cut.shape != wanted.shape:
             continue
-        spectrum = np.fft.fft2(cut * wanted.conj(), (512, 512))
-        at = np.unravel_index(np.argmax(abs(spectrum)), spectrum.shape)
-        whole = float(abs(spectrum[at]) / np.linalg.norm(cut))
+        level, whole = align_phase(cut, wanted)
         if whole > best[0]:
-            level = cut * np.exp(-2j * np.pi * (at[0] * y[:, None] + at[1] * x) / 512)
             one, other = level - level.mean(), wanted - wanted.mean()
             best = whole, float(abs(np.vdot(one, other)) / np.linalg.norm(one) / np.linalg.norm(other))
     return best[1]

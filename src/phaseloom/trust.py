@@ -147,7 +147,7 @@ def _describe_stretch(r: "Result") -> str:
     start, found = (one - one.mean(0) for one in (r.positions_start, r.positions))
     if np.linalg.matrix_rank(start, tol=MIN_WIDTH_OF_STRETCH * np.abs(start).max()) < 2:
         return ""
-    matrix = np.linalg.lstsq(start, found, rcond=None)[0].T
+    matrix = np.linalg.lstsq(start, found, rcond=None)[0]
     rows, columns = (100 * (matrix[at, at] - 1) for at in (0, 1))
     if max(abs(rows), abs(columns)) < MIN_STRETCH:
         return ""

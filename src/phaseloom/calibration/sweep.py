@@ -147,13 +147,6 @@ class _Candidate:
         for epoch in fit(self.likelihood, order, self.progress, before=self.before, epochs=last):
             self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
 
-    def compare_with_mean(self) -> float:
-        """Loss over that of the mean pattern as the model of all."""
-        assert self.likelihood is not None
-        counts = torch.as_tensor(self.scan.counts)
-        each = noise.amplitude(counts.mean(0).expand_as(counts), counts) * torch.as_tensor(self.scan.mask)
-        return self.loss * len(counts) * self.likelihood.floor / float(each.sum())
-
     def as_row(self) -> dict[str, Any]:
         """What it was and what it came to."""
         epochs = self.progress.epoch if self.progress else 0
@@ -212,12 +205,12 @@ def sweep(
         guess = replace(probe, values=wanted)(data)
         return Ptychography.of(data, object=objects.pixels(room), probe=guess)
 
-    turned = {way: _orient_scan(few, way) for way in ways}
     if probe.name == "stored" and len(values) > 1:
         eight = {**ORIENTATIONS, **TWINS} if turn else ways
         stored = [_Candidate(way, base, _orient_scan(few, way), build) for way in eight]
         if near := _search_near_stored_probe(stored, rungs[:2], seed, values[1] - values[0]):
             return near
+    turned = {way: _orient_scan(few, way) for way in ways}
     all_ = [_Candidate(way, value, turned[way], build) for way in ways for value in values]
     last = _race(all_, rungs, seed, base)
     found = _decide(all_, last, base)
@@ -322,7 +315,8 @@ def _search_near_stored_probe(
     rivals = [one.loss / best.loss for one in last if one not in (best, twin)]
     if min(rivals, default=math.inf) < MIN_MARGIN_OF_CLEAR_START:
         return None
-    if best.compare_with_mean() > MAX_UNEXPLAINED_BY_STORED_PROBE:
+    assert best.likelihood is not None
+    if best.loss > MAX_UNEXPLAINED_BY_STORED_PROBE * best.likelihood.mean_pattern_loss:
         return None
     line, lowest = {0: best}, 0
     state = torch.random.get_rng_state()

@@ -109,12 +109,12 @@ def report(r: Result) -> Figure:
     return rows["page"]
 
 
-def _list_moves_of_scans(r: Result) -> list[tuple[str, str]]:
+def _list_moves_of_scans(r: Result, numbers: np.ndarray) -> list[tuple[str, str]]:
     """How far each of several scans was moved as a whole against the first, where that is a pixel or more."""
-    if r.scan_numbers is None or len(r.positions) != len(r.positions_start):
+    if len(r.positions) != len(r.positions_start):
         return []
     move = np.asarray(r.positions) - r.positions_start
-    whole = {number: move[r.scan_numbers == number].mean(0) for number in np.unique(r.scan_numbers)}
+    whole = {number: move[numbers == number].mean(0) for number in np.unique(numbers)}
     first = next(iter(whole.values()))
     moved = {
         number: mean - first for number, mean in whole.items() if np.hypot(*(mean - first)) > min(r.pixel)
@@ -136,7 +136,7 @@ def trust_facts(r: Result) -> list[tuple[str, str]]:
         held = f", held out {r.metrics['hold-out']:.4g}" if "hold-out" in r.metrics else ""
         facts.insert(0, ("chi^2", f"{r.metrics['loss']:.4g}{held} (1 = shot noise)"))
     if r.scan_numbers is not None:
-        facts += _list_moves_of_scans(r)
+        facts += _list_moves_of_scans(r, r.scan_numbers)
     elif _has_drift(r):
         drift = r.drift
         what = (

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -402,7 +402,7 @@ def _judge_by_explained_share(job: Underway, judgement: Judgement) -> Judgement:
     geometry = job.scan.geometry
     if geometry.beam != "photon" or geometry.near or job.scan.scan_numbers is not None:
         return judgement
-    share, error = _get_last_explained(job)
+    share, error = _get_last_explained(job.progress.history)
     if not math.isfinite(share):
         return judgement
     losses = f"(by the losses alone, {judgement})"
@@ -423,16 +423,16 @@ def _judge_by_explained_share(job: Underway, judgement: Judgement) -> Judgement:
     return Judgement(Verdict.CONVERGED, text)
 
 
-def _get_last_explained(job: Underway) -> tuple[float, float]:
+def _get_last_explained(history: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Share explained of patterns held out, and its error, when it was last measured; NaN: it was not."""
-    known = [event["explained"] for event in job.progress.history if event.get("explained")]
-    return known[-1] if known else (math.nan, math.nan)
+    known = (event["explained"] for event in reversed(history) if event.get("explained"))
+    return next(known, (math.nan, math.nan))
 
 
 def _doubt_unexplained(job: Underway, judgement: Judgement) -> tuple[Doubt, ...]:
     """A loss that still falls, far from the noise, with next to nothing explained of patterns held out."""
     done = job.progress.history
-    share, _ = _get_last_explained(job)
+    share, _ = _get_last_explained(done)
     if judgement.verdict is not Verdict.STILL_FALLING or len(done) < MIN_EPOCHS_TO_EXPLAIN:
         return ()
     if not share < MIN_EXPLAINED_WHILE_FALLING or done[-1]["loss"] < MIN_LOSS_OF_UNEXPLAINED:

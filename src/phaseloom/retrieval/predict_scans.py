@@ -20,7 +20,7 @@ from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.known_files import describe_scan
 from phaseloom.data.own_files.members import Member, read_members
-from phaseloom.data.prepare import enlarge, flip, thin, transpose
+from phaseloom.data.prepare import enlarge, flip, scale, thin, transpose
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_buffer, whole_hdf5, write_text
@@ -86,18 +86,14 @@ MIN_PROBE_WINDOW = 48  # pixels of the window of the probe, at least
 MIN_MODEL_SEMIANGLES = 3.5  # semiangles that the model reaches over, at least, from edge to edge
 
 
-def _scale_positions(scan: Scan4D, factor: float) -> Scan4D:
-    return replace(scan, positions=scan.positions * factor)
-
-
 ORIENTATION = "the detector in another orientation"
 STEP_FIX = "check the step and the defocus, which act alike; phaseloom calibrate finds both"
 OTHER_SETTINGS: dict[tuple[str, str], Callable[[Scan4D], Scan4D]] = {
     (ORIENTATION, "check it, and try prepare: [transpose]"): transpose,
     (ORIENTATION, "check it, and try prepare: [{flip: {axis: x}}]"): partial(flip, axis="x"),
     (ORIENTATION, "check it, and try prepare: [{flip: {axis: y}}]"): partial(flip, axis="y"),
-    ("steps 8 % shorter", STEP_FIX): partial(_scale_positions, factor=0.92),
-    ("steps 8 % longer", STEP_FIX): partial(_scale_positions, factor=1.08),
+    ("steps 8 % shorter", STEP_FIX): partial(scale, factor=0.92),
+    ("steps 8 % longer", STEP_FIX): partial(scale, factor=1.08),
 }
 """What may be wrong, and what to do about it, by the change that makes another scan of the present one."""
 
