@@ -1,11 +1,13 @@
 """Whether the error bar of the phase is true: coverage, bootstrap, order of errors, cost.
 
     python -m benchmarks.uncertainty --out benchmarks/results/uncertainty-DATE.json
+    python -m benchmarks.uncertainty --few --out benchmarks/results/uncertainty-few-DATE.json
 
 Case S with its own probe. ``coverage``: share of pixels within 1.96 sigma and mean square of error over
 sigma, after constant, ramp, shift and scale are removed. ``bootstrap``: the map against draws, in conditions
 under which it should be right or should be flagged. ``order``: rank correlation of sigma and the size of
-errors where the dose varies. ``cost``: seconds of the map and of draws against those of an epoch.
+errors where the dose varies. ``cost``: seconds of the map and of draws against those of an epoch. ``--few``:
+coverage of amplitudes and of Poisson's likelihood at 0.1 to 1 counts a pixel, alone.
 """
 
 import argparse
@@ -81,6 +83,8 @@ def measure_coverage(dose: float, draw: int, *, draws: int = 0, **settings) -> d
     known = estimate_uncertainty(job)
     row = {"dose": dose, "draw": draw, "settings": {k: str(v) for k, v in settings.items()}}
     row["loss"] = job.progress.history[-1]["loss"]
+    if known.sigma is None:
+        return row | {"missing": known.missing}
     row["map"] = rounded(judge_errors(compare_with_truth(data, job, known.sigma[0])))
     row["map"]["mean_5x5"] = known.mean
     row["map_with_scale"] = rounded(judge_errors(compare_with_truth(data, job, known.sigma[0], scaled=False)))
@@ -213,11 +217,34 @@ COVERAGE = {
 }
 
 
+FEW_COUNTS = (0.1, 0.3, 1.0)
+"""Counts a pixel of ``--few``."""
+
+
+def measure_few_counts(draws: int) -> dict:
+    """Coverage at few counts a pixel, by noise model; the scale of the phase is not taken out."""
+    pixels = 64**2
+    found = {}
+    for noise in ("amplitude", "poisson"):
+        for count in FEW_COUNTS:
+            rows = [
+                measure_coverage(count * pixels, draw, noise=noise, epochs=40) for draw in range(1, draws + 1)
+            ]
+            with_map = [row for row in rows if "map" in row]
+            found[f"{noise}, {count:g}"] = {
+                "runs": rows,
+                "map_with_scale": summarise(with_map, "map_with_scale"),
+            }
+            print(noise, count, found[f"{noise}, {count:g}"]["map_with_scale"], flush=True)
+    return found
+
+
 def main() -> None:
     """Measure everything, and write it down."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--few", action="store_true", help="few counts alone")
     parser.add_argument("--draws", type=int, default=10, help="noise draws of a case of coverage")
     parser.add_argument(
         "--out", type=Path, default=Path(f"benchmarks/results/uncertainty-{date.today()}.json")
@@ -225,6 +252,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     about = {"date": f"{date.today()}", "machine": machine(), "commit": find_commit(), "threads": 1}
+    if given.few:
+        about |= {"phaseloom": pl.__version__, "few": measure_few_counts(given.draws)}
+        given.out.write_text(json.dumps(about, indent=1, default=float) + "\n")
+        return
     found: dict = {**about, "phaseloom": pl.__version__, "cost": measure_cost()}
     print(found["cost"], flush=True)
     found["bootstrap"] = [measure_bootstrap(name, **dict(made)) for name, made in CONDITIONS.items()]

@@ -8,12 +8,15 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.ptycho.curvature import (
+    fit_contrast,
     incident_waves,
     measure_phase_information,
+    split_by_rings,
     sum_exit_light,
     sum_illumination,
 )
 from phaseloom.ptycho.detectors import counting
+from phaseloom.ptycho.likelihood import CountLoader
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.probes import focused
 from phaseloom.simulation import simulate
@@ -137,3 +140,48 @@ def test_the_light_follows_the_intensity_of_shots():
     torch.testing.assert_close(
         sum_illumination(model, waves, weights=weights), rest + weights[7] * lone, rtol=1e-4, atol=1e-2
     )
+
+
+def fade(model: Ptychography, share: float) -> np.ndarray:
+    """Leave a share of the phase; the phase that is left, ``(slice, y, x)``."""
+    phase = share * model.object.transmission()[0].angle()
+    model.object.set_transmission(torch.polar(torch.ones_like(phase), phase)[None])
+    return phase.numpy()
+
+
+def draw_counts(model: Ptychography, scan: Scan4D, seed: int = 1) -> CountLoader:
+    """Poisson counts of a model, laid as it has them."""
+    expected = model(torch.arange(len(scan)))
+    counts = torch.poisson(expected.clamp(min=0), generator=torch.Generator().manual_seed(seed))
+    shown = model.detector.display(counts).numpy()
+    return CountLoader(replace(scan, counts=shown), model.detector.arrange)
+
+
+class TestContrast:
+    @pytest.mark.parametrize("dose", [1e4, 150.0])  # of the second 0.6 counts in a pixel
+    @pytest.mark.parametrize("share", [0.5, 1.0])
+    def test_the_contrast_that_a_phase_lacks_is_told_by_few_counts(self, dose, share):
+        model, scan = tiny(dose=dose)
+        measured = draw_counts(model, scan)
+        phase = fade(model, share)
+        found = fit_contrast(model, measured, split_by_rings(phase), floor=0.0)
+        middle = slice(1, 4)  # where the object has most of its power, and patterns tell of it
+        assert found.converged
+        assert found.gains[middle].mean() == pytest.approx(1 / share - 1, abs=0.1 if dose > 1e3 else 0.35)
+        assert found.dose == pytest.approx(1, abs=0.03)
+
+    def test_counts_that_the_model_lacks_are_dose(self):
+        model, scan = tiny()
+        measured = draw_counts(model, scan)
+        with torch.no_grad():
+            model.probe.set_modes(0.8 * model.probe.modes())
+        found = fit_contrast(model, measured, split_by_rings(fade(model, 1.0)), floor=0.0)
+        assert found.dose == pytest.approx(1 / 0.64, rel=0.01)
+
+    def test_the_model_is_the_same_afterwards(self):
+        model, scan = tiny()
+        measured = draw_counts(model, scan)
+        phase = fade(model, 0.5)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        fit_contrast(model, measured, split_by_rings(phase), floor=0.01)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
