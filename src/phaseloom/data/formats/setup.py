@@ -15,6 +15,7 @@ from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
 from phaseloom.data.formats.arrays import Negative, clean_counts
 from phaseloom.data.formats.header import Header, MissingValues, join_words, list_missing, merge
+from phaseloom.data.formats.quantities.masks import MaskOnes, interpret_mask
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
 from phaseloom.data.formats.quantities.tables import TABLE_SUFFIXES, read_positions_table, read_table
 from phaseloom.data.formats.sidecar import compose
@@ -64,6 +65,8 @@ class Setup(TypedDict, total=False):
             those named y and x, else the only two.
         positions_unit: of those positions; ``px`` are object pixels; default: what the table says, else A.
         mask: not zero where a pixel is good; a file or an array, as for ``positions``.
+        mask_ones: ``good`` or ``bad``: what the pixels are that are not zero in the mask. Default: good,
+            unless its name says bad (``badpix``) or they are few and hold few counts; the reader says so.
         selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
             ``[start, stop, step]``; nothing else is read.
         permute: the order of the axes after that, as in `numpy.transpose`.
@@ -87,6 +90,7 @@ class Setup(TypedDict, total=False):
     columns: Columns | None
     positions_unit: Unit | None
     mask: str | None
+    mask_ones: MaskOnes | None
     selection: Selection | None
     permute: Axes | None
     reshape: Axes | None
@@ -188,7 +192,7 @@ def build_scan(
         raise MissingValues(path, missing, stated, from_file, holds=holds)
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
     _, height, width = counts.shape
-    trusted &= _read_mask(path, given["mask"], header, read_member, (height, width))
+    trusted &= _read_mask(path, given, header, read_member, counts)
     _require_some(trusted, path.name)
     notes = dict[str, str]()
     if given["semiangle"] is not None:
@@ -436,31 +440,26 @@ def _read_named_table(
 
 def _read_mask(
     path: Path,
-    name: str | None,
+    given: Mapping[str, Any],
     header: Header,
     read_member: Callable[[str], np.ndarray] | None,
-    shape: tuple[int, int],
+    counts: Counts,
 ) -> np.ndarray:
     """Good pixels by the mask of the user, else by that of the file; all where there is none."""
+    _, height, width = counts.shape
+    name = given["mask"]
     mask = _read_named_table(path, name, read_member)
-    mask = header.mask if mask is None else mask
+    place = f"{path.name}: mask: {name or 'of the file'}"
     if mask is None:
-        return np.ones(shape, bool)
-    return _require_mask(mask, f"{path.name}: mask: {name or 'of the file'}", shape)
+        if header.mask is None:
+            return np.ones((height, width), bool)
+        mask, name, ones = header.mask, "", "good"
+    else:
+        ones = given["mask_ones"]
+    shape = (height, width)
+    return interpret_mask(mask, name, place, shape, ones=ones, mean=lambda: mean_for_disk(counts))
 
 
 def _require_some(good: np.ndarray, name: str) -> None:
     if not good.any():
         raise BadInput(f"{name}: mask", None, "marks every pixel as bad: is it inverted?")
-
-
-def _require_mask(mask: np.ndarray, place: str, shape: tuple[int, int]) -> np.ndarray:
-    if mask.shape != shape or mask.dtype.kind not in "biuf":
-        fix = f"does not fit the patterns: make it {shape}, True = good"
-        raise BadInput(place, f"shape {mask.shape}", fix)
-    if mask.dtype.kind == "f":
-        mask = np.nan_to_num(mask, nan=0.0)  # no number: no pixel to be trusted
-    if mask.dtype.kind != "b" and len(values := np.unique(mask)) > 2:
-        fix = "is not a mask: give 0 where a pixel is bad, and one other value where it is good"
-        raise BadInput(place, f"{len(values)} different values", fix)
-    return mask.astype(bool)

@@ -23,6 +23,7 @@ def mask(
     /,
     *,
     path: Path | None = None,
+    mask_ones: Literal["good", "bad"] | None = None,
     saturated: float | None = None,
     radius: float | None = None,
     beamstop: float | None = None,
@@ -33,6 +34,7 @@ def mask(
     Args:
         scan: the scan.
         path: an ``.npy``, ``.csv`` or ``.txt`` file ``(y, x)``, not zero where a pixel is good.
+        mask_ones: what the pixels are that are not zero in that file; default: as for ``mask`` of a reader.
         saturated: pixels that reach this many counts in any pattern.
         radius: pixels farther than this from zero frequency, in pixels.
         beamstop: pixels nearer than this to zero frequency, in pixels.
@@ -47,7 +49,7 @@ def mask(
     """
     good = scan.mask.copy()
     if path is not None:
-        good &= _read_mask(path, scan.geometry.shape)
+        good &= _read_mask(path, scan, mask_ones)
     if saturated is not None:
         good &= _find_highest_counts(scan) < saturated
     y, x = (np.arange(n) - n // 2 for n in scan.geometry.shape)
@@ -63,14 +65,18 @@ def mask(
     return replace(scan, mask=good)
 
 
-def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _read_mask(path: Path, scan: Scan4D, ones: Literal["good", "bad"] | None) -> np.ndarray:
+    from phaseloom.data.formats.quantities.masks import interpret_mask
     from phaseloom.data.formats.quantities.tables import read_table
 
     stored = read_table(Path(path))
-    if stored.shape != shape or stored.dtype.kind not in "biuf":
-        fix = f"does not fit: make it {shape}, 1 = good"
-        raise BadInput(f"mask.path: {path}", f"shape {stored.shape}", fix)
-    return stored.astype(bool)
+    place = f"mask.path: {path}"
+    mean = lambda: scan.mean_pattern(most=MAX_PATTERNS_FOR_MASK)  # noqa: E731
+    return interpret_mask(stored, Path(path).name, place, scan.geometry.shape, ones=ones, mean=mean)
+
+
+MAX_PATTERNS_FOR_MASK = 200
+"""Patterns whose counts decide what the ones of a mask are."""
 
 
 def _find_highest_counts(scan: Scan4D) -> np.ndarray:
