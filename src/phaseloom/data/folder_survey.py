@@ -46,7 +46,14 @@ LAZY_FORMATS = {"native", "hdf5", "npy", "raw", "tif", "zarr", "cxi"}
 LAZY_FORMATS |= {"merlin", "empad", "blockfile", "tvips", "seq", "frms6", "raw_csr", "rosettasciio"}
 """Formats that leave patterns in their file; ``mat`` of version 7.3 too, which is HDF5."""
 
-ASSUMED = {"energy": 80e3, "angle": 1e-3, "step": 1.0}
+ASSUMED = {
+    "energy": 80e3,
+    "angle": 1e-3,
+    "step": 1.0,
+    "distance": 1e10,
+    "detector_pixel": 1e6,
+    "beam": "photon",
+}
 """Stand-ins for what is missing, by which the rest of a file is read; they are named as missing."""
 
 

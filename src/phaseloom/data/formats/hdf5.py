@@ -20,6 +20,7 @@ from phaseloom.data.formats.files import (
 )
 from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.kinds import KINDS, Kind, Tree, find_kind, read_kind
+from phaseloom.data.formats.quantities.beam_hints import find_beam_hints
 from phaseloom.data.formats.quantities.unit_names import normalise
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
@@ -90,8 +91,10 @@ def read(
         data: Any = get_dataset(file, path, key)
         require_filters(data, path.name)
         header = Header(metadata={"original header": tree.describe()})
+        source = HDF5Source.of(path, key)
+        find_hints = lambda patterns: find_beam_hints(file, patterns)  # noqa: E731
         return build_scan(
-            path, HDF5Source.of(path, key), setup, key=key, read_member=read_member, header=header
+            path, source, setup, key=key, read_member=read_member, header=header, find_hints=find_hints
         )
 
 

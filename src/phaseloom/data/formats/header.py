@@ -4,10 +4,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
+from phaseloom.data.formats.quantities.beam_hints import BeamHints
 from phaseloom.errors import BadInput
 
 __all__ = ["About", "Header", "MissingValues", "list_missing", "merge"]
@@ -118,6 +120,16 @@ NEEDS = {
 """What a scan cannot do without: an example of each, and where it is found."""
 
 
+OF_XRAYS = {
+    "beam": ("photon", "else electrons"),
+    "energy": ("8 keV", "of the photons"),
+    "distance": ("2 m", "from the sample to the detector"),
+    "detector_pixel": ("75 um", "the edge of a pixel of the detector, in its data sheet"),
+    "step": ("500 nm", "of the raster; or positions"),
+}
+"""The same of X-rays, where it is something else."""
+
+
 class MissingValues(BadInput):
     """A file that does not say everything that is needed: one message lists all of it.
 
@@ -126,6 +138,7 @@ class MissingValues(BadInput):
         known: values of `Setup` that are known already, in inner units.
         from_file: which of these the file states.
         holds: what is in the file, in words; empty where it was not looked at.
+        hints: what the file hints at, where that was looked for.
     """
 
     def __init__(
@@ -136,12 +149,14 @@ class MissingValues(BadInput):
         from_file: frozenset[str],
         *,
         holds: str = "",
+        hints: BeamHints | None = None,
     ):
         self.holds = holds
+        self.hints = hints or BeamHints()
         self.missing = dict(missing)
         self.known = dict(known)
         self.from_file = from_file
-        lines = [f"{name}: {example_of(name)} ({how})" for name, how in missing.items()]
+        lines = [f"{name}: {example_of(name, self.hints)} ({how})" for name, how in missing.items()]
         them = "it" if len(missing) == 1 else "them"
         command = f"phaseloom look {shlex.quote(str(path))} --write-sidecar"
         beside = f"{path.name}.phaseloom.yaml ({command} starts it)"
@@ -152,9 +167,31 @@ class MissingValues(BadInput):
         super().__init__(path.name, None, fix + "; ".join(lines))
 
 
-def example_of(name: str) -> str:
-    """A value of a missing setting, as a side-car has it."""
+def example_of(name: str, hints: BeamHints | None = None) -> str:
+    """A value of a missing setting, as a side-car has it: the one that a file hints at, or any."""
+    if hints is not None and hints.beam == "photon":
+        return hints.values.get(name) or OF_XRAYS.get(name, NEEDS.get(name, ("...",)))[0]
     return NEEDS[name][0] if name in NEEDS else "..."
+
+
+def ask_as_xrays(
+    missing: Mapping[str, str], hints: BeamHints, known: Mapping[str, Any] = MappingProxyType({}), /
+) -> dict[str, str]:
+    """What is missing of a scan, as someone at a beamline states it: see `OF_XRAYS`.
+
+    Example:
+        >>> list(ask_as_xrays({"energy": "", "angle": "", "step": ""}, BeamHints("photon")))
+        ['beam', 'energy', 'distance', 'detector_pixel', 'step']
+    """
+    names = ["beam"]
+    for name in missing:
+        names += ["distance", "detector_pixel"] if name == "angle" else [name]
+    if "positions" in hints.values and {"grid", "step"} & set(names):
+        names = [name for name in names if name not in ("grid", "step")] + ["positions"]
+    names = [name for name in names if name not in known]
+    return {
+        name: hints.places.get(name) or OF_XRAYS.get(name, ("", missing.get(name, "")))[1] for name in names
+    }
 
 
 def join_words(words: list[str]) -> str:

@@ -14,7 +14,15 @@ from phaseloom.data.calibrate import fit_disk, mean_for_disk
 from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
 from phaseloom.data.formats.arrays import Negative, clean_counts
-from phaseloom.data.formats.header import Header, MissingValues, join_words, list_missing, merge
+from phaseloom.data.formats.header import (
+    Header,
+    MissingValues,
+    ask_as_xrays,
+    join_words,
+    list_missing,
+    merge,
+)
+from phaseloom.data.formats.quantities.beam_hints import BeamHints
 from phaseloom.data.formats.quantities.masks import MaskOnes, interpret_mask
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
 from phaseloom.data.formats.quantities.tables import TABLE_SUFFIXES, read_positions_table, read_table
@@ -156,6 +164,7 @@ def build_scan(
     key: str = "",
     planned: Mapping[str, Any] | None = None,
     read_member: Callable[[str], np.ndarray] | None = None,
+    find_hints: Callable[[int], BeamHints] | None = None,
 ) -> Scan4D:
     """A scan of a stored array, of what the file says of the experiment, and of what the user says.
 
@@ -170,6 +179,7 @@ def build_scan(
         planned: values of the setup as the file or the user states them, where the reader had to change them
             for a file that is not whole; ``None``: neither states one. A side-car gets these.
         read_member: reads an array of the same file by its name; without it tables are files.
+        find_hints: gives what a file of so many patterns hints at; asked where something is missing.
 
     Raises:
         MissingValues: all that nobody says, in one message.
@@ -189,16 +199,16 @@ def build_scan(
     missing = list_missing(known, header, has_raster=raster is not None, count=count)
     if missing:
         holds = _describe_stack(counts, raster, key)
-        raise MissingValues(path, missing, stated, from_file, holds=holds)
+        missing, hints = _ask_by_hints(missing, find_hints and find_hints(count), known)
+        raise MissingValues(path, missing, stated, from_file, holds=holds, hints=hints)
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
-    _, height, width = counts.shape
     trusted &= _read_mask(path, given, header, read_member, counts)
     _require_some(trusted, path.name)
     notes = dict[str, str]()
     if given["semiangle"] is not None:
         given["angle"], notes["detector pixel"] = _fit_angle(given, counts, trusted, path.name)
     own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
-    geometry = _build_geometry(given, (height, width), path.name, own_wavelength)
+    geometry = _build_geometry(given, trusted.shape, path.name, own_wavelength)
     grid = _require_raster(given["grid"], raster, path.name)
     table, given["positions_unit"] = _read_positions(path, given, read_member)
     if table is None and given["step"] is None:
@@ -224,6 +234,16 @@ def build_scan(
         oriented=header.oriented,
         metadata={**header.metadata, **notes, "setup": compose(stated, from_file, Setup.__annotations__)},
     )
+
+
+def _ask_by_hints(
+    missing: dict[str, str], hints: BeamHints | None, known: Mapping[str, Any]
+) -> tuple[dict[str, str], BeamHints | None]:
+    """What is missing, as for X-rays where the file hints at these and the user states no other beam."""
+    if hints is None:
+        return missing, None
+    hints = replace(hints, beam=known.get("beam", hints.beam))
+    return ask_as_xrays(missing, hints, known) if hints.beam == "photon" else missing, hints
 
 
 def _find_positions(

@@ -3,12 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from phaseloom.data.formats.header import MissingValues, example_of
+from phaseloom.data.formats.header import MissingValues, ask_as_xrays, example_of
+from phaseloom.data.formats.quantities.beam_hints import BeamHints
 from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.documents import load_yaml
@@ -73,6 +75,7 @@ def compose(
     from_file: frozenset[str],
     kinds: Mapping[str, Any],
     missing: Mapping[str, str] | None = None,
+    hints: BeamHints | None = None,
 ) -> str:
     """Lines of a side-car: known values with units, and comments for missing ones.
 
@@ -81,6 +84,7 @@ def compose(
         from_file: names of those that the data file states.
         kinds: type of each.
         missing: what is missing, with where it is found.
+        hints: what the file hints at; where that may be X-rays, these have lines of their own.
 
     Example:
         >>> from phaseloom.units import Energy
@@ -98,8 +102,28 @@ def compose(
         text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=1000)
         line = f"{name}: {text.removesuffix(f'...{chr(10)}').strip()}"
         lines.append(f"{line}  {FROM_FILE}" if name in from_file else line)
-    lines += [f"# {name}: {example_of(name)}  # missing: {how}" for name, how in (missing or {}).items()]
+    lines += _compose_missing(missing or {}, hints, known)
     return "".join(f"{line}\n" for line in lines)
+
+
+def _compose_missing(
+    missing: Mapping[str, str], hints: BeamHints | None, known: Mapping[str, Any]
+) -> list[str]:
+    """Comments for what is missing: of X-rays, of electrons, or of both where it cannot be told."""
+
+    def ask(names: Mapping[str, str], hints: BeamHints | None) -> list[str]:
+        return [f"# {name}: {example_of(name, hints)}  # missing: {how}" for name, how in names.items()]
+
+    if hints is None or not missing:
+        return ask(missing, hints)
+    if hints.beam == "photon":
+        by = f"beam: photon  # by names in the file: {', '.join(hints.words)}"
+        return [by if line.startswith("# beam") else line for line in ask(missing, hints)]
+    if hints.beam == "electron" or not (hints.words or hints.values):
+        return ask(missing, hints)
+    xrays = replace(hints, beam="photon")
+    others = ask(ask_as_xrays(missing, xrays, known), xrays)
+    return ["# of electrons:", *ask(missing, hints), "# of X-rays instead:", *others]
 
 
 def _show_stored(value: Any, dimension: Dimension) -> Any:
@@ -124,7 +148,7 @@ def write(
     if isinstance(content, Scan4D):
         lines = content.metadata.get("setup", "")
     else:
-        lines = compose(content.known, content.from_file, kinds, content.missing)
+        lines = compose(content.known, content.from_file, kinds, content.missing, content.hints)
     title = f"# What is known of {path.name}; numbers with a dimension need their unit.\n"
     write_text(target, title + lines)
     return target
