@@ -68,6 +68,7 @@ def describe_trust(r: "Result", /) -> str:
     explained = _describe_explained(r)
     is_unproven = verdict is Verdict.CONVERGED and explained and "explained" not in r.metrics
     parts = [
+        _describe_units(r),
         UNPROVEN if is_unproven else LEADS[verdict],
         explained,
         _warn_of_share(r, verdict),
@@ -140,9 +141,27 @@ def _describe_drift(r: "Result") -> str:
     )
 
 
+def _spans_less_than_a_pixel(r: "Result") -> bool:
+    span = np.ptp(r.positions_start, axis=0) / r.pixel
+    return r.heights is None and len(r.positions_start) > 1 and float(span.max()) < 1
+
+
+def _describe_units(r: "Result") -> str:
+    """That a unit is wrong, which everything else that is said follows from."""
+    if not _spans_less_than_a_pixel(r):
+        return ""
+    return (
+        "All stated positions lie within one pixel of the picture, which no scan does: a unit of the "
+        "positions, the distance or the energy is probably 1000 times off. Mend that before anything else is "
+        "believed."
+    )
+
+
 def _describe_stretch(r: "Result") -> str:
     """How the positions were stretched on the whole, where it is more than an ordinary error of a step."""
     if len(r.positions) != len(r.positions_start) or len(r.positions) < MIN_POSITIONS_OF_STRETCH:
+        return ""
+    if _spans_less_than_a_pixel(r):
         return ""
     start, found = (one - one.mean(0) for one in (r.positions_start, r.positions))
     if np.linalg.matrix_rank(start, tol=MIN_WIDTH_OF_STRETCH * np.abs(start).max()) < 2:

@@ -50,6 +50,28 @@ def test_electrons_few_places_and_stated_near_fields_are_not_judged() -> None:
         assert describe_near_field(other, PLACES * 1e5) is None
 
 
+def test_steps_far_wider_than_beams_are_a_wrong_unit_before_they_are_a_near_field() -> None:
+    """Positions in millimetres were asked for a focus first, and for their unit in the last clause."""
+    geometry = hologram(75e-6, 3.2, wavelength=1.36e-10, shape=128)
+    said = {step: describe_near_field(geometry, PLACES * step * 1e10) or "" for step in (230e-6, 9e-6)}
+    assert said[230e-6].startswith("check the units of positions, distance and energy in the file first")
+    assert said[9e-6].startswith("a near field")
+
+
+def test_a_file_with_positions_in_millimetres_is_asked_for_the_unit_before_the_focus(tmp_path: Path) -> None:
+    knobs = {"beam": "photon", "energy": "9.1 keV", "distance": "3.2 m", "detector_pixel": "75 um"}
+    np.save(tmp_path / "a.npy", np.ones((81, 128, 128), np.uint8))
+    np.save(tmp_path / "p.npy", PLACES * 230.0)
+    stated = knobs | {"positions": "p.npy", "positions_unit": "um"}
+    with pytest.raises(
+        MissingValues, match=r"check the units.*does not state focus.*inf: parallel beam"
+    ) as caught:
+        formats.read(tmp_path / "a.npy", knobs=stated)
+    assert str(caught.value).startswith("a.npy: check the units of positions, distance and energy")
+    assert formats.read(tmp_path / "a.npy", knobs=stated | {"focus": "inf"}).geometry.near
+    formats.read(tmp_path / "a.npy", knobs=stated | {"positions_unit": "nm"})
+
+
 def test_a_hologram_of_petra_asks_for_its_focus() -> None:
     with pytest.raises(MissingValues, match=r"does not state focus.*1.19 um apart.*at most") as caught:
         formats.read(pl.samples.near_field())

@@ -269,6 +269,27 @@ def test_a_scan_that_was_moved_as_a_whole_is_named_and_not_a_drift(finished):
     assert "move of scan 1" not in dict(trust_facts(replace(both, positions=both.positions_start)))
 
 
+def test_positions_that_span_less_than_a_pixel_have_a_wrong_unit_before_all_else(files, tree, finished):
+    """A thousandth of the right positions: more epochs were advised, and a stretch by 324 % was told."""
+    scan = replace(files.scan, positions=1e-3 * files.scan.positions, grid=None)
+    job = Job.begin(Reconstruct.of({**tree, "epochs": 16}), scan=scan)
+    for _ in job:
+        pass
+    said = outcome.judge_run(job)
+    assert said.verdict is Verdict.WRONG_START
+    assert str(said).startswith("wrong start: all positions lie within")
+    assert "check the units" in str(said)
+    result = replace(finished.result(), verdict_code="still_falling")
+    start = 1e-3 * result.positions_start
+    words = describe_trust(replace(result, positions_start=start))
+    assert words.startswith("All stated positions lie within")
+    assert "stretched" not in words
+    right = describe_trust(result)
+    assert "lie within" not in right
+    still = replace(result, positions_start=0 * start, positions=0 * start, heights=np.arange(25.0))
+    assert "lie within" not in describe_trust(still)
+
+
 @pytest.mark.parametrize(
     ("losses", "share", "held", "expected"),
     [

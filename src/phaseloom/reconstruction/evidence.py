@@ -428,14 +428,25 @@ def _measure_gain(image: DirectResult) -> float:
     return math.inf if fit is None else fit.gain * fit.is_clear
 
 
+MIN_SPAN_OF_POSITIONS = 1.0
+"""Object pixels between the outermost positions, below which a unit is wrong."""
+
+
 def doubt_positions(scan: Scan4D, /) -> tuple[Doubt, ...]:
-    """Whether positions are all the same, or those of a raster do not lie as its rows and columns do.
+    """Whether positions are all the same or nearly, or a raster's do not lie as its rows and columns do.
 
     Args:
         scan: as the run models it.
     """
     if len(scan) > 1 and scan.heights is None and not np.ptp(scan.positions, axis=0).any():
         text = "all positions are the same: check the positions of the file, or give others (read: positions)"
+        return (Doubt(Verdict.WRONG_START, text),)
+    span = float(np.max(np.ptp(scan.positions, axis=0) / scan.window.pixel))
+    if len(scan) > 1 and scan.heights is None and span < MIN_SPAN_OF_POSITIONS:
+        text = (
+            f"all positions lie within {span:.2g} of an object pixel: check the units of positions, distance "
+            "and energy first, one may be 1000 times off"
+        )
         return (Doubt(Verdict.WRONG_START, text),)
     index = scan.find_raster_places()
     if index is None or min(index.max(0)) < 1:

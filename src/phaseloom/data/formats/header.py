@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from phaseloom.data.formats.quantities.beam_hints import BeamHints
+from phaseloom.data.formats.quantities.near_field import FOCUS_HELP
 from phaseloom.errors import BadInput
 
 __all__ = ["About", "Header", "MissingValues", "list_missing", "merge"]
@@ -164,7 +165,12 @@ class MissingValues(BadInput):
             f"does not state {join_words(list(missing))}: write {them} in {beside} "
             f"or give {them} as knobs (--set read.FORMAT.{next(iter(missing))}=...): "
         )
-        super().__init__(path.name, None, fix + "; ".join(lines))
+        asked = fix + "; ".join(lines)
+        doubt = missing.get("focus", "")
+        if doubt.startswith("check "):  # a likely mistake comes before what follows from it
+            what = f"{example_of('focus')} ({FOCUS_HELP})"
+            asked = f"{doubt.removesuffix(f': {FOCUS_HELP}')}, and the file {fix}focus: {what}"
+        super().__init__(path.name, None, asked)
 
 
 def example_of(name: str, hints: BeamHints | None = None) -> str:

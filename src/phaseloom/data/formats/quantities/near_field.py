@@ -21,6 +21,13 @@ MAX_PATTERNS_FOR_STEP = 5000
 """Positions that the median distance to the nearest neighbour is taken of."""
 
 
+MAX_USUAL_STEP = 10.0
+"""Steps over the widest far-field beam, from which a unit is doubted before a near field is thought of.
+
+A unit that is wrong is off by 1000, of steps that are mostly above a hundredth of that beam. Holograms of
+cone beams have 1 to 5; those close behind a sample may have more, so that nothing is refused."""
+
+
 def describe_near_field(geometry: Geometry, positions: np.ndarray, /) -> str | None:
     """Why a scan that states no focus cannot be a far-field one; nothing where it can.
 
@@ -44,10 +51,14 @@ def describe_near_field(geometry: Geometry, positions: np.ndarray, /) -> str | N
     detector = geometry.distance * min(a * n for a, n in zip(geometry.angle, geometry.shape, strict=True))
     if not (math.isfinite(step) and limit < step < detector):
         return None
-    return (
-        f"a near field: neighbours are {step * 1e-4:.3g} um apart, far-field beams would be at most "
-        f"{limit * 1e-4:.3g} um wide; if these lengths are wrong, check their units in the file"
-    )
+    beam = f"far-field beams would be at most {limit * 1e-4:.3g} um wide"
+    lengths = f"neighbours are {step * 1e-4:.3g} um apart, {beam}"
+    if step > MAX_USUAL_STEP * limit:
+        return (
+            "check the units of positions, distance and energy in the file first, one may be 1000 times "
+            f"off: {lengths}, {step / limit:.2g} times less; if all are right, a near field"
+        )
+    return f"a near field: {lengths}; if these lengths are wrong, check their units in the file"
 
 
 def _nearest_neighbours(positions: np.ndarray) -> float:
