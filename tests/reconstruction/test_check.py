@@ -224,6 +224,22 @@ def test_amplitudes_of_few_counts_are_warned_of(noise: Any, beam: Any, told: boo
     assert all("in a bright pixel" in line and "noise: poisson" in line for line in lines)
 
 
+def test_hot_pixels_do_not_widen_the_beam_that_is_judged(tmp_path) -> None:
+    """Four of them made a beam that filled 108 % of the detector's half width; the run masks them."""
+    rng = np.random.default_rng(0)
+    counts = np.asarray(SOUND.counts).astype(np.uint32)
+    for y, x in ((3, 50), (60, 9), (32, 5), (55, 55)):
+        counts[:, y, x] = rng.poisson(40_000, len(counts))
+    geometry = replace(SOUND.geometry, beam="photon")
+    native.write(replace(SOUND, counts=counts, geometry=geometry), tmp_path / "hot.h5")
+    tree = {"file": str(tmp_path / "hot.h5"), "start": "none", "epochs": 2}
+    needs = estimate_run(Reconstruct.of(tree))
+    assert not [line for line in needs.warnings if line.startswith(("aperture", "hot pixels"))]
+    assert "4 hot" in needs.lines["bad pixels"]
+    masked = estimate_run(Reconstruct.of(tree | {"mask": "none"}))
+    assert [line for line in masked.warnings if line.startswith("aperture")]
+
+
 def test_positions_off_the_canvas_are_named() -> None:
     job = Job(Reconstruct.of(SETTINGS), SOUND, None, None)
     with torch.no_grad():

@@ -24,6 +24,7 @@ from phaseloom.data.counts import (
     list_numbers,
     split_indices,
 )
+from phaseloom.data.pattern_middle import find_middle
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import ENERGY, LENGTH
@@ -546,15 +547,12 @@ class _ScanSurvey:
     @cached_property
     def off_centre(self) -> list[float] | None:
         """Pixels (y, x) from ``[N // 2, N // 2]``, where models expect it, to the mean pattern's middle."""
-        light = self.mean
-        if self.geometry.near or not light.sum() > 0:
+        if self.geometry.near or not self.mean.sum() > 0:
             return None
-        light = self.light_above_median
-        total = max(float(light.sum()), 1e-30)
-        return [
-            float((light.sum(1 - axis) * np.arange(n)).sum() / total) - n // 2
-            for axis, n in enumerate(light.shape)
-        ]
+        middle = find_middle(self.light_above_median, self.good)
+        if middle is None:  # a flat pattern
+            return [-float(n // 2) for n in self.mean.shape]
+        return [at - n // 2 for at, n in zip(middle, self.mean.shape, strict=True)]
 
     @cached_property
     def light_above_median(self) -> np.ndarray:
@@ -997,12 +995,12 @@ class FindingAdvice(StrEnum):
     FEW_COUNTS = "There are few counts: use a Poisson noise model, and few probe modes."
     CHANGING_COUNTS = "The counts change much from pattern to pattern: let the fit learn a weight for each."
     DEAD_PIXELS = (
-        "Pixels count far less than their neighbours. Reconstructions of electrons mask them; else mask them "
-        "yourself (prepare: {{mask: {{outliers: true}}}})."
+        "Pixels count far less than their neighbours. Runs mask them; in far fields of photons only where "
+        "none of the bad pixels may be the beam itself (else prepare: {{mask: {{outliers: true}}}})."
     )
     HOT_PIXELS = (
-        "Single pixels outshine all their neighbours. Reconstructions of electrons mask them; else mask them "
-        "yourself (prepare: {{mask: {{outliers: true}}}})."
+        "Single pixels outshine all their neighbours. Runs mask them; in far fields of photons only where "
+        "none of the bad pixels may be the beam itself (else prepare: {{mask: {{outliers: true}}}})."
     )
     SATURATED_PIXELS = (
         "Many values stop at the same number: model it (detector: {{counting: {{saturation: "

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from phaseloom.calibration.calibrate import is_calibration_due
+from phaseloom.calibration.calibrate import is_calibration_due, mask_bad_pixels
 from phaseloom.calibration.raster import complete_raster
 from phaseloom.data.diagnostics import describe_scans
 from phaseloom.data.scan import Scan4D
@@ -100,7 +100,7 @@ def estimate_run(recipe: Reconstruct, /) -> RunEstimate:
     """
     importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
     _memory.forget_highest()
-    scan = recipe.scan()
+    recipe, scan, masked = mask_bad_pixels(recipe, recipe.scan())  # as the run does
     calibrates = is_calibration_due(recipe, complete_raster(scan))
     before = 0.0 if calibrates else _time_of_start(recipe, scan)
     changes: dict[str, Any] = {"start": Call(none.__module__, "none")}
@@ -126,7 +126,7 @@ def estimate_run(recipe: Reconstruct, /) -> RunEstimate:
     if len(levels) > 1:
         times["on a coarser grid"] = f"epochs 1 to {last[-2]}, {each[0].seconds:.2g} seconds each at first"
     return RunEstimate(
-        lines=_sizes(job) | _in_words(job, needs, peak) | times,
+        lines=_sizes(job) | {one.name: one.value for one in masked} | _in_words(job, needs, peak) | times,
         warnings=warned + _shortage(needs, peak),
         peak=peak,
         seconds=needs.seconds,

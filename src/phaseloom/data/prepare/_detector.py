@@ -9,6 +9,7 @@ import numpy as np
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.counts import map_counts
 from phaseloom.data.descan import fit_descan, measure_deflections
+from phaseloom.data.pattern_middle import find_middle
 from phaseloom.data.prepare._shared import (
     apply_to_detector,
     cut_middle,
@@ -217,7 +218,9 @@ def center(scan: Scan4D, /, *, by: Literal["mass", "disk"] = "mass") -> Scan4D:
     if by == "disk":
         middle = fit_disk(mean, mask=scan.mask).centre
     else:
-        y, x = (float((axis * mean).sum() / mean.sum()) for axis in np.indices(mean.shape))
+        found = find_middle(mean, scan.mask)
+        assert found is not None  # there is light
+        y, x = found
         middle = (y, x)
     shift = tuple(n // 2 - round(at) for at, n in zip(middle, mean.shape, strict=True))
     moved = apply_to_detector(scan, partial(_shift_patterns, shift=shift), scan.geometry)
