@@ -219,7 +219,7 @@ class Result:
         provenance: see `Provenance`.
         start: what the automatic start tried and chose.
         title: for figures.
-        examples: some measured and modelled patterns, for figures.
+        examples: some measured and modelled patterns, for figures, and which of their pixels count.
         advice: what the run should make its user do, in sentences.
         halves: ring correlation of two reconstructions from half of the counts each, if asked for.
         uncertainty: of the phase; ``None`` in results of earlier versions.
@@ -535,6 +535,7 @@ _EXAMPLES = (
     Member("examples/index", "integer", "example", optional=True),
     Member("examples/measured", "real", "example row column", optional=True),
     Member("examples/modelled", "real", "example row column", optional=True),
+    Member("examples/good", "integer", "row column", optional=True),
 )
 _HALVES = tuple(
     Member(f"halves/{one.name}", "real", "ring", finite=False, optional=True)

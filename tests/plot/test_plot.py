@@ -508,6 +508,27 @@ def test_measured_and_modelled_patterns_share_one_log_scale():
     assert "no example" in texts(plot.forward(bare()))
 
 
+def test_masked_pixels_are_grey_and_set_no_scale():
+    """Gaps of a detector were blue in the difference, as an error, and black as no counts."""
+    plain = outcome()
+    good = np.ones(plain.examples["measured"].shape[1:], np.uint8)
+    good[3:5] = 0
+    measured = np.where(good, plain.examples["measured"], 0)
+    modelled = np.where(good, plain.examples["modelled"], 1e9)
+    some = plain.examples | {"measured": measured, "modelled": modelled}
+    figure = plot.forward(replace(plain, examples=some | {"good": good}))
+    figure.canvas.draw()
+    shown = [axes.images[0] for axes in figure.axes if axes.images]
+    for picture in (*shown[:4], *shown[8:]):
+        hidden = np.ma.getmaskarray(picture.get_array())
+        np.testing.assert_array_equal(hidden, good == 0)
+        red, green, blue, _ = picture.to_rgba(np.array([np.nan]))[0]
+        assert red == green == blue
+        assert 0.4 < red < 0.8
+    whole = plot.forward(replace(plain, examples=some)).axes[8].images[0]
+    assert shown[8].get_clim()[1] < 1e-2 * whole.get_clim()[1]
+
+
 def test_detectors_are_measured_in_angles_far_and_lengths_near():
     assert "mrad" in texts(plot.forward(outcome()))
     assert "µm" in texts(plot.forward(outcome(geometry=HOLOGRAM)))

@@ -269,6 +269,18 @@ def test_a_scan_that_was_moved_as_a_whole_is_named_and_not_a_drift(finished):
     assert "move of scan 1" not in dict(trust_facts(replace(both, positions=both.positions_start)))
 
 
+def test_a_result_keeps_which_pixels_of_its_patterns_count(files, tree, tmp_path):
+    mask = np.ones(files.scan.geometry.shape, bool)
+    mask[5:7, 3:] = False
+    job = Job.begin(Reconstruct.of({**tree, "epochs": 1}), scan=replace(files.scan, mask=mask))
+    for _ in job:
+        pass
+    job.result().save(tmp_path / "r.h5")
+    kept = Result.load(tmp_path / "r.h5").examples
+    np.testing.assert_array_equal(kept["good"], mask)
+    assert kept["good"].shape == kept["measured"].shape[1:]
+
+
 def test_positions_that_span_less_than_a_pixel_have_a_wrong_unit_before_all_else(files, tree, finished):
     """A thousandth of the right positions: more epochs were advised, and a stretch by 324 % was told."""
     scan = replace(files.scan, positions=1e-3 * files.scan.positions, grid=None)

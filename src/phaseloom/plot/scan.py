@@ -14,6 +14,7 @@ from phaseloom.data.diagnostics import describe_raster
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.data.signals import choose_patterns
 from phaseloom.plot.style import (
+    MASKED_COLOUR,
     SMALL_FONT,
     colour_bar,
     draw_map,
@@ -188,7 +189,10 @@ def forward(r: Result) -> Figure:
 
 
 def draw_patterns(panel: FigureBase, r: Result, *, strip: bool = False) -> None:
-    """Rows (or groups of a strip): measured, modelled, difference; the first two on one logarithmic scale."""
+    """Rows (or groups of a strip): measured, modelled, difference; the first two on one logarithmic scale.
+
+    Masked pixels are grey, but for those of the model, which has counts there. They set no scale.
+    """
     from matplotlib.colors import LogNorm
 
     if not r.examples or len(r.examples["index"]) == 0:
@@ -197,9 +201,11 @@ def draw_patterns(panel: FigureBase, r: Result, *, strip: bool = False) -> None:
     most = 3 if strip else MAX_PATTERNS_ABREAST
     index = np.asarray(r.examples["index"])[:most]
     measured, modelled = (np.asarray(r.examples[k], float)[:most] for k in ("measured", "modelled"))
+    good = np.asarray(r.examples.get("good", np.ones(measured.shape[1:])), bool)
     residual = (measured - modelled) / np.sqrt(np.maximum(modelled, 0) + 1)
-    reach = max(float(np.percentile(np.abs(residual), 99.5)), 1e-6)
-    counts = {"cmap": "magma", "norm": LogNorm(*_decades(measured, modelled), clip=True)}
+    reach = max(float(np.percentile(np.abs(residual[:, good]), 99.5)), 1e-6)
+    counts = {"cmap": "magma", "norm": LogNorm(*_decades(measured[:, good], modelled[:, good]), clip=True)}
+    measured, residual = (np.where(good, one, np.nan) for one in (measured, residual))
     looks = (counts, counts, {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach})
     names = ("measured", "modelled", "difference")
     labels = ("counts", "counts", "Δ / √(counts + 1)")
@@ -210,7 +216,8 @@ def draw_patterns(panel: FigureBase, r: Result, *, strip: bool = False) -> None:
         grid, (measured, modelled, residual), looks, names, labels, strict=True
     ):
         for axes, number, values in zip(row, index, stack, strict=True):
-            image(axes, values, pixel=step, dimension=dimension, title=f"{name} {number}", **look)
+            title = f"{name} {number}"
+            image(axes, values, pixel=step, dimension=dimension, title=title, empty=MASKED_COLOUR, **look)
         colour_bar(row[-1], row[-1].images[0], label)
 
 

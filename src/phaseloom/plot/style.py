@@ -30,6 +30,9 @@ NORMAL_FONT = 9.5
 EMPTY_COLOUR = "0.9"
 """Grey of pixels that hold no value."""
 
+MASKED_COLOUR = "0.6"
+"""Grey of masked pixels of patterns: apart from no counts, and from no difference."""
+
 MAX_IMAGE_SIDE = 800
 """Pixels a side beyond which an image is averaged before it is drawn: more than any panel shows."""
 
@@ -110,9 +113,13 @@ def image(
     pixel: tuple[float, float],
     title: str = "",
     dimension: Dimension | None = LENGTH,
+    empty: str = EMPTY_COLOUR,
     **look: Any,
 ) -> Any:
-    """Draw values (y, x) or colours (y, x, rgb) to scale, with a scale bar in the pixel's dimension."""
+    """Draw values (y, x) or colours (y, x, rgb) to scale, with a scale bar in the pixel's dimension.
+
+    Values that are not a number have the colour ``empty``.
+    """
     import matplotlib
 
     fold = max(1, max(values.shape[:2]) // MAX_IMAGE_SIDE)
@@ -120,7 +127,7 @@ def image(
     rows, columns = values.shape[:2]
     extent = (0, columns * fold * pixel[1], rows * fold * pixel[0], 0)
     if values.ndim == 2:
-        look["cmap"] = matplotlib.colormaps[look.get("cmap", "gray")].with_extremes(bad=EMPTY_COLOUR)
+        look["cmap"] = matplotlib.colormaps[look.get("cmap", "gray")].with_extremes(bad=empty)
     drawn = axes.imshow(values, extent=extent, aspect="equal", **look)
     axes.axis("off")
     axes.set_title(title, fontsize=NORMAL_FONT, y=1.0, pad=4)

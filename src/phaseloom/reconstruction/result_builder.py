@@ -690,6 +690,7 @@ def _examples(job: Underway) -> dict[str, np.ndarray]:
         "index": index.numpy(),
         "measured": show(measured).numpy(),
         "modelled": show(modelled).numpy(),
+        "good": show(job.model.detector.mask.cpu()).numpy().astype(np.uint8),
     }
 
 
