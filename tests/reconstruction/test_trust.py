@@ -15,7 +15,7 @@ from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.fitting.verdict import Judgement
 from phaseloom.metrics.resolution import RingCorrelation
-from phaseloom.plot.report import trust_facts
+from phaseloom.plot.report import report, trust_facts
 from phaseloom.reconstruction import result_builder as outcome
 from phaseloom.reconstruction.half_data_frc import halves
 from phaseloom.reconstruction.protocol import Job
@@ -253,6 +253,11 @@ def test_a_falling_loss_that_explains_nothing_is_a_wrong_start(share, loss, epoc
     assert not outcome._doubt_unexplained(job, Judgement(Verdict.CONVERGED, "converged"))
 
 
+def list_titles(result):
+    """Titles of the panels of a report."""
+    return " ".join(axes.get_title() for axes in report(result).axes)
+
+
 def test_a_scan_that_was_moved_as_a_whole_is_named_and_not_a_drift(finished):
     """A forgotten offset of 200 nm was called drift, or a wrong step or defocus."""
     result = finished.result()
@@ -264,6 +269,8 @@ def test_a_scan_that_was_moved_as_a_whole_is_named_and_not_a_drift(finished):
     facts = dict(trust_facts(both))
     assert facts["move of scan 1"].startswith("y +50")
     assert "trend of moves" not in facts
+    assert "in the order of the scan" not in list_titles(both)
+    assert "in the order of the scan" in list_titles(replace(both, scan_numbers=None))
     assert "From the first to the last" not in describe_trust(both)
     assert "trend of moves" in dict(trust_facts(replace(both, scan_numbers=None)))
     assert "move of scan 1" not in dict(trust_facts(replace(both, positions=both.positions_start)))

@@ -229,8 +229,11 @@ def _draw_lines(row: FigureBase, lines: Sequence[str], **look: Any) -> None:
 
 
 def _has_drift(r: Result) -> bool:
-    """Whether any position has moved by more than rounding."""
-    return are_moved(r.positions_start, r.positions - r.positions_start)
+    """Whether any position has moved by more than rounding, in the course of one scan.
+
+    Scans that were joined have no common course.
+    """
+    return r.scan_numbers is None and are_moved(r.positions_start, r.positions - r.positions_start)
 
 
 def _format_vector(y: float, x: float) -> str:
