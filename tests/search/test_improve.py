@@ -1,6 +1,7 @@
 """What a model lacks is found by patterns held out, and nothing is added that the data do not ask for."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,50 @@ def test_additions_that_all_help_stay_and_rivals_are_named(monkeypatch):
     assert climb.kept["b"].rivals == ("a",)
     tried = [attempt.name for attempt in climb.attempts]
     assert tried == ["as it is", "a", "b", "c", "a", "without b"]  # c was harmful
+
+
+def test_of_equal_gains_the_one_with_fewer_numbers_is_kept(monkeypatch):
+    """A flickering flux was explained by a probe that changes from pattern to pattern."""
+    rng = np.random.default_rng(0)
+    draws = {name: torch.from_numpy(rng.normal(0, 0.05, 40)) for name in ("", "a", "b", "ab")}
+    losses = {"": 1.07, "a": 1.0280, "b": 1.0300, "ab": 1.0279}
+    numbers = {"": 100, "a": 900, "b": 120, "ab": 1000}
+
+    def run(name, settings, before, scan):
+        has = "".join(sorted(settings))
+        each = losses[has] + draws[""] * (has == "") + 0.1 * draws[has]
+        job: Any = SimpleNamespace(has=settings)
+        return module._Run(Attempt(name, loss=float(each.mean()), seconds=1.0), each, job, None, numbers[has])
+
+    def once(path):
+        return lambda job: None if path in job.has else {path: 1}
+
+    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "LADDER", {name: once(name) for name in "ab"})
+    climb = module._Climb(NOTHING, NOTHING, lambda line: None)
+    climb.add_what_helps()
+    assert list(climb.kept) == ["b"]
+    assert climb.kept["b"].rivals == ("a",)
+    losses["b"] = 1.05  # now it is clearly the lesser
+    again = module._Climb(NOTHING, NOTHING, lambda line: None)
+    again.add_what_helps()
+    assert next(iter(again.kept)) == "a"
+
+
+def test_a_probe_that_changes_is_not_asked_for_more_modes_than_its_basis_has():
+    job = Job.begin(
+        Reconstruct.of(SETTINGS | {"probe": {"relaxed": {"basis": 3, "modes": 1}}}), scan=make_scan()
+    )
+    assert module.add_modes(job) is None
+
+
+def test_a_run_counts_the_numbers_that_it_fits():
+    still = {"rates": {"positions": 0, "affine": 0}}
+    first, more = (
+        Job.begin(Reconstruct.of(SETTINGS | still | {"rates": still["rates"] | rates}), scan=make_scan())
+        for rates in ({}, {"weights": 0.2})
+    )
+    assert module._count_numbers(more) - module._count_numbers(first) == len(first.finest.scan)
 
 
 def test_an_interruption_keeps_what_was_found(monkeypatch):

@@ -108,7 +108,7 @@ class Attempt:
     def __str__(self) -> str:
         """One line of a table."""
         if self.loss is None:
-            return f"{self.name:24s} not tried: {self.problem}"
+            return f"{self.name:24s} could not be run: {self.problem}"
         line = f"{self.name:24s} {self.loss:9.4f}"
         if self.error:
             line += f"  {-self.gain:+9.4f} +- {self.error:.4f}  {'helps' if self.helps else '-':5s}"
@@ -225,10 +225,10 @@ def add_background(job: Job) -> Mapping[str, Any] | None:
 
 
 def add_modes(job: Job) -> Mapping[str, Any] | None:
-    """More incoherent modes of the probe."""
+    """More incoherent modes of the probe; one that changes from pattern to pattern has them."""
     probe, now = job.recipe.probe, len(job.model.probe.modes())
     more = next((count for count in MODE_COUNTS if count > now), None)
-    if more is None or "modes" not in knobs(probe.room, probe.name):
+    if more is None or probe.name == "relaxed" or "modes" not in knobs(probe.room, probe.name):
         return None
     return {f"probe.{probe.name}.modes": more}
 
@@ -337,9 +337,9 @@ def improve(
     The model as it is, then with each addition of `LADDER`, is fitted from its beginning to the patterns
     nearest to the middle of the scan. An addition helps where the loss of patterns that were never learned
     from falls by more than three standard errors (differences are taken pattern by pattern) and by half a per
-    cent. The one that gains most is kept, and all are tried again with it, until none helps. In the end each
-    is left out once, and stays out where the others make up for it. A wrong geometry or focus is not looked
-    for.
+    cent. The one that gains most is kept (of those within a standard error, the one with the fewest numbers),
+    and all are tried again with it, until none helps. In the end each is left out once, and stays out where
+    the others make up for it. A wrong geometry or focus is not looked for.
 
     Args:
         job: before or after its run; it is not changed.
@@ -405,12 +405,16 @@ def improve(
 
 @dataclass(frozen=True)
 class _Run:
-    """An attempt that ended, with the loss of each pattern held out, and what it explains of them."""
+    """An attempt that ended, with the loss of each pattern held out, and what it explains of them.
+
+    ``numbers`` are those that its model fits.
+    """
 
     attempt: Attempt
     losses: Tensor
     job: Job
     explained: tuple[float, float] | None = None
+    numbers: int = 0
 
 
 class _Climb:
@@ -430,6 +434,8 @@ class _Climb:
     def add_what_helps(self) -> None:
         """Round by round: try every addition, keep the one that gains most, until none helps.
 
+        Of those that gain as much to within a standard error, the one with the fewest numbers is kept: what a
+        more pliable one has beyond it, the next round tells.
         What makes predictions clearly worse is not tried again.
         """
         names = list(LADDER)
@@ -439,11 +445,10 @@ class _Climb:
             helpful = [one for one in tried if one.attempt.helps]
             if not helpful:
                 return
-            best = max(helpful, key=lambda one: one.attempt.gain)
+            best = _choose_simplest(helpful)
             enough = MIN_SHARE_OF_RIVALS * best.attempt.gain
-            rivals = tuple(
-                one.attempt.name for one in helpful if one is not best and one.attempt.gain > enough
-            )
+            others = [one.attempt for one in helpful if one is not best]
+            rivals = tuple(other.name for other in others if other.gain > enough)
             self.now = replace(best, attempt=replace(best.attempt, rivals=rivals))
             self.kept[best.attempt.addition] = self.now.attempt
             self.report(f"kept: {_name_with_rivals(self.now.attempt)}")
@@ -540,9 +545,24 @@ def _run(name: str, settings: Mapping[str, Any], before: Reconstruct, scan: Scan
     if not bool(losses.isfinite().all()):
         return Attempt(name, problem="no loss that is a number")
     seconds = time.process_time() - began
-    return _Run(
-        Attempt(name, loss=float(losses.mean()), seconds=seconds), losses, job, job.measure_explained()
-    )
+    attempt = Attempt(name, loss=float(losses.mean()), seconds=seconds)
+    return _Run(attempt, losses, job, job.measure_explained(), _count_numbers(job))
+
+
+def _count_numbers(job: Job) -> int:
+    """How many numbers a run fits, of all parts with a rate."""
+    groups = job.progress.optimizer.param_groups
+    return sum(one.numel() * (1 + one.is_complex()) for group in groups for one in group["params"])
+
+
+def _choose_simplest(helpful: list[_Run]) -> _Run:
+    """Of the runs within a standard error of the best gain, the one with the fewest numbers.
+
+    This is the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, 3.4.3).
+    """
+    best = max(helpful, key=lambda one: one.attempt.gain)
+    least = best.attempt.gain - best.attempt.error
+    return min((one for one in helpful if one.attempt.gain >= least), key=lambda one: one.numbers)
 
 
 @contextmanager
