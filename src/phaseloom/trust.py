@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phaseloom.fitting.outcome import Verdict
+from phaseloom.metrics.linear_map import fit_linear_map
 from phaseloom.metrics.scan_area import measure_area_per_position
 from phaseloom.units import LENGTH
 
@@ -163,10 +164,10 @@ def _describe_stretch(r: "Result") -> str:
         return ""
     if _spans_less_than_a_pixel(r):
         return ""
-    start, found = (one - one.mean(0) for one in (r.positions_start, r.positions))
+    start = r.positions_start - r.positions_start.mean(0)
     if np.linalg.matrix_rank(start, tol=MIN_WIDTH_OF_STRETCH * np.abs(start).max()) < 2:
         return ""
-    matrix = np.linalg.lstsq(start, found, rcond=None)[0]
+    matrix = fit_linear_map(r.positions_start, r.positions)
     rows, columns = (100 * (matrix[at, at] - 1) for at in (0, 1))
     if max(abs(rows), abs(columns)) < MIN_STRETCH:
         return ""

@@ -15,6 +15,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.transfer import turn_matrix
 from phaseloom.direct.twin import TwinEvidence
 from phaseloom.fitting.loop import Progress
+from phaseloom.metrics.linear_map import find_turn_and_scale, fit_linear_map
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.physics.fourier import shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.optics import probe_wave
@@ -364,9 +365,7 @@ def _state_after(job: FinishedRun, state: CalibrationState) -> CalibrationState:
     """Where the optics and the map of the positions ended."""
     before = job.scan.positions
     after = job.model.scan.angstrom()
-    linear = np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]
-    turn = math.atan2(linear[0, 1] - linear[1, 0], linear[0, 0] + linear[1, 1])
-    scale = math.sqrt(abs(np.linalg.det(linear)))
+    turn, scale = find_turn_and_scale(fit_linear_map(before, after))
     probe = job.model.probe
     others = dict(state.aberrations)
     if isinstance(probe, AberratedProbe):

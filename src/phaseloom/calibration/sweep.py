@@ -26,6 +26,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.fitting.newton import GaussNewton
+from phaseloom.metrics.parabola import find_vertex
 from phaseloom.ptycho import batches, noise, objects, scans
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
@@ -293,8 +294,7 @@ def _refine_defocus(found: Start, all_: Sequence[_Candidate], step: float, seed:
 def _find_vertex(lower: _Candidate, middle: _Candidate, upper: _Candidate) -> float:
     """Defocus at the vertex of the parabola through the logarithms of three losses, or at the lower end."""
     below, at, above = (math.log(max(one.loss, 1e-30)) for one in (lower, middle, upper))
-    bend = below - 2 * at + above
-    move = 0.5 * (below - above) / bend if bend > 0 else math.copysign(1.0, below - above)
+    move = float(find_vertex(below, at, above))
     return float(f"{middle.defocus + max(-1.0, min(1.0, move)) * (upper.defocus - middle.defocus):.6g}")
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from phaseloom.errors import BadInput
+from phaseloom.metrics.linear_map import fit_linear_map
 
 __all__ = [
     "ImageGrid",
@@ -224,7 +225,7 @@ def fit_lattice(
     index: Int[np.ndarray, "pattern 2"] = np.indices(grid).reshape(2, -1).T
     if len(index) != len(positions) or min(grid) < 2:
         return None
-    steps = np.linalg.lstsq(index - index.mean(0), positions - positions.mean(0), rcond=None)[0]
+    steps = fit_linear_map(index, positions)
     return steps if abs(np.linalg.det(steps)) > 1e-12 else None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phaseloom.metrics.linear_map import fit_linear_map
 from phaseloom.plot.style import (
     LINE_COLOURS,
     colour_bar,
@@ -85,7 +86,7 @@ def distortion(start: np.ndarray, found: np.ndarray, /) -> Distortion | None:
     spread = np.linalg.svd(arm, compute_uv=False)
     if len(arm) < 4 or spread[-1] < 1e-3 * spread[0]:
         return None
-    matrix = np.linalg.lstsq(arm, moved, rcond=None)[0]
+    matrix = fit_linear_map(np.asarray(start, float), np.asarray(found, float))
     size = np.linalg.det(matrix)
     if size <= 0 or matrix[1, 1] <= 0:
         return None

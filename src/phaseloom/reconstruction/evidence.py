@@ -25,6 +25,7 @@ from phaseloom.direct.twin import TwinEvidence
 from phaseloom.fitting import device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.outcome import Doubt, Judgement, Verdict
+from phaseloom.metrics.linear_map import find_turn_and_scale, fit_linear_map
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.level import Level, fit_level, limit_batch_size, split_patterns
@@ -402,7 +403,7 @@ def compare_with_direct_image(
     """
     optics, fit = image.found.optics, image.found.fit
     stated_places = image.scan.positions if numbers is None else image.scan.positions[numbers]
-    turn, scale = _find_turn_and_scale(stated_places, model.scan.angstrom())
+    turn, scale = find_turn_and_scale(fit_linear_map(stated_places, model.scan.angstrom()))
     depth = optics.wavelength / float(optics.semiangle) ** 2
     stated = compute_stated_defocus(recipe)
     if abs(math.remainder(float(optics.rotation) - turn, 2 * math.pi)) > math.pi / 2:
@@ -632,17 +633,10 @@ def _doubt_step(found: Comparison) -> str:
     return f"a step {100 * (found.step - 1):+.0f} % as long (prepare: scale)"
 
 
-def _find_turn_and_scale(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Angle and factor of the linear map from nominal to final positions."""
-    linear = np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]
-    turn = math.atan2(linear[0, 1] - linear[1, 0], linear[0, 0] + linear[1, 1])
-    return turn, math.sqrt(abs(np.linalg.det(linear)))
-
-
 def move_along(before: np.ndarray, after: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Places moved as positions were, by the affine map nearest to all of them."""
     middle = before.mean(0)
-    linear = np.linalg.lstsq(before - middle, after - after.mean(0), rcond=None)[0]
+    linear = fit_linear_map(before, after)
     return (places - middle) @ linear + after.mean(0)
 
 

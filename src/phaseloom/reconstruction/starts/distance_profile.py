@@ -31,6 +31,7 @@ from phaseloom.calibration.one_material import fit_one_material
 from phaseloom.calibration.orientations import select_nearest
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.fitting.distributed import team
+from phaseloom.metrics.parabola import find_vertex
 from phaseloom.ptycho import multigrid
 from phaseloom.reconstruction.level import Level, fit_level, set_batch_size
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -144,8 +145,7 @@ class DistanceProfile:
 
 def _find_vertex(losses: Float[np.ndarray, "3 n"]) -> Float[np.ndarray, " n"]:
     """Where a parabola through three losses is lowest, steps from the middle one."""
-    bend = losses[0] - 2 * losses[1] + losses[2]
-    return np.clip((losses[0] - losses[2]) / (2 * np.maximum(bend, 1e-12)), -1, 1)
+    return np.clip(find_vertex(*losses), -1, 1)
 
 
 def combine_ranges(fitted: Range, shown: Range) -> Range:

@@ -16,6 +16,8 @@ from scipy.ndimage import gaussian_filter
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
+from phaseloom.metrics.linear_map import fit_linear_map
+from phaseloom.metrics.parabola import find_vertex
 from phaseloom.metrics.phase import remove_plane_wave
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
@@ -147,17 +149,17 @@ def _read_apart(
     joined = list(parts)
     for later in recipe.prepare[at + 1 :]:
         joined = [one if later.name == "join" else later(one) for one in joined]
-    return (joined[0], joined[1]), _fit_linear_map(parts[0].positions, joined[0].positions)
+    return (joined[0], joined[1]), _measure_steps(parts[0].positions, joined[0].positions)
 
 
-def _fit_linear_map(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def _measure_steps(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """What steps make of a distance ``d`` between positions: ``d @ map``."""
     if len(before) != len(after):
         fix = "is not found where later steps leave out patterns: put these before join, or state the offset"
         raise BadInput("join.offset", "find", fix)
     if np.array_equal(before, after):
         return np.eye(2)
-    return np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]
+    return fit_linear_map(before, after)
 
 
 def _simplify(recipe: Reconstruct, number: int) -> Reconstruct:
@@ -258,11 +260,11 @@ def _correlate_everywhere(
 
 
 def _refine_peak(values: np.ndarray, peak: tuple[Any, ...]) -> np.ndarray:
-    """What a parabola through the neighbours adds to a peak, along each axis, pixels."""
+    """What a parabola through the neighbours adds to a peak, along each axis, pixels; none at an edge."""
     step = np.zeros(2)
     for axis in range(2):
         below, at, above = (np.roll(values, -n, axis)[peak] for n in (-1, 0, 1))
-        bend = below - 2 * at + above
-        if min(below, above) > 0 and bend < 0:
-            step[axis] = np.clip(0.5 * (below - above) / bend, -0.5, 0.5)
+        vertex = find_vertex(-below, -at, -above)
+        if min(below, above) > 0 and np.isfinite(vertex):
+            step[axis] = np.clip(vertex, -0.5, 0.5)
     return step
