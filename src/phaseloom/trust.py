@@ -144,7 +144,7 @@ def _describe_drift(r: "Result") -> str:
 
 def _spans_less_than_a_pixel(r: "Result") -> bool:
     span = np.ptp(r.positions_start, axis=0) / r.pixel
-    return r.heights is None and len(r.positions_start) > 1 and float(span.max()) < 1
+    return r.heights is None and 0 < float(span.max()) < 1
 
 
 def _describe_units(r: "Result") -> str:
@@ -216,7 +216,7 @@ def _describe_error_bar(r: "Result") -> str:
     lit = np.isfinite(found.sigma).all(0)
     varies = float(phase[lit].std()) if lit.any() else math.nan
     sigma = found.pixel * math.sqrt(len(found.sigma))
-    is_held = "prior" in found.reasons
+    is_held = bool({"prior", "amplitude_bias"} & set(found.reasons))  # what these take is in the bar
     lead = "Each pixel of the phase is" if is_held else "Counting alone leaves each pixel of the phase"
     text = f"{lead} uncertain by ±{sigma:.2g} rad"
     if math.isfinite(varies) and varies > 0:

@@ -70,6 +70,13 @@ def test_an_error_bar_of_what_a_prior_takes_is_not_called_that_of_counting(resul
     assert text.endswith("the true error may be larger.")
 
 
+def test_an_error_bar_that_holds_the_bias_of_amplitudes_is_not_called_that_of_counting(result):
+    sigma = replace(result.uncertainty, reasons={"amplitude_bias": "amplitude is biased"}, pixel=0.15)
+    text = describe_trust(replace(result, uncertainty=sigma))
+    assert "Each pixel of the phase is uncertain by ±0.15 rad" in text
+    assert text.endswith("the true error may be larger.")
+
+
 def test_noise_that_hides_everything_is_told_with_its_dose(result):
     metrics = {"hold-out": 1.0, "places matter": 0.1, "direct image": 0.2}
     few = replace(result, metrics=metrics, uncertainty=None, history=[{"number": 5, "explained": None}])

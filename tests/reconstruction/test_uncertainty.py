@@ -198,7 +198,7 @@ class TestMap:
         )
         found = estimate_uncertainty(biased)
         assert found.pixel > estimate_uncertainty(fair).pixel
-        assert "of the contrast" in found.reasons[LowerBound.AMPLITUDE_LIKELIHOOD]
+        assert "of the contrast" in found.reasons[LowerBound.AMPLITUDE_BIAS]
         faded = [np.angle(one.result().object[0])[12:-12, 12:-12].std() for one in (biased, fair)]
         assert faded[0] < faded[1]  # what the bar has to hold
 

@@ -132,6 +132,8 @@ class LowerBound(StrEnum):
     """More than noise is left in the patterns."""
     AMPLITUDE_LIKELIHOOD = "amplitude_likelihood"
     """Dark pixels draw the phase towards zero."""
+    AMPLITUDE_BIAS = "amplitude_bias"
+    """They do, by what is in the map as far as factors on rings of frequencies tell it."""
     FEW_ELECTRONS = "few_electrons"
     """Part of the contrast is lost."""
     SOURCE = "source"
@@ -213,7 +215,8 @@ def estimate_uncertainty(job: RunState, /, *, verdict: Verdict | None = None) ->
     loss = _last_loss(job)
     reasons = find_reasons(job, information, counts)
     if bias is not None:
-        reasons[LowerBound.AMPLITUDE_LIKELIHOOD] = bias.describe()
+        del reasons[LowerBound.AMPLITUDE_LIKELIHOOD]
+        reasons[LowerBound.AMPLITUDE_BIAS] = bias.describe()
     if verdict not in (None, Verdict.CONVERGED, Verdict.LEVELLED, Verdict.NOT_JUDGED):
         reasons[LowerBound.NOT_CONVERGED] = f"the verdict of the run is {verdict.replace('_', ' ')}"
     return Uncertainty(
