@@ -24,9 +24,9 @@ from phaseloom.data.counts import (
     list_numbers,
     split_indices,
 )
-from phaseloom.data.pattern_middle import find_middle
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.metrics.pattern_middle import find_middle
 from phaseloom.units import ENERGY, LENGTH
 
 __all__ = [

@@ -9,7 +9,6 @@ import numpy as np
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.counts import map_counts
 from phaseloom.data.descan import fit_descan, measure_deflections
-from phaseloom.data.pattern_middle import find_middle
 from phaseloom.data.prepare._shared import (
     apply_to_detector,
     cut_middle,
@@ -21,6 +20,7 @@ from phaseloom.data.prepare._shared import (
 from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.metrics.pattern_middle import find_middle
 
 __all__ = ["bin", "center", "crop", "descan", "expect", "flip", "transpose", "window"]
 

@@ -5,8 +5,8 @@ import pytest
 
 from phaseloom.data import prepare
 from phaseloom.data.diagnostics import inspect
-from phaseloom.data.pattern_middle import find_middle
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.metrics.pattern_middle import find_middle
 
 SHAPE = (64, 72)
 
