@@ -535,7 +535,7 @@ def match_grids(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | No
     """
     few = scan.geometry
     many = scan.window
-    if few.shape == many.shape:
+    if few.shape == many.shape or scan.scan_wavelengths is not None:  # waves of these are on its pixels
         return None, None
     if np.allclose(few.angle, many.angle):
         picked = [torch.arange(n) + m // 2 - n // 2 for m, n in zip(many.shape, few.shape, strict=True)]
