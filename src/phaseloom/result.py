@@ -24,7 +24,7 @@ from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.own_files.members import Member, describe_form, read_members
 from phaseloom.data.own_files.tables import MAPS, RESULT_ABOUT, RESULT_ARRAYS
-from phaseloom.data.scan import Geometry
+from phaseloom.data.scan import Geometry, wavelength_of
 from phaseloom.data.signals import Axis, Signal, Signals, image_axes
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
@@ -205,6 +205,9 @@ class Result:
         grid: (slow, fast) when the positions are a raster.
         scan_numbers: ``(n,)`` of which of several scans each pattern is, from 0, where some were joined.
         scan_offsets: ``(scan, 2)`` what was added to the positions of each of them (`split` takes it off).
+        scan_energies: ``(scan, 3)`` of each of them its energy (eV), where these differ, and the ratios of its
+            phase and of its absorption, the logarithm of the modulus, to those of ``object``, which is that
+            of the highest energy.
         scans: of each of them its ``file``, ``loss``, ``hold-out``, ``explained``, ``verdict`` and
             ``verdict_code``; empty where they were not measured.
         weights: ``(n,)`` intensity of each shot, refined.
@@ -247,6 +250,7 @@ class Result:
     grid: tuple[int, int] | None = None
     scan_numbers: np.ndarray | None = None
     scan_offsets: np.ndarray | None = None
+    scan_energies: np.ndarray | None = None
     scans: list[dict[str, Any]] = field(default_factory=list)
     weights: np.ndarray | None = None
     background: np.ndarray | None = None
@@ -320,8 +324,8 @@ class Result:
     def split(self) -> list[Result]:
         """A result for each of several scans that were joined, in the frame of its own positions.
 
-        Each has the part of the object that its beam saw, and its own probe where each scan had one, with its
-        own loss, hold-out loss, share explained and verdict (`scans`). The history is that of all scans
+        Each has the part of the object that its beam saw, at its own energy, and its own probe where each scan
+        had one, with its own loss, hold-out loss, share explained and verdict (`scans`). The history is that of all scans
         together, as are verdict and numbers where a run was too short to measure them. A part has no
         parameter file that would repeat it.
 
@@ -544,6 +548,8 @@ _HALVES = tuple(
 
 def _cut_scan(result: Result, number: int) -> Result:
     """What a result has of one of its scans."""
+    from phaseloom.metrics.phase import sum_phase
+
     assert result.scan_numbers is not None
     own = result.scan_numbers == number
     offset = np.zeros(2) if result.scan_offsets is None else result.scan_offsets[number]
@@ -564,6 +570,13 @@ def _cut_scan(result: Result, number: int) -> Result:
     mixed = cut["opr_weights"]
     if mixed is not None and np.allclose(mixed, mixed[:1]):  # one probe for this scan
         cut |= {"probe": np.einsum("mk,kyx->myx", mixed[0], result.probe), "opr_weights": None}
+    geometry = result.geometry
+    if result.scan_energies is not None:
+        energy, of_phase, of_absorption = result.scan_energies[number]
+        wave = cut["object"]
+        turned = np.exp(1j * (of_phase * sum_phase(wave)))
+        cut["object"] = (np.abs(wave) ** of_absorption * turned).astype(wave.dtype)
+        geometry = replace(geometry, wavelength=wavelength_of(float(energy), geometry.beam))
     bars = result.uncertainty
     if bars is not None:
         maps = {name: None if (one := getattr(bars, name)) is None else one[window] for name in _SIGMA_MAPS}
@@ -579,12 +592,15 @@ def _cut_scan(result: Result, number: int) -> Result:
         **_cut_numbers(result, number),
         scan_numbers=None,
         scan_offsets=None,
+        scan_energies=None,
+        geometry=geometry,
         examples={},
         **cut,
     )
 
 
 MEASURED_OF_SCANS = ("loss", "hold-out", "explained", "error of explained")
+MEASURED_OF_SCANS += ("energy (eV)", "phase ratio", "absorption ratio")
 """Numbers of a result that each of several scans has for itself."""
 
 

@@ -143,7 +143,7 @@ pattern's, so it does not have to fall for the sake of the others. A map of all 
 probe that is not found yet, and hardly comes back from that: it waits."""
 
 
-DEFAULT_ENERGY_RATE = 0.2
+DEFAULT_ENERGY_RATE = ScheduledRate(rate=0.02, start=5)
 """Of the ratios of phase and absorption at several energies, where the scans have these."""
 
 
