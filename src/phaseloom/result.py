@@ -205,9 +205,9 @@ class Result:
         grid: (slow, fast) when the positions are a raster.
         scan_numbers: ``(n,)`` of which of several scans each pattern is, from 0, where some were joined.
         scan_offsets: ``(scan, 2)`` what was added to the positions of each of them (`split` takes it off).
-        scan_energies: ``(scan, 3)`` of each of them its energy (eV), where these differ, and the ratios of its
-            phase and of its absorption, the logarithm of the modulus, to those of ``object``, which is that
-            of the highest energy.
+        scan_energies: ``(scan, 3)`` energy (eV) of each of them, where these differ, and the ratios of phase
+            and absorption (the logarithm of the modulus) to those of ``object``, which is that of the highest
+            energy.
         scans: of each of them its ``file``, ``loss``, ``hold-out``, ``explained``, ``verdict`` and
             ``verdict_code``; empty where they were not measured.
         weights: ``(n,)`` intensity of each shot, refined.
@@ -324,8 +324,9 @@ class Result:
     def split(self) -> list[Result]:
         """A result for each of several scans that were joined, in the frame of its own positions.
 
-        Each has the part of the object that its beam saw, at its own energy, and its own probe where each scan
-        had one, with its own loss, hold-out loss, share explained and verdict (`scans`). The history is that of all scans
+        Each has the part of the object that its beam saw, at its own energy (where phases span less than
+        2 pi), and its own probe where each scan had one, with its own loss, hold-out loss, share explained
+        and verdict (`scans`). The history is that of all scans
         together, as are verdict and numbers where a run was too short to measure them. A part has no
         parameter file that would repeat it.
 
@@ -548,8 +549,6 @@ _HALVES = tuple(
 
 def _cut_scan(result: Result, number: int) -> Result:
     """What a result has of one of its scans."""
-    from phaseloom.metrics.phase import sum_phase
-
     assert result.scan_numbers is not None
     own = result.scan_numbers == number
     offset = np.zeros(2) if result.scan_offsets is None else result.scan_offsets[number]
@@ -570,17 +569,12 @@ def _cut_scan(result: Result, number: int) -> Result:
     mixed = cut["opr_weights"]
     if mixed is not None and np.allclose(mixed, mixed[:1]):  # one probe for this scan
         cut |= {"probe": np.einsum("mk,kyx->myx", mixed[0], result.probe), "opr_weights": None}
-    geometry = result.geometry
-    if result.scan_energies is not None:
-        energy, of_phase, of_absorption = result.scan_energies[number]
-        wave = cut["object"]
-        turned = np.exp(1j * (of_phase * sum_phase(wave)))
-        cut["object"] = (np.abs(wave) ** of_absorption * turned).astype(wave.dtype)
-        geometry = replace(geometry, wavelength=wavelength_of(float(energy), geometry.beam))
     bars = result.uncertainty
     if bars is not None:
         maps = {name: None if (one := getattr(bars, name)) is None else one[window] for name in _SIGMA_MAPS}
         cut["uncertainty"] = replace(bars, **maps)
+    if result.scan_energies is not None:
+        cut |= _convert_to_energy(result, cut, result.scan_energies[number])
     return replace(
         result,
         positions=result.positions[own] - offset,
@@ -593,10 +587,25 @@ def _cut_scan(result: Result, number: int) -> Result:
         scan_numbers=None,
         scan_offsets=None,
         scan_energies=None,
-        geometry=geometry,
         examples={},
         **cut,
     )
+
+
+def _convert_to_energy(result: Result, cut: Mapping[str, Any], row: np.ndarray) -> dict[str, Any]:
+    """A part of an object, its error bars and the geometry, at the energy of a row of ``scan_energies``."""
+    from phaseloom.metrics.phase import sum_phase
+
+    energy, of_phase, of_absorption = row.tolist()
+    wave, bars = cut["object"], cut.get("uncertainty")
+    turned = np.exp(1j * of_phase * sum_phase(wave))
+    found: dict[str, Any] = {"object": (np.abs(wave) ** of_absorption * turned).astype(wave.dtype)}
+    if bars is not None:
+        names = [*_SIGMA_MAPS, "pixel", "mean", "drawn_pixel", "drawn_mean"]
+        scaled = {name: of_phase * one for name in names if (one := getattr(bars, name)) is not None}
+        found["uncertainty"] = replace(bars, **scaled)
+    wavelength = wavelength_of(energy, result.geometry.beam)
+    return found | {"geometry": replace(result.geometry, wavelength=wavelength)}
 
 
 MEASURED_OF_SCANS = ("loss", "hold-out", "explained", "error of explained")

@@ -15,7 +15,7 @@ from phaseloom.physics import propagate
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp, to_real
-from phaseloom.physics.propagate import multislice, matrix_transform
+from phaseloom.physics.propagate import matrix_transform, multislice
 from phaseloom.units import Angle
 
 __all__ = ["exact", "fresnel"]
@@ -212,7 +212,7 @@ class EnergyFlight(FreeFlight):
 
     def __init__(self, scan: Scan4D, gaps: tuple[float, ...], kernel: Kernel, tilt: Float[Tensor, "#n 2"]):
         if gaps:
-            fix = "cannot be fitted at several energies yet: give the object one slice, or reconstruct one by one"
+            fix = "cannot be fitted at several energies: give the object one slice, or reconstruct one by one"
             raise BadInput("object: slices", len(gaps) + 1, fix)
         if scan.modelled is not None or scan.descan is not None or scan.geometry.has_tilted_sample:
             fix = "are not supported with scans of several energies: remove that step of prepare"
@@ -229,7 +229,9 @@ class EnergyFlight(FreeFlight):
         for number, longer in enumerate(self.wavelengths):
             for axis, (count, places) in enumerate(sides):
                 matrix = matrix_transform(count, places, longer / self.wavelengths[0])
-                self.register_buffer(f"transform_{number}_{axis}", matrix.to(torch.complex64), persistent=False)
+                self.register_buffer(
+                    f"transform_{number}_{axis}", matrix.to(torch.complex64), persistent=False
+                )
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The ratios."""
@@ -299,7 +301,9 @@ def exact(
         each: a tilt for each pattern, which ``rates: {tilts: ...}`` then refines one by one.
         tilts: file of tilts of an earlier run, or a table ``(n, 2)`` in milliradian; added to ``tilt``.
     """
-    return _make_flight(scan, gaps, propagate.angular_spectrum, _read_tilt_table(scan, gaps, tilt, each, tilts))
+    return _make_flight(
+        scan, gaps, propagate.angular_spectrum, _read_tilt_table(scan, gaps, tilt, each, tilts)
+    )
 
 
 def fresnel(

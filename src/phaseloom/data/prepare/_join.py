@@ -172,20 +172,21 @@ def _list_wavelengths(scan: Scan4D, other: Scan4D) -> np.ndarray | None:
 def _require_energies_together(scan: Scan4D, other: Scan4D, share: str, place: str) -> None:
     """Refuse scans of different wavelengths of which no object can be common."""
     one, two = scan.geometry, other.geometry
-    energies = f"{two.energy / 1e3:.6g} keV, but the first scan {one.energy / 1e3:.6g} keV"
+    ratio = two.wavelength / one.wavelength
     fix = ""
     if share != "object":
-        fix = "scans of different energies have no probe in common: write share: object if they show one sample"
+        fix = "have no probe in common: write share: object if they show one sample"
     elif one.beam != "photon":
-        fix = "several voltages are not modelled: reconstruct one after the other"
+        fix = "are not fitted together with electrons: reconstruct one by one"
     elif one.near or one.has_tilted_sample:
-        fix = "several energies are fitted for far fields of samples across the beam: reconstruct one by one"
+        fix = "are fitted together in far fields of samples across the beam only: reconstruct one by one"
     elif scan.heights is not None or scan.descan is not None or other.descan is not None:
-        fix = "several energies are not fitted with positions along the beam, or a descan: reconstruct one by one"
-    elif not 1 / MAX_RATIO_OF_WAVELENGTHS <= two.wavelength / one.wavelength <= MAX_RATIO_OF_WAVELENGTHS:
-        fix = f"their ratio is above {MAX_RATIO_OF_WAVELENGTHS:g}: check the energies, or reconstruct one by one"
+        fix = "are not fitted together with positions along the beam, or a descan: reconstruct one by one"
+    elif not 1 / MAX_RATIO_OF_WAVELENGTHS <= ratio <= MAX_RATIO_OF_WAVELENGTHS:
+        fix = f"are fitted together up to a ratio of {MAX_RATIO_OF_WAVELENGTHS:g}: check the energies"
     if fix:
-        raise BadInput(place, f"has {energies}", fix)
+        energies = f"has {two.energy / 1e3:.6g} keV, but the first scan {one.energy / 1e3:.6g} keV"
+        raise BadInput(place, energies, f"(scans of different energies {fix})")
 
 
 def _find_place_beside(scan: Scan4D, other: Scan4D) -> np.ndarray:
