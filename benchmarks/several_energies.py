@@ -2,9 +2,9 @@
 
     python -m benchmarks.several_energies OUT.json --seeds 500 508
 
-The object is a thickness of one material: its transmission is ``exp((i delta - beta) k t)`` with numbers drawn
-for each pair. Away from edges delta goes with the square of the wavelength and beta with its fourth power, both
-but for 2 %; with an edge in between, beta jumps by a factor of 3 to 6 and delta by 5 to 15 % against that.
+The object is a thickness of one material: its transmission is ``exp((i delta - beta) k t)`` with numbers
+drawn for each pair. Away from edges delta goes with the square of the wavelength and beta with its fourth
+power, but for 2 % each; with an edge in between, beta jumps by a factor of 3 to 6 and delta by 5 to 15 %.
 Patterns are Fourier transforms to the angles of the detector of a window four times as wide as that of the
 model, on pixels half as large, so that nothing is periodic; each energy has a probe of its own.
 

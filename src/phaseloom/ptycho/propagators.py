@@ -86,7 +86,7 @@ class FreeFlight(nn.Module):
         rest: Float[Tensor, "b 2"],
         index: Int[Tensor, " b"],
         way: Complex[Tensor, "b 1 y x"] | None = None,
-    ) -> Complex[Tensor, "b *state mode y x"]:
+    ) -> Complex[Tensor, "b *state mode v u"]:
         """Wave on the detector: corner order in the far field, as seen in the near field.
 
         ``way``: flights from where the probe is known to the object, which a near detector is nearer by.
@@ -239,7 +239,7 @@ class EnergyFlight(FreeFlight):
 
     def all_ratios(self) -> Float[Tensor, "energy 2"]:
         """Of phase and absorption, at each energy to the highest."""
-        return torch.cat([torch.ones_like(self.ratios[:1]), self.ratios])
+        return torch.cat([self.ratios.new_ones(1, 2), self.ratios])
 
     def transmit(
         self,
@@ -255,10 +255,10 @@ class EnergyFlight(FreeFlight):
 
     def to_detector(
         self,
-        leaving: Complex[Tensor, "b *state mode y x"],
+        leaving: Complex[Tensor, "b *state mode v u"],
         rest: Float[Tensor, "b 2"],
         index: Int[Tensor, " b"],
-        way: Complex[Tensor, "b 1 y x"] | None = None,
+        way: Complex[Tensor, "b 1 v u"] | None = None,
     ) -> Complex[Tensor, "b *state mode y x"]:
         """Waves on the detector, zero frequency in the corner."""
         numbers = self.numbers[index]

@@ -81,7 +81,7 @@ def join(
     _require_same_experiment(scan, other, place)
     wavelengths = _list_wavelengths(scan, other)
     if wavelengths is not None:
-        _require_energies_together(scan, other, share, place)
+        _require_energies_together(scan, other, share, place, float(wavelengths.max() / wavelengths.min()))
     move = np.asarray(offset, np.float64)
     if share == "object":
         _require_overlap(scan, other, move)
@@ -169,10 +169,9 @@ def _list_wavelengths(scan: Scan4D, other: Scan4D) -> np.ndarray | None:
     return every if np.ptp(every) else None
 
 
-def _require_energies_together(scan: Scan4D, other: Scan4D, share: str, place: str) -> None:
-    """Refuse scans of different wavelengths of which no object can be common."""
+def _require_energies_together(scan: Scan4D, other: Scan4D, share: str, place: str, ratio: float) -> None:
+    """Refuse scans of different wavelengths, of such a ratio, of which no object can be common."""
     one, two = scan.geometry, other.geometry
-    ratio = two.wavelength / one.wavelength
     fix = ""
     if share != "object":
         fix = "have no probe in common: write share: object if they show one sample"
@@ -182,10 +181,10 @@ def _require_energies_together(scan: Scan4D, other: Scan4D, share: str, place: s
         fix = "are fitted together in far fields of samples across the beam only: reconstruct one by one"
     elif scan.heights is not None or scan.descan is not None or other.descan is not None:
         fix = "are not fitted together with positions along the beam, or a descan: reconstruct one by one"
-    elif not 1 / MAX_RATIO_OF_WAVELENGTHS <= ratio <= MAX_RATIO_OF_WAVELENGTHS:
+    elif ratio > MAX_RATIO_OF_WAVELENGTHS:
         fix = f"are fitted together up to a ratio of {MAX_RATIO_OF_WAVELENGTHS:g}: check the energies"
     if fix:
-        energies = f"has {two.energy / 1e3:.6g} keV, but the first scan {one.energy / 1e3:.6g} keV"
+        energies = f"has {two.energy / 1e3:.6g} keV, unlike {one.energy / 1e3:.6g} keV before"
         raise BadInput(place, energies, f"(scans of different energies {fix})")
 
 
