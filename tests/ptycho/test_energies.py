@@ -34,7 +34,7 @@ def make_model(scan: Scan4D, *, modes: int = 2) -> Any:
     model = Ptychography.of(scan, object=thing, probe=probes.of_each_scan(scan, modes=modes))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        thing.phase.copy_(4 * torch.rand(thing.phase.shape, generator=generator) - 2)  # beyond a turn at most
+        thing.phase.copy_(10 * torch.rand(thing.phase.shape, generator=generator) - 5)  # more than a turn
         thing.amplitude.copy_(0.3 + 0.7 * torch.rand(thing.phase.shape, generator=generator))
     return model
 
