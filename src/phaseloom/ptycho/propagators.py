@@ -250,7 +250,8 @@ class EnergyFlight(FreeFlight):
         """Windows at the energies of patterns, of the amplitude and phase at the highest."""
         powers = self.all_ratios()[self.numbers[index]].to(phase.dtype)
         of_phase, of_absorption = powers[(...,) + 4 * (None,)].unbind(1)
-        modulus = torch.exp(of_absorption * amplitude.clamp(min=MIN_AMPLITUDE).log())
+        known = amplitude + (MIN_AMPLITUDE - amplitude).detach().clamp(min=0)  # with its slope, to come back
+        modulus = torch.exp(of_absorption * known.log())
         return torch.polar(modulus, of_phase * phase)
 
     def to_detector(
@@ -271,7 +272,7 @@ class EnergyFlight(FreeFlight):
         return torch.cat(parts)[torch.cat(places).argsort()]
 
 
-MIN_AMPLITUDE = 1e-3
+MIN_AMPLITUDE = 0.02
 """Of which a power is taken: a logarithm of less would take the steps of a few dark pixels for all."""
 
 
