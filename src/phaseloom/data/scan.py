@@ -30,7 +30,7 @@ from phaseloom.units import (
     photon_wavelength,
 )
 
-__all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
+__all__ = ["LAB_BASIS", "MAX_RELATIVE_DIFFERENCE", "Geometry", "Scan4D", "wavelength_of"]
 
 LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 """Directions of detector rows and columns (columns of this 3x2 table) in the CXI laboratory frame."""
@@ -38,6 +38,9 @@ LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 ACROSS = (0.0, 0.0, 1.0)
 """Normal of a sample that is perpendicular to the beam."""
 
+
+MAX_RELATIVE_DIFFERENCE = 1e-3
+"""Of wavelengths, and of angles of a pixel, of several scans that are one experiment."""
 
 MAX_PATTERNS_FOR_TEXT = 16
 """Patterns that are read for the mean counts in the text of a scan."""

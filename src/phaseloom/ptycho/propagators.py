@@ -206,6 +206,9 @@ class EnergyFlight(FreeFlight):
         wavelengths: one for each energy, angstrom, shortest first.
         numbers: ``(n,)`` which of them each pattern has.
         ratios: ``(energy - 1, 2)`` of phase and absorption, of all energies but the first; a parameter.
+
+    Raises:
+        BadInput: several slices, a sample that is tilted, or patterns that are enlarged or shifted.
     """
 
     numbers: Tensor
@@ -236,6 +239,10 @@ class EnergyFlight(FreeFlight):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The ratios."""
         return {"energies": [self.ratios]}
+
+    def is_plain_far_field(self) -> bool:
+        """It is not."""
+        return False
 
     def all_ratios(self) -> Float[Tensor, "energy 2"]:
         """Of phase and absorption, at each energy to the highest."""

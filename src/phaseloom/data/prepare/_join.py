@@ -8,7 +8,7 @@ import numpy as np
 
 from phaseloom.data.counts import JoinedCounts
 from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import MAX_RELATIVE_DIFFERENCE, Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import LENGTH, Length
 
@@ -16,9 +16,6 @@ __all__ = ["join"]
 
 WINDOWS_BETWEEN_SCANS = 2.0
 """Widths of the window by which outer beams of two scans lie apart that share no object."""
-
-MAX_RELATIVE_DIFFERENCE = 1e-3
-"""Of wavelengths, and of angles of a pixel, of scans that are joined."""
 
 MAX_RATIO_OF_WAVELENGTHS = 1.5
 """The window of the shortest one, in which all probes have to fit, is so many times narrower at most."""

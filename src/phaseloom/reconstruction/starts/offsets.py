@@ -14,8 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.data import formats
-from phaseloom.data.prepare._join import MAX_RELATIVE_DIFFERENCE
-from phaseloom.data.scan import Scan4D
+from phaseloom.data.scan import MAX_RELATIVE_DIFFERENCE, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.metrics.phase import remove_plane_wave
