@@ -239,9 +239,11 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 OTHERS: dict[str, dict[str, Callable[[Path], object]]] = {
     "docs/howto-slices-modes.md": {"runs/DATE-scan": _write_wide_run},
     "docs/howto-beamtime.md": {
-        name: lambda path: cxi.write(photons(), path) for name in ("energy1.cxi", "left.cxi", "right.cxi")
-    }
-    | {"energy2.cxi": lambda path: cxi.write(_at_energy(photons(), 8.8e3), path)},
+        "energy1.cxi": lambda path: cxi.write(photons(), path),
+        "energy2.cxi": lambda path: cxi.write(_at_energy(photons(), 8.8e3), path),
+        "left.cxi": lambda path: cxi.write(photons(), path),
+        "right.cxi": lambda path: cxi.write(photons(), path),
+    },
     "docs/engines.md": {"simu.hdf5": lambda path: native.write(photons(), path)},
     "docs/scaling.md": {"train.yaml": lambda path: shutil.copy(ROOT / "examples" / "train_small.yaml", path)},
     "docs/howto-near-field.md": {"scan.cxi": MAKERS["holograms.cxi"]},

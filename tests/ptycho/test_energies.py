@@ -24,7 +24,7 @@ def make_scan(wavelengths: Any = WAVELENGTHS, seed: int = 0) -> Scan4D:
     shortest = float(np.min(wavelengths))
     geometry = Geometry(wavelength=shortest, shape=SHAPE, angle=ANGLE, distance=1e10)
     positions = rng.uniform(0, 6 * geometry.pixel[0], (len(NUMBERS), 2))
-    known = {"scan_numbers": NUMBERS, "scan_wavelengths": np.asarray(wavelengths)}
+    known: Any = {"scan_numbers": NUMBERS, "scan_wavelengths": np.asarray(wavelengths)}
     counts = rng.poisson(50.0, (len(NUMBERS), *SHAPE)).astype(np.float32)
     return Scan4D(counts=counts, positions=positions, geometry=geometry, **known)
 
@@ -135,6 +135,9 @@ def test_gradients_are_those_of_differences():
     inputs = flight.ratios.detach().clone(), amplitude.requires_grad_(), phase.requires_grad_()
     value = loss(*inputs)
     value.backward()
+    assert flight.ratios.grad is not None
+    assert amplitude.grad is not None
+    assert phase.grad is not None
     for source, gradient in (
         (inputs[0], flight.ratios.grad),
         (amplitude, amplitude.grad),
@@ -155,7 +158,9 @@ def test_guesses_of_probes_have_the_size_that_they_have_at_their_own_wavelength(
     scan = make_scan()
     both = probes.of_each_scan(scan, defocus_values=[3e5, 3e5, 3e5], modes=1)
     for number, n in ((0, 0), (1, 2)):
-        own = replace(scan.select(number == NUMBERS), scan_numbers=None, scan_wavelengths=None)
+        own = replace(
+            scan.select(np.flatnonzero(number == NUMBERS)), scan_numbers=None, scan_wavelengths=None
+        )
         own = replace(own, geometry=replace(own.geometry, wavelength=float(WAVELENGTHS[number])))
         alone = probes.from_patterns(own, defocus=3e5, modes=1).modes().detach()
         found = both.modes_of(torch.tensor([n]))[0].detach()

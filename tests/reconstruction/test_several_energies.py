@@ -59,7 +59,7 @@ def test_ratios_across_an_edge_are_found(pair, done):
 
 def test_results_say_the_energy_and_the_ratios_of_each_scan(done, tmp_path):
     done[1].save(tmp_path / "result.h5")
-    whole = Result.load(tmp_path / "result.h5")
+    whole: Any = Result.load(tmp_path / "result.h5")
     np.testing.assert_array_equal(whole.scan_energies, done[1].scan_energies)
     assert whole.metrics["scan 0 energy (eV)"] == pytest.approx(8000)
     for number, row in enumerate(whole.scan_energies):
@@ -77,7 +77,7 @@ def test_parts_have_their_own_energy_and_make_the_same_patterns(done, tmp_path):
     job, whole = done
     for number, written in enumerate(whole.split()):
         written.save(tmp_path / f"{number}.h5")
-        part = Result.load(tmp_path / f"{number}.h5")
+        part: Any = Result.load(tmp_path / f"{number}.h5")
         assert part.geometry.energy == pytest.approx(pairs.ENERGIES[number])
         assert part.scan_energies is None
         side = part.probe.shape[-1]
