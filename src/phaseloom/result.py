@@ -24,7 +24,7 @@ from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.own_files.members import Member, describe_form, read_members
 from phaseloom.data.own_files.tables import MAPS, RESULT_ABOUT, RESULT_ARRAYS
-from phaseloom.data.scan import Geometry
+from phaseloom.data.scan import Geometry, wavelength_of
 from phaseloom.data.signals import Axis, Signal, Signals, image_axes
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
@@ -205,6 +205,9 @@ class Result:
         grid: (slow, fast) when the positions are a raster.
         scan_numbers: ``(n,)`` of which of several scans each pattern is, from 0, where some were joined.
         scan_offsets: ``(scan, 2)`` what was added to the positions of each of them (`split` takes it off).
+        scan_energies: ``(scan, 3)`` energy (eV) of each of them, where these differ, and the ratios of phase
+            and absorption (the logarithm of the modulus) to those of ``object``, which is that of the highest
+            energy.
         scans: of each of them its ``file``, ``loss``, ``hold-out``, ``explained``, ``verdict`` and
             ``verdict_code``; empty where they were not measured.
         weights: ``(n,)`` intensity of each shot, refined.
@@ -247,6 +250,7 @@ class Result:
     grid: tuple[int, int] | None = None
     scan_numbers: np.ndarray | None = None
     scan_offsets: np.ndarray | None = None
+    scan_energies: np.ndarray | None = None
     scans: list[dict[str, Any]] = field(default_factory=list)
     weights: np.ndarray | None = None
     background: np.ndarray | None = None
@@ -320,8 +324,9 @@ class Result:
     def split(self) -> list[Result]:
         """A result for each of several scans that were joined, in the frame of its own positions.
 
-        Each has the part of the object that its beam saw, and its own probe where each scan had one, with its
-        own loss, hold-out loss, share explained and verdict (`scans`). The history is that of all scans
+        Each has the part of the object that its beam saw, at its own energy (where phases span less than
+        2 pi), and its own probe where each scan had one, with its own loss, hold-out loss, share explained
+        and verdict (`scans`). The history is that of all scans
         together, as are verdict and numbers where a run was too short to measure them. A part has no
         parameter file that would repeat it.
 
@@ -569,6 +574,8 @@ def _cut_scan(result: Result, number: int) -> Result:
     if bars is not None:
         maps = {name: None if (one := getattr(bars, name)) is None else one[window] for name in _SIGMA_MAPS}
         cut["uncertainty"] = replace(bars, **maps)
+    if result.scan_energies is not None:
+        cut |= _convert_to_energy(result, cut, result.scan_energies[number])
     return replace(
         result,
         positions=result.positions[own] - offset,
@@ -580,12 +587,30 @@ def _cut_scan(result: Result, number: int) -> Result:
         **_cut_numbers(result, number),
         scan_numbers=None,
         scan_offsets=None,
+        scan_energies=None,
         examples={},
         **cut,
     )
 
 
+def _convert_to_energy(result: Result, cut: Mapping[str, Any], row: np.ndarray) -> dict[str, Any]:
+    """A part of an object, its error bars and the geometry, at the energy of a row of ``scan_energies``."""
+    from phaseloom.metrics.phase import sum_phase
+
+    energy, of_phase, of_absorption = row.tolist()
+    wave, bars = cut["object"], cut.get("uncertainty")
+    turned = np.exp(1j * of_phase * sum_phase(wave))
+    found: dict[str, Any] = {"object": (np.abs(wave) ** of_absorption * turned).astype(wave.dtype)}
+    if bars is not None:
+        names = [*_SIGMA_MAPS, "pixel", "mean", "drawn_pixel", "drawn_mean"]
+        scaled = {name: of_phase * one for name in names if (one := getattr(bars, name)) is not None}
+        found["uncertainty"] = replace(bars, **scaled)
+    wavelength = wavelength_of(energy, result.geometry.beam)
+    return found | {"geometry": replace(result.geometry, wavelength=wavelength)}
+
+
 MEASURED_OF_SCANS = ("loss", "hold-out", "explained", "error of explained")
+MEASURED_OF_SCANS += ("energy (eV)", "phase ratio", "absorption ratio")
 """Numbers of a result that each of several scans has for itself."""
 
 

@@ -102,7 +102,7 @@ def test_lazy_patterns_stay_lazy(tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"geometry": replace(GEOMETRY, wavelength=1.21)}, r"wavelength.* 1\.21 but the first scan 1\.2"),
+        ({"geometry": replace(GEOMETRY, wavelength=1.21)}, r"10\.2466 keV, unlike 10\.332.*share: object"),
         ({"geometry": replace(GEOMETRY, angle=(1.1e-4, 1.1e-4))}, r"pixels \(radian\)"),
         ({"geometry": replace(GEOMETRY, beam="electron")}, "another beam"),
         ({"heights": np.zeros(3)}, "positions along the beam"),
@@ -150,3 +150,51 @@ def test_offsets_follow_a_later_change_of_all_positions(step, given, tmp_path):
         np.testing.assert_allclose(own, alone)
     plain = change(first, **given)
     assert plain.scan_offsets is None
+
+
+def put_energy(folder, wavelength: float):
+    scan = replace(make_scan(3, seed=1), geometry=replace(GEOMETRY, wavelength=wavelength))
+    return put(scan, folder, f"{wavelength}.h5")
+
+
+def test_wavelengths_of_one_object_are_kept_and_the_shortest_gives_the_pixels(tmp_path):
+    first = make_scan(3)
+    longer = join(first, path=put_energy(tmp_path, 1.32), share="object")
+    shorter = join(longer, path=put_energy(tmp_path, 1.08), share="object")
+    again = join(shorter, path=put_energy(tmp_path, 1.3201), share="object")
+    assert again.scan_wavelengths.tolist() == [1.2, 1.32, 1.08, 1.32]  # the last one is the second again
+    assert longer.geometry == first.geometry
+    assert again.geometry.wavelength == 1.08
+    np.testing.assert_allclose(again.window.pixel, 0.9 * PIXEL)
+    field = np.multiply(again.window.pixel, again.window.shape)  # as wide as that of the longest
+    assert (field >= 1.1 * PIXEL * GEOMETRY.shape).all()
+    np.testing.assert_array_equal(again.positions[:3], first.positions)
+
+
+def test_the_ratio_of_wavelengths_is_that_of_all_scans(tmp_path):
+    both = join(make_scan(3), path=put_energy(tmp_path, 1.5), share="object")
+    with pytest.raises(BadInput, match=r"up to a ratio of 1\.5"):
+        join(both, path=put_energy(tmp_path, 0.95), share="object")
+
+
+def test_wavelengths_that_agree_within_a_thousandth_are_one(tmp_path):
+    both = join(make_scan(3), path=put_energy(tmp_path, 1.2011), share="object")
+    assert both.scan_wavelengths is None
+    assert both.window == GEOMETRY
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "words"),
+    [
+        ({}, {"wavelength": 1.9}, "up to a ratio of 1.5: check the energies"),
+        ({"beam": "electron"}, {"beam": "electron"}, "not fitted together with electrons"),
+        ({"focus": 1e8}, {"focus": 1e8}, "in far fields of samples across the beam only"),
+        ({"normal": (0.1, 0.0, 1.0)}, {"normal": (0.1, 0.0, 1.0)}, "of samples across the beam only"),
+    ],
+)
+def test_energies_that_cannot_be_fitted_together_are_refused(first, other, words, tmp_path):
+    scan = replace(make_scan(3), geometry=replace(GEOMETRY, **first))
+    geometry = replace(GEOMETRY, **({"wavelength": 1.3} | other))
+    path = put(replace(make_scan(3, seed=1), geometry=geometry), tmp_path)
+    with pytest.raises(BadInput, match=rf"join\.path: other\.h5: has .* keV.*{words}"):
+        join(scan, path=path, share="object")

@@ -21,7 +21,7 @@ import phaseloom as pl
 from benchmarks import detector
 from phaseloom import cli
 from phaseloom.data.formats import cxi, native
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.runs.lock import release_all
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment
@@ -94,6 +94,11 @@ def photons() -> Scan4D:
         wavelength=1.5498, shape=(32, 32), angle=(3.75e-5, 3.75e-5), distance=2e10, beam="photon"
     )
     return Scan4D(counts=made.frames, positions=made.positions * 1e10, geometry=geometry, grid=(8, 9))
+
+
+def _at_energy(scan: Scan4D, energy: float) -> Scan4D:
+    """The same patterns, as if taken at another energy in eV."""
+    return replace(scan, geometry=replace(scan.geometry, wavelength=wavelength_of(energy)))
 
 
 def _counts() -> np.ndarray:
@@ -234,8 +239,10 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 OTHERS: dict[str, dict[str, Callable[[Path], object]]] = {
     "docs/howto-slices-modes.md": {"runs/DATE-scan": _write_wide_run},
     "docs/howto-beamtime.md": {
-        name: lambda path: cxi.write(photons(), path)
-        for name in ("energy1.cxi", "energy2.cxi", "left.cxi", "right.cxi")
+        "energy1.cxi": lambda path: cxi.write(photons(), path),
+        "energy2.cxi": lambda path: cxi.write(_at_energy(photons(), 8.8e3), path),
+        "left.cxi": lambda path: cxi.write(photons(), path),
+        "right.cxi": lambda path: cxi.write(photons(), path),
     },
     "docs/engines.md": {"simu.hdf5": lambda path: native.write(photons(), path)},
     "docs/scaling.md": {"train.yaml": lambda path: shutil.copy(ROOT / "examples" / "train_small.yaml", path)},

@@ -237,9 +237,17 @@ def describe_scans(scan: Scan4D, /) -> dict[str, str]:
         offset = f", moved by {moved}" if offsets[number].any() else ""
         found[f"scan {number}"] = (
             f"{len(own)} patterns of {rows} x {columns} pixels, field y {height}, x {width}, "
-            f"{counts:.3g} counts each{offset}"
+            f"{counts:.3g} counts each{offset}{_name_energy(scan, number)}"
         )
     return found
+
+
+def _name_energy(scan: Scan4D, number: int) -> str:
+    """The energy of one of several scans, where they differ."""
+    if scan.scan_wavelengths is None:
+        return ""
+    one = replace(scan.geometry, wavelength=float(scan.scan_wavelengths[number]))
+    return f", {ENERGY.show(float(f'{one.energy:.5g}'), digits=5)}"
 
 
 def find_lines(positions: np.ndarray, grid: tuple[int, int] | None, /) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ from phaseloom.units import (
     photon_wavelength,
 )
 
-__all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
+__all__ = ["LAB_BASIS", "MAX_RELATIVE_DIFFERENCE", "Geometry", "Scan4D", "wavelength_of"]
 
 LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 """Directions of detector rows and columns (columns of this 3x2 table) in the CXI laboratory frame."""
@@ -38,6 +38,9 @@ LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 ACROSS = (0.0, 0.0, 1.0)
 """Normal of a sample that is perpendicular to the beam."""
 
+
+MAX_RELATIVE_DIFFERENCE = 1e-3
+"""Of wavelengths, and of angles of a pixel, of several scans that are one experiment."""
 
 MAX_PATTERNS_FOR_TEXT = 16
 """Patterns that are read for the mean counts in the text of a scan."""
@@ -208,6 +211,7 @@ class Scan4D:
         scan_numbers: ``(n,)`` which of several scans that were joined each pattern is of, from 0
             (`phaseloom.data.prepare.join`), or ``None``: one scan.
         scan_offsets: ``(scan, 2)`` what was added to the positions of each of them, angstrom.
+        scan_wavelengths: ``(scan,)`` angstrom, where they differ; ``geometry`` has the shortest of them.
         metadata: title, instrument, dates: text by name.
 
     Raises:
@@ -235,6 +239,7 @@ class Scan4D:
     modelled: Geometry | None = None
     scan_numbers: np.ndarray | None = None
     scan_offsets: np.ndarray | None = None
+    scan_wavelengths: np.ndarray | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -287,8 +292,17 @@ class Scan4D:
 
     @property
     def window(self) -> Geometry:
-        """The geometry in which patterns are modelled: that of the detector unless enlarged."""
-        return self.geometry if self.modelled is None else self.modelled
+        """The geometry in which patterns are modelled: that of the detector unless enlarged.
+
+        Scans of several wavelengths have the pixels of the shortest and the field of the longest one.
+        """
+        if self.scan_wavelengths is None or self.modelled is not None:
+            return self.geometry if self.modelled is None else self.modelled
+        one = self.geometry
+        wider = float(self.scan_wavelengths.max()) / one.wavelength - 1
+        shape = [n + 2 * math.ceil(wider * n / 2) for n in one.shape]
+        angle = [a * n / m for a, n, m in zip(one.angle, one.shape, shape, strict=True)]
+        return replace(one, shape=(shape[0], shape[1]), angle=(angle[0], angle[1]))
 
     def select(self, index: np.ndarray, /) -> Scan4D:
         """The patterns of a boolean or integer index array, with all that belongs to them.

@@ -25,6 +25,7 @@ __all__ = [
     "fresnel",
     "fresnel_scaling",
     "illuminate",
+    "matrix_transform",
     "multislice",
     "tilt_ramp",
     "tilted_plane_kernel",
@@ -103,6 +104,30 @@ def fly(
 def far_field(wave: Complex[Tensor, "*batch y x"], /) -> Complex[Tensor, "*batch y x"]:
     """Wave on a distant detector, zero frequency in the corner."""
     return to_reciprocal(wave)
+
+
+def matrix_transform(count: int, places: int, stretch: float, /) -> Complex[Tensor, "k x"]:
+    """Matrix of a Fourier transform to frequencies that lie ``stretch`` times closer than those of an FFT.
+
+    ``exp(-2 pi i k x / (count stretch)) / sqrt(count stretch)`` for ``count`` frequencies ``k`` with zero
+    first and places ``x`` from the middle ``places // 2``: what a detector of ``count`` pixels sees of a
+    wavelength ``stretch`` times as long as the one for which the places are pixels as an FFT wants them.
+    With a window of ``count stretch`` places no power is lost as long as the wave fits on the detector; the
+    adjoint then brings waves back.
+
+    Source:
+        Soummer et al. 2007, doi 10.1364/OE.15.015935.
+
+    Example:
+        >>> wave = torch.randn(8, 8, dtype=torch.complex128)
+        >>> one = matrix_transform(8, 8, 1.0)
+        >>> torch.allclose((one @ wave @ one.T).abs(), far_field(wave).abs())
+        True
+    """
+    frequency = torch.fft.fftfreq(count, 1 / count, dtype=torch.float64)
+    place = torch.arange(places, dtype=torch.float64) - places // 2
+    phase = -2 * math.pi / (count * stretch) * frequency[:, None] * place
+    return torch.polar(torch.full_like(phase, (count * stretch) ** -0.5), phase)
 
 
 def fresnel_scaling(focus: float, distance: float, /) -> tuple[float, float]:

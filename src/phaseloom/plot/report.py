@@ -123,6 +123,19 @@ def _list_moves_of_scans(r: Result, numbers: np.ndarray) -> list[tuple[str, str]
     return [(f"move of scan {number}", f"{_format_vector(*mean)} {what}") for number, mean in moved.items()]
 
 
+def _list_energies_of_scans(r: Result) -> list[tuple[str, str]]:
+    """Energy of each of several scans, and what was fitted of it."""
+    rows = [] if r.scan_energies is None else r.scan_energies.tolist()
+    return [
+        (
+            f"energy of scan {number}",
+            f"{energy:.5g} eV: {of_phase:.4g} times the phase of the object shown, "
+            f"{of_absorption:.4g} times its absorption",
+        )
+        for number, (energy, of_phase, of_absorption) in enumerate(rows)
+    ]
+
+
 def trust_facts(r: Result) -> list[tuple[str, str]]:
     """What speaks for a result and against it, by name: chi^2, powers of modes, drift, resolution.
 
@@ -136,7 +149,7 @@ def trust_facts(r: Result) -> list[tuple[str, str]]:
         held = f", held out {r.metrics['hold-out']:.4g}" if "hold-out" in r.metrics else ""
         facts.insert(0, ("chi^2", f"{r.metrics['loss']:.4g}{held} (1 = shot noise)"))
     if r.scan_numbers is not None:
-        facts += _list_moves_of_scans(r, r.scan_numbers)
+        facts += _list_moves_of_scans(r, r.scan_numbers) + _list_energies_of_scans(r)
     elif _has_drift(r):
         drift = r.drift
         what = (
@@ -329,7 +342,8 @@ def _run_facts(r: Result) -> list[tuple[str, str]]:
 def _metric_facts(r: Result) -> list[tuple[str, str]]:
     """The metrics by name, without those that chi^2 shows."""
     shown = ("loss", "hold-out") if has_noise_losses(r.history) else ()
-    return [(name, f"{value:.4g}") for name, value in r.metrics.items() if name not in shown][:8]
+    known = [name for name in r.metrics if name not in shown and not name.startswith("scan ")]
+    return [(name, f"{r.metrics[name]:.4g}") for name in known][:8]
 
 
 def _data_facts(r: Result) -> list[tuple[str, str]]:

@@ -477,8 +477,8 @@ def counting(
         spectrum: a table of energies (eV) and photons, in place of a bandwidth.
 
     Raises:
-        BadInput: no spectrum (`make_spectrum`), a saturation that is not a number of counts, a blur wider
-            than the detector, or a table that is none.
+        BadInput: no spectrum (`make_spectrum`), or one of scans of several energies, a saturation that is not
+            a number of counts, a blur wider than the detector, or a table that is none.
     """
     shape = scan.geometry.shape
     near = scan.geometry.near
@@ -490,6 +490,9 @@ def counting(
         tensor = torch.as_tensor(np.ascontiguousarray(full))
         return tensor if near else shift_to_corner(tensor)
 
+    if scan.scan_wavelengths is not None and (ewald not in (None, "none") or bandwidth or spectrum):
+        fix = "are not supported with scans of several energies: leave them out"
+        raise BadInput("detector: counting", "ewald, bandwidth and spectrum", fix)
     weights = np.ones(len(scan)) if scan.weights is None else scan.weights
     mapping, known = map_pixels(scan, ewald)
     several = make_spectrum(scan, bandwidth, spectrum)
@@ -535,7 +538,7 @@ def match_grids(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | No
     """
     few = scan.geometry
     many = scan.window
-    if few.shape == many.shape:
+    if few.shape == many.shape or scan.scan_wavelengths is not None:  # waves of these are on its pixels
         return None, None
     if np.allclose(few.angle, many.angle):
         picked = [torch.arange(n) + m // 2 - n // 2 for m, n in zip(many.shape, few.shape, strict=True)]

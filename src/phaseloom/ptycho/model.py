@@ -150,7 +150,15 @@ class Ptychography(nn.Module):
             return far_waves(
                 self.probe.modes(), rest, self.object.cut_windows(place), kernels, light=self.illumination_sum
             )
-        return self.detector_wave(self.object(place), place, rest, index)
+        return self.detector_wave(self._cut_windows(place, index), place, rest, index)
+
+    def _cut_windows(
+        self, place: Int[Tensor, "b 2"], index: Int[Tensor, " b"]
+    ) -> Complex[Tensor, "b state slice v u"]:
+        """Windows of the object, at the energies of their patterns."""
+        if isinstance(self.propagator, propagators.EnergyFlight):
+            return self.propagator.transmit(*self.object.cut_amplitude_phase(place), index)
+        return self.object(place)
 
     def detector_wave(
         self,

@@ -15,7 +15,7 @@ from phaseloom.physics import propagate
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp, to_real
-from phaseloom.physics.propagate import multislice
+from phaseloom.physics.propagate import matrix_transform, multislice
 from phaseloom.units import Angle
 
 __all__ = ["exact", "fresnel"]
@@ -86,7 +86,7 @@ class FreeFlight(nn.Module):
         rest: Float[Tensor, "b 2"],
         index: Int[Tensor, " b"],
         way: Complex[Tensor, "b 1 y x"] | None = None,
-    ) -> Complex[Tensor, "b *state mode y x"]:
+    ) -> Complex[Tensor, "b *state mode v u"]:
         """Wave on the detector: corner order in the far field, as seen in the near field.
 
         ``way``: flights from where the probe is known to the object, which a near detector is nearer by.
@@ -188,6 +188,108 @@ class FreeFlight(nn.Module):
         return self.kernel(self.shape, self.pixel, self.wavelength, z)
 
 
+class EnergyFlight(FreeFlight):
+    """Far fields of one object at several energies, which scans that were joined have.
+
+    Of an object of one material the logarithm of the transmission at an energy is a complex number times
+    that at another one, whatever edges lie between: ``log T_e = r_e log|T| + i p_e arg T``. Away from
+    absorption edges a phase is proportional to the wavelength, also of several materials; ``p_e`` begins
+    with the ratio of the wavelengths and ``r_e``, the least certain number, with its third power. Both are
+    refined (``rates: {energies: 0}`` keeps them). The object is that of the highest energy.
+
+    All scans are modelled on the pixels of the shortest wavelength, in windows as wide as those of the
+    longest one (`phaseloom.data.scan.Scan4D.window`). Nothing is interpolated: the patterns of each are a
+    Fourier transform to the angles of the detector's pixels (`phaseloom.physics.propagate.matrix_transform`),
+    which costs more than fast ones.
+
+    Attributes:
+        wavelengths: one for each energy, angstrom, shortest first.
+        numbers: ``(n,)`` which of them each pattern has.
+        ratios: ``(energy - 1, 2)`` of phase and absorption, of all energies but the first; a parameter.
+
+    Raises:
+        BadInput: several slices, a sample that is tilted, or patterns that are enlarged or shifted.
+    """
+
+    numbers: Tensor
+
+    def __init__(self, scan: Scan4D, gaps: tuple[float, ...], kernel: Kernel, tilt: Float[Tensor, "#n 2"]):
+        if gaps:
+            fix = "cannot be fitted at several energies: give the object one slice, or reconstruct one by one"
+            raise BadInput("object: slices", len(gaps) + 1, fix)
+        if scan.modelled is not None or scan.descan is not None or scan.geometry.has_tilted_sample:
+            fix = "are not supported with scans of several energies: remove that step of prepare"
+            raise BadInput("prepare", "enlarge, descan and tilt_sample", fix)
+        super().__init__(scan, gaps, kernel, tilt)
+        assert scan.scan_wavelengths is not None
+        assert scan.scan_numbers is not None
+        known, numbers = np.unique(scan.scan_wavelengths, return_inverse=True)
+        self.wavelengths = known.tolist()
+        self.register_buffer("numbers", torch.from_numpy(numbers[scan.scan_numbers]))
+        stretch = torch.tensor(self.wavelengths, dtype=torch.float32)[1:] / self.wavelengths[0]
+        self.ratios = nn.Parameter(torch.stack([stretch, stretch**3], 1), requires_grad=False)
+        sides = [*zip(scan.geometry.shape, self.shape, strict=True)]
+        for number, longer in enumerate(self.wavelengths):
+            for axis, (count, places) in enumerate(sides):
+                matrix = matrix_transform(count, places, longer / self.wavelengths[0])
+                self.register_buffer(
+                    f"transform_{number}_{axis}", matrix.to(torch.complex64), persistent=False
+                )
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The ratios."""
+        return {"energies": [self.ratios]}
+
+    def is_plain_far_field(self) -> bool:
+        """It is not."""
+        return False
+
+    def all_ratios(self) -> Float[Tensor, "energy 2"]:
+        """Of phase and absorption, at each energy to the highest."""
+        return torch.cat([self.ratios.new_ones(1, 2), self.ratios])
+
+    def transmit(
+        self,
+        amplitude: Float[Tensor, "b state slice y x"],
+        phase: Float[Tensor, "b state slice y x"],
+        index: Int[Tensor, " b"],
+    ) -> Complex[Tensor, "b state slice y x"]:
+        """Windows at the energies of patterns, of the amplitude and phase at the highest."""
+        powers = self.all_ratios()[self.numbers[index]].to(phase.dtype)
+        of_phase, of_absorption = powers[(...,) + 4 * (None,)].unbind(1)
+        known = amplitude + (MIN_AMPLITUDE - amplitude).detach().clamp(min=0)  # with its slope, to come back
+        modulus = torch.exp(of_absorption * known.log())
+        return torch.polar(modulus, of_phase * phase)
+
+    def to_detector(
+        self,
+        leaving: Complex[Tensor, "b *state mode v u"],
+        rest: Float[Tensor, "b 2"],
+        index: Int[Tensor, " b"],
+        way: Complex[Tensor, "b 1 v u"] | None = None,
+    ) -> Complex[Tensor, "b *state mode y x"]:
+        """Waves on the detector, zero frequency in the corner."""
+        numbers = self.numbers[index]
+        parts, places = [], []
+        for number in torch.unique(numbers).tolist():
+            own = torch.nonzero(numbers == number)[:, 0]
+            rows, columns = (self.get_buffer(f"transform_{number}_{axis}") for axis in (0, 1))
+            parts.append(rows.to(leaving.dtype) @ leaving[own] @ columns.to(leaving.dtype).mT)
+            places.append(own)
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+
+MIN_AMPLITUDE = 0.02
+"""Of which a power is taken: a logarithm of less would take the steps of a few dark pixels for all."""
+
+
+def _make_flight(
+    scan: Scan4D, gaps: tuple[float, ...], kernel: Kernel, tilt: Float[Tensor, "#n 2"]
+) -> FreeFlight:
+    kind = FreeFlight if scan.scan_wavelengths is None else EnergyFlight
+    return kind(scan, gaps, kernel, tilt)
+
+
 def exact(
     scan: Scan4D,
     gaps: tuple[float, ...],
@@ -207,7 +309,9 @@ def exact(
         each: a tilt for each pattern, which ``rates: {tilts: ...}`` then refines one by one.
         tilts: file of tilts of an earlier run, or a table ``(n, 2)`` in milliradian; added to ``tilt``.
     """
-    return FreeFlight(scan, gaps, propagate.angular_spectrum, _read_tilt_table(scan, gaps, tilt, each, tilts))
+    return _make_flight(
+        scan, gaps, propagate.angular_spectrum, _read_tilt_table(scan, gaps, tilt, each, tilts)
+    )
 
 
 def fresnel(
@@ -231,7 +335,7 @@ def fresnel(
         each: see `exact`.
         tilts: see `exact`.
     """
-    return FreeFlight(scan, gaps, propagate.fresnel, _read_tilt_table(scan, gaps, tilt, each, tilts))
+    return _make_flight(scan, gaps, propagate.fresnel, _read_tilt_table(scan, gaps, tilt, each, tilts))
 
 
 def _read_tilt_table(

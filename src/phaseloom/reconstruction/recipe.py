@@ -46,7 +46,7 @@ DEFAULT_RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.0
 PARTS = (
     *("object", "amplitude", "phase", "probe", "defocus", "semiangle", "positions", "affine", "rotation"),
     *("scale", "lines", "heights", "height_scale", "tilts", "thickness", "shift", "descan", "weights"),
-    *("background", "blur", "opr_weights"),
+    *("background", "blur", "opr_weights", "energies"),
 )
 """All that can have a rate; which of them an experiment has depends on its parts."""
 
@@ -143,6 +143,15 @@ pattern's, so it does not have to fall for the sake of the others. A map of all 
 probe that is not found yet, and hardly comes back from that: it waits."""
 
 
+DEFAULT_ENERGY_RATE = ScheduledRate(rate=0.1, start=5, stop=None)
+"""Of the ratios of phase and absorption at several energies, where the scans have these; before, the first
+images would move them far. On three pairs with few updates 0.02 was too slow, and 0.2 no better."""
+
+
+NOISE_OF_ENERGIES = "poisson"
+"""Of scans of several energies: amplitudes are biased where counts are few, and absorption ratios by that."""
+
+
 DEFAULT_ENGINE_RATES = {"object": 1.0, "probe": 1.0}
 """Factors on the steps of the classical engines, which move nothing else."""
 
@@ -163,7 +172,8 @@ class Reconstruct(ScanRecipe):
         probe: the first guess of the illumination.
         propagator: how waves fly, exact or paraxial, and how the object is tilted.
         detector: what becomes of the waves: blur, transfer, pixels.
-        noise: how counts are compared with the model; default: poisson for electrons, amplitude for photons.
+        noise: how counts are compared with the model; default: poisson for electrons and for scans of several
+            energies, amplitude for other photons.
         penalties: what else the loss asks for.
         start: how the first guess is settled.
         rates: how far parts move: shares of a Newton step, or natural sizes (docs/parameters.md).
@@ -317,6 +327,8 @@ class Reconstruct(ScanRecipe):
 
     def settle(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
         """The recipe with what was left open decided from the data: probe, defocus, orientation."""
+        if scan.scan_wavelengths is not None:
+            return self._suit_energies().settle(replace(scan, scan_wavelengths=None))
         probe = self.probe
         if probe.name == "auto":
             name = "stored" if scan.probe is not None else "from_patterns"
@@ -338,6 +350,29 @@ class Reconstruct(ScanRecipe):
                 changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})
             changed["prepare"] = (*self.prepare, *found.steps())
         return self.model_copy(update=changed), found
+
+    def _suit_energies(self) -> Self:
+        """The recipe with what scans of several energies want, as far as it is left open.
+
+        Raises:
+            BadInput: what they cannot have.
+        """
+        refused = {
+            f"optimizer: {self.optimizer.name}": self.uses_engine,
+            f"probe: {self.probe.name}": self.probe.name not in ("auto", "of_each_scan"),
+            f"object: {self.object.name}": self.object.name not in ("pixels", "from_file"),
+            "tiles": self.tiles,
+        }
+        if found := [what for what, is_refused in refused.items() if is_refused]:
+            fix = "is not supported with scans of several energies: leave it out, or reconstruct one by one"
+            raise BadInput(found[0], None, fix)
+        probe = replace(self.probe, name="of_each_scan") if self.probe.name == "auto" else self.probe
+        values = {"kind": "amplitude and phase", **self.object.values}
+        usual = DEFAULT_ENERGY_RATE if self.optimizer.name == "gauss_newton" else DEFAULT_ENERGY_RATE.rate
+        rates = {"energies": usual, **self.rates}
+        changed = {"probe": probe, "object": replace(self.object, values=values), "rates": rates}
+        changed |= {"noise": self.noise or Call("phaseloom.ptycho.noise", NOISE_OF_ENERGIES)}
+        return self.model_copy(update=changed)
 
     @property
     def begins_with_known_object(self) -> bool:
@@ -394,6 +429,8 @@ class Reconstruct(ScanRecipe):
 
     def _build_around(self, thing: objects.PixelObject, scan: Scan4D) -> Ptychography:
         """The model with all parts but the object, which is given."""
+        if scan.scan_wavelengths is not None:
+            self._suit_energies()
         model = Ptychography.of(
             scan,
             object=thing,
@@ -493,6 +530,7 @@ _LACKS = {
     "shift": "only a far field can be shifted",
     "descan": "only a far field can be shifted",
     "blur": "no point spread was prepared",
+    "energies": "all scans have the same energy",
 }
 """Why a part may be missing, as the end of a sentence."""
 

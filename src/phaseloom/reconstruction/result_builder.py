@@ -35,6 +35,7 @@ from phaseloom.ptycho.curvature import sum_illumination
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography, gather_model, is_in_tiles
 from phaseloom.ptycho.probes.opr import RelaxedProbe
+from phaseloom.ptycho.propagators import EnergyFlight
 from phaseloom.reconstruction import evidence
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -237,6 +238,7 @@ def _build_whole(job: Underway, residuals: Mapping[str, float]) -> Result:
         mixed = None
         if isinstance(model.probe, RelaxedProbe):
             mixed = model.probe.mixtures_of(images.modes).cpu().numpy()
+            mixed = mixed * _measure_scale_at_energies(model, coverage)
         background = model.detector.display(model.detector.background()).cpu().numpy()
     several = len(images.occupancies) > 1
     gaps = model.propagator.distances().detach().cpu().double().tolist()
@@ -263,6 +265,7 @@ def _build_whole(job: Underway, residuals: Mapping[str, float]) -> Result:
         opr_weights=mixed,
         scan_numbers=job.scan.scan_numbers,
         scan_offsets=job.scan.scan_offsets,
+        scan_energies=list_energies(job.scan, model),
         scans=_list_scans(job),
         grid=job.scan.grid,
         weights=model.detector.weights.detach().cpu().numpy(),
@@ -282,6 +285,32 @@ def _build_whole(job: Underway, residuals: Mapping[str, float]) -> Result:
         uncertainty=estimate_uncertainty(job, verdict=said.verdict),
         metadata=dict(job.scan.metadata),
     )
+
+
+def _measure_scale_at_energies(model: Ptychography, coverage: np.ndarray) -> Any:
+    """What a scale of the object takes from the probe of each pattern beyond itself ``(n, 1, 1)``, or one."""
+    if not isinstance(model.propagator, EnergyFlight):
+        return 1.0
+    scale = float(np.prod(model.median_modulus(coverage)))
+    powers = model.propagator.all_ratios()[model.propagator.numbers, 1].cpu().numpy()
+    return (scale ** (powers - 1))[:, None, None]
+
+
+@torch.no_grad()
+def list_energies(scan: Scan4D, model: Ptychography, /) -> np.ndarray | None:
+    """Energy of each scan (eV), with its ratios of phase and absorption ``(scan, 3)``; ``None``: one energy.
+
+    Args:
+        scan: of several energies, or of one.
+        model: of the scan.
+    """
+    if scan.scan_wavelengths is None or not isinstance(model.propagator, EnergyFlight):
+        return None
+    known = model.propagator.wavelengths
+    ratios = model.propagator.all_ratios().cpu().double().numpy()
+    rows = [known.index(one) for one in scan.scan_wavelengths.tolist()]
+    energies = [replace(scan.geometry, wavelength=known[row]).energy for row in rows]
+    return np.column_stack([energies, ratios[rows]])
 
 
 def judge_run(job: Underway, /) -> Judgement:
@@ -329,14 +358,22 @@ def _judge_start_of_scans(job: Underway, judgement: Judgement) -> Judgement:
     return Judgement(Verdict.WRONG_START, text)
 
 
+ENERGY_NUMBERS = ("energy (eV)", "phase ratio", "absorption ratio")
+"""What is kept of each of several scans of different energies."""
+
+
 def _list_scans(job: Underway) -> list[dict[str, Any]]:
     """Numbers and verdict of each of several scans, as a result keeps them."""
     scans = () if _is_early(job) else job.evidence.scans
     if not scans:
         return []
     judged = evidence.judge_scans(scans, judge_run(job), len(job.progress.history))
+    energies = list_energies(job.scan, job.model)
+    rows = {} if energies is None else dict(enumerate(energies.tolist()))
     return [
-        one.to_tree() | {"verdict": str(said), "verdict_code": said.verdict.value}
+        one.to_tree()
+        | {"verdict": str(said), "verdict_code": said.verdict.value}
+        | dict(zip(ENERGY_NUMBERS, rows.get(one.number, ()), strict=False))
         for one, said in zip(scans, judged, strict=True)
     ]
 
@@ -587,6 +624,8 @@ def summarise_state(model: Ptychography, /) -> dict[str, Any]:
         if model.probe.blur is not None:
             found["source size (A)"], found["focal spread (A)"] = model.probe.coherence()
     found |= list_fitted_numbers(model)
+    if isinstance(model.propagator, EnergyFlight):
+        found["energy ratios"] = model.propagator.ratios.flatten().cpu().tolist()
     if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
         moved = model.heights.current_heights() - model.heights.start
         found["heights moved (A)"] = float(moved.square().mean().sqrt())
@@ -597,6 +636,7 @@ def summary_lines(result: Result, /) -> list[str]:
     """The verdict on a result, and the numbers that speak for it, a line each."""
     facts = dict(trust_facts(result))
     shown = ("loss", "hold-out") if "chi^2" in facts else ()
+    shown += tuple(name for name in result.metrics if name.startswith("scan "))  # of energies: in words
     facts |= {name: f"{value:.4g}" for name, value in result.metrics.items() if name not in shown}
     verdict = result.verdict or "none: the result is of an earlier version"
     error = [] if result.uncertainty is None else [f"error bar: {result.uncertainty}"]
@@ -616,7 +656,8 @@ def describe_scan(scan: Mapping[str, Any], /) -> str:
     """
     held = f", held out {scan['hold-out']:.4g}" if "hold-out" in scan else ""
     share = f", {100 * scan['explained']:.0f} % explained" if "explained" in scan else ""
-    return f"{scan['verdict_code'].replace('_', ' ')}, chi^2 {scan['loss']:.4g}{held}{share}"
+    energy = f", {scan['energy (eV)']:.5g} eV" if "energy (eV)" in scan else ""
+    return f"{scan['verdict_code'].replace('_', ' ')}, chi^2 {scan['loss']:.4g}{held}{share}{energy}"
 
 
 def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
@@ -675,6 +716,9 @@ def _metrics(job: Underway, left: Mapping[str, float]) -> dict[str, float]:
         numbers["direct image"] = round(job.evidence.direct.agreement, 4)
     if job.evidence.null is not None:
         numbers["places matter"] = round(1 - job.evidence.null.left, 4)
+    energies = list_energies(job.scan, job.model)
+    for number, row in enumerate(() if energies is None else energies.tolist()):
+        numbers |= {f"scan {number} {name}": one for name, one in zip(ENERGY_NUMBERS, row, strict=True)}
     if "sign" in job.recipe.found:
         numbers["sign is a guess"] = 1.0
     return numbers

@@ -52,6 +52,7 @@ RESULT_ARRAYS = (
     Member("opr_weights", "complex", "pattern _ _", optional=True),
     Member("scan_numbers", "integer", "pattern", optional=True),
     Member("scan_offsets", "real", "_ 2", optional=True),
+    Member("scan_energies", "real", "_ 3", optional=True),
 )
 """Arrays of ``result.h5``."""
 

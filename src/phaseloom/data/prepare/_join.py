@@ -8,7 +8,7 @@ import numpy as np
 
 from phaseloom.data.counts import JoinedCounts
 from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import MAX_RELATIVE_DIFFERENCE, Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import LENGTH, Length
 
@@ -17,8 +17,8 @@ __all__ = ["join"]
 WINDOWS_BETWEEN_SCANS = 2.0
 """Widths of the window by which outer beams of two scans lie apart that share no object."""
 
-MAX_RELATIVE_DIFFERENCE = 1e-3
-"""Of wavelengths, and of angles of a pixel, of scans that are joined."""
+MAX_RATIO_OF_WAVELENGTHS = 1.5
+"""The window of the shortest one, in which all probes have to fit, is so many times narrower at most."""
 
 MAX_PATTERNS_FOR_MEAN = 500
 
@@ -37,6 +37,10 @@ def join(
     them: two samples, or one sample under two polarisations. Scans that share the object lie in one frame.
     `phaseloom.result.Result.split` parts the result again.
 
+    Far fields of photons that share the object may differ in wavelength, each with a probe of its own: see
+    `phaseloom.ptycho.propagators.EnergyFlight` for what is then common to them. The object has the pixels of
+    the shortest wavelength.
+
     Steps before this one are those of the first scan alone, and later ones those of all. Brightness is
     brought together by the weights of the patterns, backgrounds by their mean; pixels that are bad in one
     scan are so in all. There is no raster any more.
@@ -51,9 +55,9 @@ def join(
             (`phaseloom.reconstruction.starts.offsets`), and writes the number in its ``run.yaml``.
 
     Raises:
-        BadInput: scans of other detectors, wavelengths or samples' tilts, one with heights and one
-            without, a first scan that was enlarged, an offset of scans side by side, or one that has yet to
-            be found.
+        BadInput: scans of other detectors or samples' tilts, of other wavelengths that cannot be fitted
+            together, one with heights and one without, a first scan that was enlarged, an offset of scans
+            side by side, or one that has yet to be found.
 
     Example:
         >>> from phaseloom.data.formats import native
@@ -72,6 +76,9 @@ def join(
     other = formats.read(Path(path), lazy=not isinstance(scan.counts, np.ndarray))
     place = f"join.path: {Path(path).name}"
     _require_same_experiment(scan, other, place)
+    wavelengths = _list_wavelengths(scan, other)
+    if wavelengths is not None:
+        _require_energies_together(scan, other, share, place, float(wavelengths.max() / wavelengths.min()))
     move = np.asarray(offset, np.float64)
     if share == "object":
         _require_overlap(scan, other, move)
@@ -88,8 +95,14 @@ def join(
     counts = JoinedCounts((*stacks, other.counts))
     arrays = [one for one in counts.stacks if isinstance(one, np.ndarray)]
     heights = [one.heights for one in (scan, other) if one.heights is not None]
+    geometry, probe = scan.geometry, scan.probe
+    if wavelengths is not None:  # a guess of a probe has the pixels of its own wavelength
+        geometry, probe = replace(geometry, wavelength=float(wavelengths.min())), None
     return replace(
         scan,
+        geometry=geometry,
+        probe=probe,
+        scan_wavelengths=wavelengths,
         counts=np.concatenate(arrays) if len(arrays) == len(counts.stacks) else counts,
         positions=np.concatenate([scan.positions, other.positions + move]),
         mask=scan.mask & other.mask,
@@ -136,13 +149,40 @@ def _require_overlap(scan: Scan4D, other: Scan4D, move: np.ndarray) -> None:
 
 
 def _list_numbers(one: Geometry, two: Geometry) -> list[tuple[str, Any, Any]]:
-    names = {
-        "wavelength": "a wavelength (A) of",
-        "angle": "pixels (radian) of",
-        "normal": "a sample's normal of",
-    }
+    names = {"angle": "pixels (radian) of", "normal": "a sample's normal of"}
     names |= {"distance": "a distance (A) of", "focus": "a focus (A) of"} if one.near and two.near else {}
     return [(what, getattr(one, name), getattr(two, name)) for name, what in names.items()]
+
+
+def _list_wavelengths(scan: Scan4D, other: Scan4D) -> np.ndarray | None:
+    """Wavelength of each scan, angstrom; ``None``: the same for all."""
+    known = scan.scan_wavelengths
+    if known is None:
+        count = 1 if scan.scan_numbers is None else scan.scan_numbers.max() + 1
+        known = np.full(count, scan.geometry.wavelength)
+    own = other.geometry.wavelength
+    same = known[abs(known - own) <= MAX_RELATIVE_DIFFERENCE * own]
+    every = np.append(known, same[0] if len(same) else own)
+    return every if np.ptp(every) else None
+
+
+def _require_energies_together(scan: Scan4D, other: Scan4D, share: str, place: str, ratio: float) -> None:
+    """Refuse scans of different wavelengths, of such a ratio, of which no object can be common."""
+    one, two = scan.geometry, other.geometry
+    fix = ""
+    if share != "object":
+        fix = "have no probe in common: write share: object if they show one sample"
+    elif one.beam != "photon":
+        fix = "are not fitted together with electrons: reconstruct one by one"
+    elif one.near or one.has_tilted_sample:
+        fix = "are fitted together in far fields of samples across the beam only: reconstruct one by one"
+    elif scan.heights is not None or scan.descan is not None or other.descan is not None:
+        fix = "are not fitted together with positions along the beam, or a descan: reconstruct one by one"
+    elif ratio > MAX_RATIO_OF_WAVELENGTHS:
+        fix = f"are fitted together up to a ratio of {MAX_RATIO_OF_WAVELENGTHS:g}: check the energies"
+    if fix:
+        energies = f"has {two.energy / 1e3:.6g} keV, unlike {one.energy / 1e3:.6g} keV before"
+        raise BadInput(place, energies, f"(scans of different energies {fix})")
 
 
 def _find_place_beside(scan: Scan4D, other: Scan4D) -> np.ndarray:

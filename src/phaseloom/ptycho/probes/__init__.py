@@ -14,7 +14,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.optics import coefficients
-from phaseloom.physics.propagate import angular_spectrum, fly
+from phaseloom.physics.propagate import angular_spectrum, fly, matrix_transform
 from phaseloom.ptycho.illumination import (
     COHERENCE_NAMES,
     AberratedProbe,
@@ -397,13 +397,35 @@ def of_each_scan(
         raise BadInput(f"{place}.defocus_values", values, fix)
     guesses = []
     for number, focus in zip(numbers, values, strict=True):
-        own = replace(scan.select(scan.scan_numbers == number), scan_numbers=None, probe=None)
+        own = _cut_scan(scan, int(number))
         if semiangle is None:
             guess = from_patterns(own, defocus=focus, modes=modes)
         else:
             guess = focused(own, semiangle=semiangle, defocus=focus, modes=modes)
-        guesses.append(guess.modes().detach())
+        guesses.append(_fit_pixels(guess.modes().detach(), own.window, scan.window))
     return ProbeOfScans(torch.stack(guesses), scan.window, torch.from_numpy(index))
+
+
+def _cut_scan(scan: Scan4D, number: int) -> Scan4D:
+    """One of several scans, with its own wavelength."""
+    assert scan.scan_numbers is not None
+    own = replace(scan.select(scan.scan_numbers == number), scan_numbers=None, probe=None)
+    if scan.scan_wavelengths is None:
+        return own
+    geometry = replace(own.geometry, wavelength=float(scan.scan_wavelengths[number]))
+    return replace(own, geometry=geometry, scan_wavelengths=None)
+
+
+def _fit_pixels(
+    modes: Complex[Tensor, "mode y x"], own: Geometry, common: Geometry
+) -> Complex[Tensor, "mode v u"]:
+    """Modes on the pixels of a shorter wavelength, in its window."""
+    if own.shape == common.shape:
+        return modes
+    stretch = own.wavelength / common.wavelength
+    sides = zip(own.shape, common.shape, strict=True)
+    rows, columns = (matrix_transform(count, places, stretch).to(modes.dtype) for count, places in sides)
+    return rows.mH @ to_reciprocal(shift_to_corner(modes)) @ columns.conj()
 
 
 def _start(scan: Scan4D, defocus: float, modes: int | None) -> Tensor:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from phaseloom.data.scan import Scan4D
+from phaseloom.data import formats
+from phaseloom.data.scan import MAX_RELATIVE_DIFFERENCE, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.metrics.linear_map import fit_linear_map
@@ -139,6 +140,7 @@ def _read_apart(
     step = recipe.prepare[at]
     beside = {name: value for name, value in step.values.items() if name not in ("share", "offset")}
     before = recipe.prepare[:at]
+    _require_one_energy(recipe.model_copy(update={"prepare": before}).scan(given), Path(step.values["path"]))
     whole = recipe.model_copy(update={"prepare": (*before, replace(step, values=beside))}).scan(given)
     parts = []
     for number in (0, int(whole.scan_numbers.max())):  # pyright: ignore[reportOptionalMemberAccess]
@@ -150,6 +152,17 @@ def _read_apart(
     for later in recipe.prepare[at + 1 :]:
         joined = [one if later.name == "join" else later(one) for one in joined]
     return (joined[0], joined[1]), _measure_steps(parts[0].positions, joined[0].positions)
+
+
+def _require_one_energy(first: Scan4D, path: Path) -> None:
+    """Refuse scans whose objects have pixels of different sizes, which are not registered."""
+    other = formats.read(path, lazy=True).geometry
+    if not np.allclose(first.geometry.wavelength, other.wavelength, rtol=MAX_RELATIVE_DIFFERENCE):
+        fix = (
+            f"is of scans of one energy, and {path.name} has {other.energy / 1e3:.6g} keV: state the offset "
+        )
+        fix += "(an error of a few pixels moves a probe, and the image stays right)"
+        raise BadInput("join.offset", "find", fix)
 
 
 def _measure_steps(before: np.ndarray, after: np.ndarray) -> np.ndarray:
