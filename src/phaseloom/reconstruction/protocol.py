@@ -912,8 +912,8 @@ def _settle_start(recipe: Reconstruct, scan: Scan4D) -> tuple[Reconstruct, Scan4
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "offsets", "holograms")
-    kept += ("difference_map",)
+    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "offsets")
+    kept += ("holograms", "difference_map")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
     if start is not None and not (_is_sign_known(recipe, scan) or start.tells_sign):

@@ -1,4 +1,4 @@
-"""The start of a far field of photons whose search ended far from the noise: probe and object by a difference map.
+"""A start of far fields of photons where the search ends far from the noise: by a difference map.
 
 Steps downhill end in the nearest minimum. Where the first guess of the probe is far off (a diffuser), or the
 object is so strong that vortices lie in its phase, that is a wrong one. The difference map leaves minima, but
@@ -40,10 +40,9 @@ EPOCHS = 80
 """Of the difference map. Samples of PtyLab are out of their wrong minimum after 60."""
 
 PATIENCE = 20
-"""Epochs after the best one with which it ends, once it is well below the start."""
+"""Epochs after the best one with which it ends, once its loss is below `WELL_BELOW` of its first."""
 
 WELL_BELOW = 0.1
-"""Share of its first loss."""
 
 MAX_PATTERNS = 128
 """Patterns of the difference map: it keeps a wave of each, and few are enough for the probe."""
@@ -54,9 +53,8 @@ MAX_MODULUS = 1.5
 MIN_LIGHT = 0.05
 """Share of the strongest illumination below which an object that was found is left out."""
 
-PROBE = "probe of a difference map"
-BOTH = "probe and object of a difference map"
-NAMES = (FLAT, PROBE, BOTH)
+PROBE, BOTH = "probe", "probe and object"
+"""Names of what a difference map found, beside `FLAT`: the start as it was, without an object."""
 
 
 def is_difference_map_due(level: Level, loss: float | None, /) -> bool:
@@ -88,21 +86,31 @@ def use_difference_map(level: Level, recipe: Reconstruct, holdout: np.ndarray, /
     said = recipe.found.get("difference_map")
     if said is not None and said["taken"] == FLAT:
         return recipe
+    log.info("start: far from the noise: a difference map looks for probe and object")
     states = _find_states(level, recipe)
     if said is None:
         comparison = race(level, recipe, states, is_held_out=bool(len(holdout)))
         said = describe_race(comparison, FLAT if comparison is None else choose(comparison))
-        log.info("%s", describe_difference_map(said))
     level.model.load_state_dict(states[said["taken"]])
     return recipe.model_copy(update={"found": recipe.found | {"difference_map": said}})
 
 
 def describe_difference_map(found: Mapping[str, Any], /) -> str:
-    """A sentence on what was taken, from what `use_difference_map` recorded."""
-    losses = ", ".join(f"{value:.4g} with the {name if name != FLAT else 'start as found'}"
-                       for name, value in found.get("losses", {}).items())
-    taken = "the start as found" if found["taken"] == FLAT else f"the {found['taken']}"
-    return f"start far from the noise: the run begins with {taken} (loss after a few epochs {losses})"
+    """A sentence on what was taken, from what `use_difference_map` recorded.
+
+    Example:
+        >>> losses = {"flat": 52.4, "probe": 78.8, "probe and object": 4.28}
+        >>> describe_difference_map({"taken": "probe and object", "losses": losses, "epochs": 5})
+        ... # doctest: +NORMALIZE_WHITESPACE
+        'start: far from the noise; begins with probe and object of a difference map (loss after 5 epochs:
+        52.4 as found, 78.8 with its probe, 4.28 with its probe and object)'
+    """
+    words = {FLAT: "as found", PROBE: "with its probe", BOTH: "with its probe and object"}
+    losses = ", ".join(f"{loss:.4g} {words[name]}" for name, loss in found.get("losses", {}).items())
+    taken = found["taken"]
+    begins = "begins as found, not with" if taken == FLAT else f"begins with {taken} of"
+    after = f" (loss after {found['epochs']} epochs: {losses})" if losses else ""
+    return f"start: far from the noise; {begins} a difference map{after}"
 
 
 def _find_states(level: Level, recipe: Reconstruct) -> dict[str, dict[str, Tensor]]:
@@ -167,7 +175,7 @@ def _limit_modulus(thing: PixelObject) -> None:
     """Keep an object below a multiple of its median modulus."""
     modulus = thing.wave.abs()
     most = MAX_MODULUS * modulus.median()
-    thing.wave *= torch.where(modulus > most, most / modulus, 1.0)
+    thing.wave.mul_(torch.where(modulus > most, most / modulus, 1.0))
 
 
 @torch.no_grad()
@@ -188,4 +196,6 @@ def _find_middle(modes: Complex[Tensor, "mode y x"]) -> Float[Tensor, "2"]:
     power = modes.abs().square().sum(0)
     places = [torch.arange(n, dtype=power.dtype, device=power.device) for n in power.shape]
     lines = power.sum(1), power.sum(0)
-    return torch.stack([(line * place).sum() / power.sum() for line, place in zip(lines, places, strict=True)])
+    return torch.stack(
+        [(line * place).sum() / power.sum() for line, place in zip(lines, places, strict=True)]
+    )
