@@ -29,6 +29,7 @@ from benchmarks.record import machine, one_thread
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.result import Result
 
 WAVELENGTH = 1.55
 ANGLE = 4e-5
@@ -178,6 +179,16 @@ def correlate_contrast(found: np.ndarray, offset: np.ndarray, truth: np.ndarray,
     return best[1]
 
 
+def score_object(result: Result, scan: Scan4D, truth: np.ndarray, places: np.ndarray) -> float:
+    """Correlation of what a run found, or of its conjugate, with the truth over the scanned field."""
+    half = scan.geometry.shape[0] // 2
+    found = (np.asarray(result.positions) - np.asarray(result.origin)) / np.asarray(result.pixel)
+    offset = np.round((found - half - places).mean(0)).astype(int)
+    field = np.ceil(places.min(0)).astype(int) + half, np.floor(places.max(0)).astype(int) + half
+    whole = np.prod(result.object, axis=0)
+    return max(correlate_contrast(one, offset, truth, field) for one in (whole, whole.conj()))
+
+
 def run_one(scan: Scan4D, truth: np.ndarray, places: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
     """A run of a scan: seconds of its start and of its epochs, score and verdict."""
     began = time.process_time()
@@ -187,12 +198,6 @@ def run_one(scan: Scan4D, truth: np.ndarray, places: np.ndarray, settings: dict[
         pass
     ended = time.process_time()
     result = job.result()
-    half = scan.geometry.shape[0] // 2
-    found = (np.asarray(result.positions) - np.asarray(result.origin)) / np.asarray(result.pixel)
-    offset = np.round((found - half - places).mean(0)).astype(int)
-    field = np.ceil(places.min(0)).astype(int) + half, np.floor(places.max(0)).astype(int) + half
-    whole = np.prod(result.object, axis=0)
-    scores = [correlate_contrast(one, offset, truth, field) for one in (whole, whole.conj())]
     start = job.recipe.found
     numbers = {
         name: result.metrics[name] for name in ("loss", "hold-out", "explained") if name in result.metrics
@@ -201,7 +206,7 @@ def run_one(scan: Scan4D, truth: np.ndarray, places: np.ndarray, settings: dict[
         "start_cpu_s": round(started - began, 2),
         "epochs_cpu_s": round(ended - started, 2),
         "found": {key: str(start[key]) for key in ("defocus", "orientation", "margin") if key in start},
-        "correlation": round(max(scores), 4),
+        "correlation": round(score_object(result, scan, truth, places), 4),
         **{name: round(float(value), 4) for name, value in numbers.items()},
         "verdict": result.verdict,
         "verdict_code": result.verdict_code,
@@ -210,7 +215,7 @@ def run_one(scan: Scan4D, truth: np.ndarray, places: np.ndarray, settings: dict[
 
 def spoil(scan: Scan4D, way: int, rng: np.random.Generator) -> dict[str, tuple[Scan4D, float]]:
     """The scan with something stated wrongly, by what it is, and the factor on its places."""
-    turned = turn(scan.counts, 1) if way not in (1, 2) else scan.counts  # not undone by the twin
+    turned = turn(np.asarray(scan.counts), 1) if way not in (1, 2) else scan.counts  # not undone by the twin
     mixed = scan.positions[rng.permutation(len(scan))]
     return {
         "detector turned over": (

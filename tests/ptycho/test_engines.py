@@ -12,6 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.fitting.optimizers import groups
+from phaseloom.fitting.outcome import StopReason
 from phaseloom.physics.detect import intensity, project_modulus
 from phaseloom.ptycho import batches, noise, objects, optimizers, scans
 from phaseloom.ptycho.illumination import Probe
@@ -640,6 +641,27 @@ class TestCheckpoints:
             list(fit(likelihood, lambda number: order, progress, epochs=2))
             results.append(one)
         assert_same(*results)
+
+    def test_steps_that_leave_no_numbers_are_undone(self):
+        """Losses are those before the steps: the model of the last epoch was not finite, and was kept."""
+        scan, model = experiment()
+        engine, likelihood = bound(engines.difference_map, scan, model)
+        progress = Progress(model, engine)
+        list(fit(likelihood, lambda number: IN_ORDER, progress, epochs=1))
+        before = parts_of(model)
+        finish = engine.finish_epoch
+
+        def blow_up(moving):
+            finish(moving)
+            with torch.no_grad():
+                model.object.wave[0, 0, 3, 3] = torch.nan
+
+        engine.finish_epoch = blow_up
+        assert not list(fit(likelihood, lambda number: IN_ORDER, progress, epochs=2))
+        assert progress.stop.reason == StopReason.NOT_FINITE
+        assert "object is not finite" in str(progress.stop)
+        for now, then in zip(parts_of(model), before, strict=True):
+            assert torch.equal(now, then)
 
 
 def _raise_after(update, batch, problem):

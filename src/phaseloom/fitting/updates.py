@@ -250,7 +250,7 @@ def step_by_engine(
 
     Raises:
         BadInput: gradients are to be clipped, of which there are none.
-        NotFinite: a loss is not a number any more.
+        NotFinite: a loss, or a parameter after the steps, is not a number any more.
     """
     del objective  # the engine is bound to it
     assert isinstance(optimizer, Engine)
@@ -269,6 +269,9 @@ def step_by_engine(
             fix = " before the first step (check the data and the mask)" if at_start else ""
             raise NotFinite(f"the term '{name}' became {float(values.sum())}{fix}", at_start=at_start)
         terms[name] = float((share * values).sum())
+    for group in optimizer.param_groups:
+        if not all(bool(parameter.isfinite().all()) for parameter in group["params"]):
+            raise NotFinite(f"the {group['name']} is not finite any more")
     return EpochSums(terms, len(batches))
 
 

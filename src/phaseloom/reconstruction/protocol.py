@@ -87,6 +87,11 @@ from phaseloom.reconstruction.run_folder import (
     save_snapshot,
 )
 from phaseloom.reconstruction.start import Start
+from phaseloom.reconstruction.starts.difference_map_start import (
+    describe_difference_map,
+    is_difference_map_due,
+    use_difference_map,
+)
 from phaseloom.reconstruction.starts.distance_profile import combine_ranges, profile_distance
 from phaseloom.reconstruction.starts.earlier_result import require_orientation_of_object
 from phaseloom.reconstruction.starts.first_image import make_first_image
@@ -385,6 +390,8 @@ class Job:
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
         elif recipe.found.get("direct") or recipe.found.get("holograms"):
             job._use_direct_image()
+        elif "difference_map" in recipe.found:
+            use_difference_map(job.finest, recipe, job.holdout)
         return job
 
     @property
@@ -492,6 +499,8 @@ class Job:
         lines += found.get("holograms", {}).get("lines", [])
         if self.start is not None:
             lines += self.start.lines(sign_is_known=_is_sign_known(self.recipe, self.scan))
+        if found.get("difference_map") is not None:
+            lines.append(describe_difference_map(found["difference_map"]))
         if found.get("direct") is not None:
             lines.append(warm_start.describe_direct_start(**found["direct"]))
         if found.get("start") is not None:
@@ -607,7 +616,10 @@ class Job:
         """Begin with the object of the recipe, a direct image, or a flat object; the recipe with that."""
         wanted = self.recorded.object.name
         if wanted not in warm_start.WORDS:
-            return self._use_direct_image()
+            recipe = self._use_direct_image()
+            is_due = is_difference_map_due(self.level, None if self.start is None else self.start.loss)
+            known = "difference_map" in recipe.found
+            return use_difference_map(self.level, recipe, self.holdout) if is_due or known else recipe
         if self.recorded.tiles:
             return self.recorded
         recipe = warm_start.settle_start(self.finest, self.recorded, self.holdout, given=given)
@@ -900,7 +912,8 @@ def _settle_start(recipe: Reconstruct, scan: Scan4D) -> tuple[Reconstruct, Scan4
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "offsets", "holograms")
+    kept = ("calibrate", "undecided", "suggested_step", "doubted_step", "mask", "offsets")
+    kept += ("holograms", "difference_map")
     found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
     if start is not None and not (_is_sign_known(recipe, scan) or start.tells_sign):

@@ -1,0 +1,101 @@
+"""A start that stays far from the noise is tried with the probe and the object of a difference map."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.start_search import draw_scan, score_object
+from phaseloom.reconstruction.protocol import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.starts import difference_map_start
+from phaseloom.reconstruction.starts.difference_map_start import FLAT, describe_difference_map
+
+SEED = 705
+"""A diffuser, a detector of 64 pixels: its search ends at 3.4 times noise, its run in a wrong minimum."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def run(recipe, scan, **knobs):
+    job = Job.begin(recipe, scan=scan, **knobs)
+    for _ in job:
+        pass
+    return job
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_scan(SEED)
+
+
+@pytest.fixture(scope="module")
+def job(drawn):
+    torch.set_num_threads(1)
+    return run(Reconstruct.of({"device": "cpu"}), drawn[0])
+
+
+@pytest.mark.medium
+class TestARunFarFromTheNoise:
+    def test_ends_right_with_it_and_wrong_without(self, drawn, job, monkeypatch):
+        scan, _, truth, places = drawn
+        assert job.recorded.found["difference_map"]["taken"] != FLAT
+        assert score_object(job.result(), scan, truth, places) > 0.95
+        assert job.result().metrics["loss"] < 1.1
+        assert any("difference map" in line for line in job.start_lines())
+        monkeypatch.setattr(difference_map_start, "DUE_LOSS", np.inf)
+        without = run(Reconstruct.of({"device": "cpu"}), scan)
+        assert "difference_map" not in without.recorded.found
+        assert score_object(without.result(), scan, truth, places) < 0.5
+
+    def test_is_repeated_and_resumed_to_the_same_bits(self, drawn, job, tmp_path):
+        recipe = job.recorded.model_copy(update={"epochs": 2, "levels": 0})
+        first = run(recipe, drawn[0])
+        assert first.start is None  # nothing is looked for again
+        again = run(Reconstruct.of({**recipe.to_tree(), "file": "in memory"}), drawn[0])
+        assert torch.equal(first.model.probe.modes(), again.model.probe.modes())
+        kept = tmp_path / "run"
+        with Job.begin(recipe, kept, scan=drawn[0])._lock:
+            pass  # killed before its first epoch
+        resumed = Job.resume(kept, scan=drawn[0])
+        for _ in resumed:
+            pass
+        assert torch.equal(first.model.probe.modes(), resumed.model.probe.modes())
+
+
+@pytest.mark.medium
+def test_a_start_close_to_the_noise_is_left_alone(job):
+    level = job.finest
+    assert not difference_map_start.is_difference_map_due(level, 1.9)
+    assert difference_map_start.is_difference_map_due(level, 2.1)
+    assert not difference_map_start.is_difference_map_due(level, None)
+
+
+@pytest.mark.medium
+def test_a_probe_that_wandered_comes_back(job):
+    """Object and probe may move together: patterns stay the same, and places of the image would not."""
+    model = copy.deepcopy(job.model)
+    start = model.probe.modes().detach().clone()
+    with torch.no_grad():
+        model.probe.set_modes(3 * start.roll((2, -3), (-2, -1)))
+        model.object.set_transmission(model.object.transmission().roll((2, -3), (-2, -1)) / 3)
+    modes, wave = difference_map_start._settle(model, start)
+    scale = float(job.model.median_modulus()[0])
+    assert torch.allclose(modes, scale * start, rtol=0.02, atol=0.02 * float(start.abs().max()))
+    lit = torch.as_tensor(job.model.coverage() > 0.3 * job.model.coverage().max())
+    wanted = job.model.object.transmission() / scale
+    assert torch.allclose(wave[..., lit], wanted[..., lit], atol=0.03)
+
+
+def test_the_sentence_says_what_was_taken_and_why():
+    losses = {"flat": 52.41, "probe": 78.83, "probe and object": 4.281}
+    text = describe_difference_map({"taken": "probe and object", "losses": losses, "epochs": 5})
+    assert text.startswith("start: far from the noise; begins with probe and object of a difference map")
+    assert "52.41 as found" in text
+    assert "4.281 with its probe and object" in text
+    text = describe_difference_map({"taken": FLAT, "losses": losses, "epochs": 5})
+    assert "begins as found, not with a difference map" in text
