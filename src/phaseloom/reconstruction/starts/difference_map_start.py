@@ -5,7 +5,6 @@ object is so strong that vortices lie in its phase, that is a wrong one. The dif
 never settles; so what it found is fitted for a few epochs and compared with the start as it was.
 """
 
-import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -28,10 +27,9 @@ from phaseloom.reconstruction.starts.start_race import (
     find_block,
     race,
 )
+from phaseloom.runs.progress_lines import name_step, report_progress
 
 __all__ = ["DUE_LOSS", "describe_difference_map", "is_difference_map_due", "use_difference_map"]
-
-log = logging.getLogger(__name__)
 
 DUE_LOSS = 2.0
 """Of a start, in units of shot noise, from which a difference map is tried."""
@@ -86,8 +84,8 @@ def use_difference_map(level: Level, recipe: Reconstruct, holdout: np.ndarray, /
     said = recipe.found.get("difference_map")
     if said is not None and said["taken"] == FLAT:
         return recipe
-    log.info("start: far from the noise: a difference map looks for probe and object")
-    states = _find_states(level, recipe)
+    with name_step("start far from the noise: difference map"):
+        states = _find_states(level, recipe)
     if said is None:
         comparison = race(level, recipe, states, is_held_out=bool(len(holdout)))
         said = describe_race(comparison, FLAT if comparison is None else choose(comparison))
@@ -158,6 +156,7 @@ def run_difference_map(
     best = deepcopy(model.state_dict())
     for epoch in fit_patterns(trial, short, everything, tuple, **pace):
         _limit_modulus(model.object)
+        report_progress(f"epoch {epoch.number} of {EPOCHS}")
         losses.append(epoch.loss)  # of the state before the epoch
         if epoch.loss == min(losses):
             best = deepcopy(model.state_dict())
