@@ -24,6 +24,7 @@ from phaseloom.physics.patches import gather
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.runs.progress_lines import report_progress
 
 __all__ = ["OneMaterial", "RatioEvidence", "compare_ratios", "fit_one_material"]
 
@@ -325,12 +326,15 @@ class _MaterialFit:
         return tuple(losses)
 
     def _minimise(self, parameters: list[Tensor], iterations: int, losses: list[float]) -> None:
+        expected = len(losses) + iterations
         options = {"max_iter": iterations, "history_size": HISTORY, "line_search_fn": "strong_wolfe"}
         optimizer = torch.optim.LBFGS(parameters, tolerance_grad=0, tolerance_change=0, **options)
 
         def evaluate() -> float:
             optimizer.zero_grad()
             losses.append(self._evaluate())
+            loss = losses[-1] / (len(self.patterns) * self.likelihood.floor)
+            report_progress(f"evaluation {len(losses)} of about {expected}, loss {loss:.3f}")
             return losses[-1]
 
         optimizer.step(evaluate)

@@ -1,6 +1,7 @@
 """Verbs of reconstructions."""
 
 import shlex
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -24,7 +25,13 @@ from phaseloom.cli.files import (
     parse_settings,
     translated_tree,
 )
-from phaseloom.cli.runner import echo_lines, offer_final_steps, offer_resume, run_epochs
+from phaseloom.cli.runner import (
+    echo_lines,
+    offer_final_steps,
+    offer_resume,
+    print_progress,
+    run_epochs,
+)
 from phaseloom.errors import BadInput, WriteFailed
 
 __all__ = ["run"]
@@ -60,7 +67,7 @@ def reconstruct(
             min=0, help="continue the fit on so many draws of counts from its model, to measure the error bar"
         ),
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no bar or lines of progress")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
     from phaseloom.reconstruction.half_data_frc import check_splittable
@@ -78,7 +85,8 @@ def reconstruct(
             + ("" if recipe.start.name == "none" else " and finding the start (seconds to minutes)")
         )
         folder = new_run_folder(out, recipe.title or recipe.file.stem, runs)
-        job = Job.begin(recipe, folder, check=check_splittable if halves else None)
+        with print_progress(quiet=quiet):
+            job = Job.begin(recipe, folder, check=check_splittable if halves else None)
         if note := job.scan.metadata.get("detector pixel"):
             typer.echo(f"detector pixel: {note}")
     run(job, quiet=quiet, halves=halves, draws=draws)
@@ -119,7 +127,7 @@ def watch(  # noqa: PLR0913 - one option for each thing that a source leaves ope
     subscribe: Annotated[
         bool, typer.Option("--subscribe", help="the stream publishes (PUB) rather than pushes")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no bar or lines of progress")] = False,
 ) -> None:
     """Reconstruct a scan while it is taken: patterns join as they come.
 
@@ -471,7 +479,7 @@ def describe(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder for what is made")] = Path("runs/demo"),
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no bar or lines of progress")] = False,
 ) -> None:
     """Reconstruct a real X-ray scan that comes with the package, and a simulated electron scan."""
     from phaseloom.cli import demo as protocol
@@ -543,7 +551,13 @@ def _save_first_image(job: Any) -> None:
 
 
 def _run_with_advice(job: Any, *, quiet: bool, growth: _GrowthReport | None = None) -> tuple[set[str], bool]:
-    """Run all epochs behind a progress bar; codes of the advice printed, and whether it came to its end."""
+    """Run all epochs behind a progress bar, or with a line now and then where there is no terminal for it.
+
+    Returns:
+        Codes of the advice printed, and whether the run came to its end.
+    """
+    from phaseloom.runs.progress_lines import report_progress
+
     printed_codes: set[str] = set()
 
     def describe_losses(epoch: Any) -> str:
@@ -556,8 +570,10 @@ def _run_with_advice(job: Any, *, quiet: bool, growth: _GrowthReport | None = No
             growth(epoch, print_line)
         if epoch.number % EPOCHS_BETWEEN_ADVICE == 0 and epoch.number < job.recipe.epochs:
             _print_new_advice(job.advice(), printed_codes, print_line)
+        report_progress(f"epoch {epoch.number} of {job.recipe.epochs}, {describe_losses(epoch)}")
 
-    finished = run_epochs(job, quiet=quiet, describe=describe_losses, report=report_advice)
+    with print_progress(quiet=quiet or sys.stderr.isatty()):  # a terminal has the bar
+        finished = run_epochs(job, quiet=quiet, describe=describe_losses, report=report_advice)
     return printed_codes, finished
 
 

@@ -1,6 +1,8 @@
 """Run steps with a progress bar, handle interruptions, print the final lines."""
 
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,12 +19,50 @@ __all__ = [
     "get_resumed_folder",
     "offer_final_steps",
     "offer_resume",
+    "print_progress",
     "run_epochs",
     "run_steps",
     "run_training",
 ]
 
 Step = TypeVar("Step")
+
+SECONDS_BETWEEN_LINES = 15.0
+"""Between two lines of progress at the least: reports come every few seconds, so that 30 hardly pass."""
+
+
+class _LinePrinter(logging.Handler):
+    """Prints reports of steps, the first of them after some seconds, and leaves out those between."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.began = self.printed = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now - self.printed >= SECONDS_BETWEEN_LINES:
+            self.printed = now
+            typer.echo(f"{now - self.began:.0f} s: {record.getMessage()}")
+
+
+@contextmanager
+def print_progress(*, quiet: bool) -> Iterator[None]:
+    """Print a plain line now and then of what a long step is doing and how far it is, unless ``quiet``."""
+    from phaseloom.fitting.distributed import team
+    from phaseloom.runs.progress_lines import log
+
+    if quiet or not team().is_main:
+        yield
+        return
+    printer = _LinePrinter()
+    level = log.level
+    log.addHandler(printer)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(printer)
+        log.setLevel(level)
 
 
 def run_steps(

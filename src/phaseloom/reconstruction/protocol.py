@@ -105,6 +105,7 @@ from phaseloom.runs.folder import (
     save_recipe,
 )
 from phaseloom.runs.lock import OutputLock, release_on_failure
+from phaseloom.runs.progress_lines import name_step
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan, find_lit_patterns
 
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
@@ -411,7 +412,8 @@ class Job:
         if self._ratio_evidence is None or self._ratio_evidence[0] != self.progress.epoch:
             level = self.level
             parts = level.model, level.likelihood, level.scan.window
-            found = compare_ratios(*parts, said.get("ratio", USUAL_RATIO), patterns=self.training)
+            with name_step("verdict: another beta / delta"):
+                found = compare_ratios(*parts, said.get("ratio", USUAL_RATIO), patterns=self.training)
             self._ratio_evidence = self.progress.epoch, found
         return self._ratio_evidence[1]
 
@@ -849,7 +851,8 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
         return recipe, scan
     if not has_one_height(scan):
         return _take_distances_as_stated(recipe, scan)
-    changed, scan, found, lines = search_near_field(recipe, scan)
+    with name_step("near field: orientation, magnification and rings of the holograms"):
+        changed, scan, found, lines = search_near_field(recipe, scan)
     limits = found.flight
     if is_distance_guessed(scan.geometry.flight / found.stated.flight, limits):
         changed, scan = set_distance(changed, scan, found.stated.flight)

@@ -11,7 +11,6 @@ one more number of a fit it goes astray, for it makes up for slow details that a
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from phaseloom.ptycho import multigrid
 from phaseloom.reconstruction.level import Level, fit_level, set_batch_size
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.starts.start_race import measure_each
+from phaseloom.runs.progress_lines import name_step, report_progress
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
@@ -56,8 +56,9 @@ RATIO_ITERATIONS = 40
 
 RATIOS = (0.01, 0.03, 0.1)
 RATIO_OF_START = 0.02
-"""``beta / delta`` that are tried, from images of one ratio. The lowest is taken unless another is clearly
-better: images of objects without absorption are right with it."""
+LEAST_FITS = len(RATIOS) + 3
+"""``beta / delta`` that are tried, from images of one ratio, and fits with the three first distances. The lowest
+ratio is taken unless another is clearly better: images of objects without absorption are right with it."""
 
 MIN_GAIN_OF_RATIO = 0.009
 MIN_ERRORS_OF_RATIO = 3.0
@@ -273,6 +274,7 @@ class _Trials:
         self.recipe = recipe
         self.scan = scan
         self.starts: dict[float, tuple[Level, Geometry] | None] = {}
+        self.count = 0
 
     def find_ratio(self, flight: float) -> float:
         """The ratio of the lowest loss at a distance."""
@@ -286,6 +288,13 @@ class _Trials:
         self, flight: float, ratio: float, iterations: int = ITERATIONS
     ) -> Float[np.ndarray, " pattern"]:
         """Losses of the patterns after a fit; infinite where that fails."""
+        self.count += 1
+        far = LENGTH.show(float(f"{flight:.3g}"))
+        fit = f"fit {self.count} of {LEAST_FITS} or more"
+        with name_step(f"near field: {fit}, effective distance {far}, beta / delta {ratio:.2g}"):
+            return self._measure(flight, ratio, iterations)
+
+    def _measure(self, flight: float, ratio: float, iterations: int) -> Float[np.ndarray, " pattern"]:
         if flight not in self.starts:
             self.starts = {flight: self._begin(flight)}  # one is kept: it is asked for in turn
         start = self.starts[flight]
@@ -307,5 +316,6 @@ class _Trials:
             return None
         start_from_holograms(level.model, there, image)
         patterns = np.arange(len(there))
-        deque(fit_level(level, recipe, (patterns, patterns[:0]), EPOCHS), maxlen=0)
+        for epoch in fit_level(level, recipe, (patterns, patterns[:0]), EPOCHS):
+            report_progress(f"epoch {epoch.number} of {EPOCHS}, loss {epoch.loss:.3f}")
         return level, there.window

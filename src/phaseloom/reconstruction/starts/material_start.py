@@ -7,7 +7,7 @@ absorption hardly move in some tens of epochs.
 """
 
 import logging
-from collections import deque
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from phaseloom.ptycho import multigrid
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.level import Level, build_levels, fit_level
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.runs.progress_lines import name_step, report_progress
 
 __all__ = ["HologramStart", "begin_with_holograms", "choose_start"]
 
@@ -86,9 +87,11 @@ def begin_with_holograms(
         start_from_holograms(level.model, level.scan, image)
         return HologramStart(image)
     found: list[tuple[HologramStart, Ptychography]] = []
-    for ratio in ratios:
+    for number, ratio in enumerate(ratios, 1):
         trial = coarsest.with_model(deepcopy(coarsest.model))
-        start = _fit_start(trial, recipe, patterns, ratio, is_tried=len(ratios) > 1)
+        which = "" if ratio is None else f", beta / delta {ratio:.2g}"
+        with name_step(f"near field: start {number} of {len(ratios)}{which}"):
+            start = _fit_start(trial, recipe, patterns, ratio, is_tried=len(ratios) > 1)
         if start is None:
             return None
         found.append((start, trial.model))
@@ -117,15 +120,18 @@ def _fit_start(
     if image is None:
         return None
     start_from_holograms(level.model, level.scan, image)
-    _run_epochs(level, recipe, patterns, EPOCHS_BEFORE_MATERIAL)
+    with name_step("positions"):
+        _run_epochs(level, recipe, patterns, EPOCHS_BEFORE_MATERIAL)
     knobs = {"patterns": patterns[0], "ratio": ratio}
-    fitted = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
+    with name_step("object of one material"):
+        fitted = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
     image = make_hologram_image(level.scan, fitted.ratio) or image
     if not is_tried:
         return HologramStart(image, fitted.ratio)
     trial = level.with_model(deepcopy(level.model))
     # without a prior of the object: the one with more power leaves more noise to fit
-    loss = _run_epochs(trial, recipe, patterns, EPOCHS_OF_TRIAL)
+    with name_step("trial with a free object"):
+        loss = _run_epochs(trial, recipe, patterns, EPOCHS_OF_TRIAL)
     log.info("near field: beta / delta %.2g: loss %.4g", fitted.ratio, loss)
     return HologramStart(image, fitted.ratio, loss)
 
@@ -136,4 +142,8 @@ def _run_epochs(level: Level, recipe: Reconstruct, patterns: Patterns, epochs: i
     short = recipe.model_copy(update={"epochs": more, "patience": None, "changes": ()})
     own = Level.of(short, level.scan, level.model)
     own.power = level.power
-    return float(deque(fit_level(own, short, patterns, epochs), maxlen=1)[0].loss)
+    loss = math.nan
+    for epoch in fit_level(own, short, patterns, epochs):
+        loss = float(epoch.loss)
+        report_progress(f"epoch {epoch.number} of {epochs}, loss {loss:.3f}")
+    return loss
