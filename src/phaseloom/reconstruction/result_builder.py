@@ -488,7 +488,7 @@ images, noisy for few counts, from 0.62 on; four that were wrong did, with losse
 
 MAX_RATIO_CHANGE = 3.2
 """Factor between `beta / delta` of the fits that found the distance and that of the start that was taken. Two
-distances were 8.5 % low and 8.3 % high with 0.02 and 0.01 for a material of 0.1, and 2 and 3 % off with 0.1."""
+distances were 8.5 % low and 8.3 % high with 0.02 and 0.01 for a material of 0.1; with 0.1, 2 and 3 % off."""
 
 
 def _are_holograms_explained(job: Underway) -> bool:
@@ -504,10 +504,10 @@ def _are_holograms_explained(job: Underway) -> bool:
 
 def _has_other_ratio(said: Mapping[str, Any]) -> bool:
     """Whether the start has a `beta / delta` unlike that of the fits that found the distance."""
-    ratios = said.get("profile_ratio"), said.get("ratio")
-    if not said.get("is_distance_fitted") or not all(ratios):
+    first, second = (float(said.get(name) or 0.0) for name in ("profile_ratio", "ratio"))
+    if not said.get("is_distance_fitted") or not first or not second:
         return False
-    return max(ratios) > MAX_RATIO_CHANGE * min(ratios)
+    return max(first, second) > MAX_RATIO_CHANGE * min(first, second)
 
 
 def _get_loss(job: Underway) -> float:
