@@ -306,16 +306,12 @@ def judge_run(job: Underway, /) -> Judgement:
     judgement = _judge_by_explained_share(job, judgement)
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
-    is_shown = _are_holograms_explained(job)
-    judgement = _judge_explained_holograms(job, judgement) if is_shown else judgement
-    of_holograms = _doubt_holograms(job, is_explained=is_shown)
-    doubts = (*job.evidence.find_doubts(), *of_holograms) or _doubt_unexplained(job, judgement)
+    doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job)) or _doubt_unexplained(job, judgement)
     doubts += evidence.doubt_scans(job.evidence.scans, judgement, len(progress.history))
     if not doubts and judgement.verdict is Verdict.CONVERGED:
         doubts = _doubt_fitted_distance(job)
     if not doubts and judgement.verdict is Verdict.CONVERGED and job.ratio_evidence is not None:
-        doubts = _doubt_ratio(job.ratio_evidence, is_explained=is_shown)
-        judgement = judgement if doubts else _note_ratio(job.ratio_evidence, judgement)
+        doubts = _doubt_ratio(job.ratio_evidence)
     if not doubts and job.evidence.is_confirmed:
         return judge(is_start_confirmed=True)
     if not doubts and judgement.verdict is Verdict.WRONG_START:
@@ -477,29 +473,9 @@ def _doubt_model_of_holograms(job: Underway) -> tuple[Doubt, ...]:
     return (Doubt(Verdict.DOUBTFUL, text),)
 
 
-MAX_LOSS_OF_HOLOGRAMS = 1.0
-MAX_HOLDOUT_OF_HOLOGRAMS = 1.17
-MIN_AGREEMENT_OF_EXPLAINED_HOLOGRAMS = 0.5
-MIN_AGREEMENT_OF_EXPLAINED_RATIOS = 0.95
-"""Of holograms that show their distance: losses up to which they are explained to the noise, and correlations
-with the direct image and of images with other ratios from which such a run is not doubted. Of 28 scans nine
-that were right showed their distance, of which six had losses below 1 and up to 1.16 held out, and direct
-images, noisy for few counts, from 0.62 on; four that were wrong did, with losses of 1.03 and more."""
-
 MAX_RATIO_CHANGE = 3.2
 """Factor between `beta / delta` of the fits that found the distance and that of the start that was taken. Two
 distances were 8.5 % low and 8.3 % high with 0.02 and 0.01 for a material of 0.1; with 0.1, 2 and 3 % off."""
-
-
-def _are_holograms_explained(job: Underway) -> bool:
-    """Whether a near-field run shows its distance and ends at the noise."""
-    said = job.recipe.found.get("holograms")
-    held = job.progress.holdout_loss
-    if said is None or said.get("has_heights") or not said["is_shown"] or held is None:
-        return False
-    if _has_other_ratio(said):
-        return False
-    return _get_loss(job) < MAX_LOSS_OF_HOLOGRAMS and held < MAX_HOLDOUT_OF_HOLOGRAMS
 
 
 def _has_other_ratio(said: Mapping[str, Any]) -> bool:
@@ -510,40 +486,14 @@ def _has_other_ratio(said: Mapping[str, Any]) -> bool:
     return max(first, second) > MAX_RATIO_CHANGE * min(first, second)
 
 
-def _get_loss(job: Underway) -> float:
-    """Of the patterns learned from, in the epoch of the result."""
-    return float(job.progress.history[: job.progress.result_epoch][-1]["loss"])
-
-
-def _judge_explained_holograms(job: Underway, judgement: Judgement) -> Judgement:
-    """A judgement by losses of holograms that are explained: the gap between losses is no doubt."""
-    if judgement.verdict is not Verdict.DOUBTFUL:
-        return judgement
-    loss, held = _get_loss(job), job.progress.holdout_loss
-    text = (
-        f"converged: the holograms show their distance and are explained to the noise ({loss:.3g} learned, "
-        f"{held:.3g} held out) (by the losses alone, {judgement})"
-    )
-    return Judgement(Verdict.CONVERGED, text)
-
-
 def _doubt_fitted_distance(job: Underway) -> tuple[Doubt, ...]:
-    """A distance from fits of holograms that end above the noise: one was 8.5 % off at a loss of 1.03."""
+    """A distance from fits with another absorption than the object has."""
     said = job.recipe.found.get("holograms", {})
-    loss = _get_loss(job)
-    if not said.get("is_distance_fitted"):
-        return ()
-    if _has_other_ratio(said):
-        text = (
-            f"the distance was found with beta / delta of {said['profile_ratio']:.2g}, and the object has "
-            f"{said['ratio']:.2g}: it may be off by more than its range: check it"
-        )
-        return (Doubt(Verdict.DOUBTFUL, text),)
-    if loss < MAX_LOSS_OF_HOLOGRAMS:
+    if not _has_other_ratio(said):
         return ()
     text = (
-        f"what is left is {loss:.3g} times shot noise, more than the noise alone: the distance that fits of "
-        "one material found may be off by more than its range: check it"
+        f"the distance was found with beta / delta of {said['profile_ratio']:.2g}, and the object has "
+        f"{said['ratio']:.2g}: it may be off by more than its range: check it"
     )
     return (Doubt(Verdict.DOUBTFUL, text),)
 
@@ -563,10 +513,9 @@ MAX_AGREEMENT_OF_RATIOS = 0.99
 """Correlation of the images with both ratios, above which it does not matter."""
 
 
-def _doubt_ratio(found: RatioEvidence, *, is_explained: bool = False) -> tuple[Doubt, ...]:
+def _doubt_ratio(found: RatioEvidence) -> tuple[Doubt, ...]:
     """Whether phase and absorption of a near-field object are told apart."""
-    most = MIN_AGREEMENT_OF_EXPLAINED_RATIOS if is_explained else MAX_AGREEMENT_OF_RATIOS
-    if found.gain > MIN_GAIN_OF_RATIO or found.agreement > most:
+    if found.gain > MIN_GAIN_OF_RATIO or found.agreement > MAX_AGREEMENT_OF_RATIOS:
         return ()
     text = (
         "the holograms hardly tell phase from absorption: with another beta / delta they fit as well, and "
@@ -576,15 +525,7 @@ def _doubt_ratio(found: RatioEvidence, *, is_explained: bool = False) -> tuple[D
     return (Doubt(Verdict.DOUBTFUL, text),)
 
 
-def _note_ratio(found: RatioEvidence, judgement: Judgement) -> Judgement:
-    """A judgement with what is left open of slow details, where another ratio changes them a little."""
-    if not _doubt_ratio(found):
-        return judgement
-    text = f"{judgement}; phase and absorption are hardly told apart: slow details may be off a little"
-    return Judgement(judgement.verdict, text)
-
-
-def _doubt_holograms(job: Underway, *, is_explained: bool = False) -> tuple[Doubt, ...]:
+def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
     """What a near-field run leaves open."""
     said = job.recipe.found.get("holograms")
     if not job.wants_evidence or (image := job.hologram_image) is None:
@@ -611,8 +552,7 @@ def _doubt_holograms(job: Underway, *, is_explained: bool = False) -> tuple[Doub
         text = "the holograms do not show their magnification: check distance, focus and positions"
         doubts.append(Doubt(Verdict.DOUBTFUL, text))
     # the direct image of several heights is that of their mean
-    least = MIN_AGREEMENT_OF_EXPLAINED_HOLOGRAMS if is_explained else MIN_HOLOGRAM_AGREEMENT
-    if not agreement > least and not said.get("has_heights"):
+    if not agreement > MIN_HOLOGRAM_AGREEMENT and not said.get("has_heights"):
         doubts.append(differs)
     return tuple(doubts)
 
