@@ -59,8 +59,7 @@ RATIOS = (0.01, 0.03, 0.1)
 RATIO_OF_START = 0.02
 LEAST_FITS = len(RATIOS) + 3
 """``beta / delta`` that are tried, from images of one ratio, and fits with the three first distances. The
-lowest ratio is taken unless another is clearly better: images of objects without absorption are right with
-it."""
+lowest ratio is taken unless another is clearly better: images without absorption are right with it."""
 
 MIN_GAIN_OF_RATIO = 0.009
 MIN_ERRORS_OF_RATIO = 3.0
