@@ -602,7 +602,7 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     progress = job.progress
     if _is_early(job) or not job.wants_evidence:
         return evidence.Evidence()
-    direct, twin, null = None, None, None
+    direct, twin, null, steps = None, None, None, None
     step = job.recipe.found.get("suggested_step")
     if (image := job.first_image) is not None:
         numbers = find_completed(job.scan)
@@ -620,10 +620,11 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     stop = progress.stop
     if progress.epoch >= job.recipe.epochs or stop.is_settled or stop.is_requested:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
+        steps = evidence.try_steps(job.recipe, job.scan, job.model)
     is_twin_open = "twin" in job.recipe.found.get("undecided", ())
     doubted = job.recipe.found.get("doubted_step")
     scans = _measure_whole_scans(job)
-    return evidence.Evidence(direct, twin, null, is_twin_open, step, doubted, scans)
+    return evidence.Evidence(direct, twin, null, is_twin_open, step, doubted, scans, steps)
 
 
 def list_fitted_numbers(model: Ptychography, /) -> dict[str, list[float]]:
