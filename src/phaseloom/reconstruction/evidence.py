@@ -119,8 +119,8 @@ MAX_LEFT_OF_STEP = 0.9
 scans of photons it was 1 for 13 right ones and 0.75 for one, 0.20 to 0.88 for 25 of 28 with a wrong step."""
 
 MIN_SLANT_OF_STEPS = 4 / 3
-"""What steps on the other side of the stated one leave over what those on the side of the better one leave. It
-was 1.01 for the right scan with which another step seemed better, and 1.35 at least for wrong ones."""
+"""What steps on the other side of the stated one leave over what those on the side of the better one leave.
+It was 1.01 for the right scan with which another step seemed better, and 1.35 at least for wrong ones."""
 
 
 @dataclass(frozen=True)
@@ -597,8 +597,8 @@ def doubt_steps(found: StepTest, /) -> tuple[Doubt, ...]:
     share = 1 - found.left[found.better] / found.left[1.0]
     text = (
         f"short fits with steps {100 * (found.better - 1):+.0f} % as long leave {share:.0%} less of the "
-        "patterns unexplained: check the units of the positions, distance, energy and detector pixel, or reconstruct "
-        f"again with prepare: scale: {{factor: {found.better:.4g}}}"
+        "patterns unexplained: check the units of the positions, distance, energy and detector pixel, or "
+        f"reconstruct again with prepare: scale: {{factor: {found.better:.4g}}}"
     )
     return (Doubt(Verdict.DOUBTFUL, text),)
 
@@ -645,7 +645,7 @@ def shuffle_places(recipe: Reconstruct, scan: Scan4D, model: Ptychography, epoch
 
 
 def try_steps(recipe: Reconstruct, scan: Scan4D, model: Ptychography, /) -> StepTest | None:
-    """Fit some patterns from a flat object and the probe of a run with its positions, closer and farther apart.
+    """Fit some patterns from a flat object and the probe of a run: its positions, closer, and farther apart.
 
     Args:
         recipe: settled, of the run.
@@ -653,8 +653,8 @@ def try_steps(recipe: Reconstruct, scan: Scan4D, model: Ptychography, /) -> Step
         model: as it ended; it stays as it is.
 
     Returns:
-        ``None``: not a far field of photons on one slice, several scans or processes, few patterns, or such as
-        differ by counting noise only.
+        ``None``: not a far field of photons on one slice, several scans or processes, an engine, few
+        patterns, or such as differ by counting noise only.
     """
     is_far = scan.geometry.beam == "photon" and not scan.geometry.near and scan.heights is None
     is_plain = recipe.object.name == "pixels" and not model.object.gaps and scan.scan_numbers is None
