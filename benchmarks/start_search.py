@@ -224,6 +224,7 @@ def spoil(scan: Scan4D, way: int, rng: np.random.Generator) -> dict[str, tuple[S
         ),
         "positions exchanged": (replace(scan, positions=mixed, probe=None), 1.0),
         "steps a quarter too long": (replace(scan, positions=1.25 * scan.positions), 1.25),
+        "steps 15 % too short": (replace(scan, positions=0.85 * scan.positions), 0.85),
     }
 
 

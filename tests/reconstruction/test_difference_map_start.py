@@ -99,3 +99,19 @@ def test_the_sentence_says_what_was_taken_and_why():
     assert "4.281 with its probe and object" in text
     text = describe_difference_map({"taken": FLAT, "losses": losses, "epochs": 5})
     assert "begins as found, not with a difference map" in text
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"compare_starts": False},
+        {"probe": {"relaxed": {"basis": 2}}},
+        {"detector": {"counting": {"blur": 0.5}}},
+    ],
+)
+def test_what_engines_cannot_do_begins_as_found(drawn, settings):
+    """A model that no engine takes would have ended a run that had begun without one."""
+    job = Job.begin(Reconstruct.of({"device": "cpu", **settings}), scan=drawn[0])
+    assert job.start is not None
+    assert "difference_map" not in job.recorded.found

@@ -620,8 +620,8 @@ class Job:
         if wanted not in warm_start.WORDS:
             recipe = self._use_direct_image()
             is_due = is_difference_map_due(self.level, None if self.start is None else self.start.loss)
-            known = "difference_map" in recipe.found
-            return use_difference_map(self.level, recipe, self.holdout) if is_due or known else recipe
+            is_due = (is_due and recipe.compare_starts) or "difference_map" in recipe.found
+            return use_difference_map(self.level, recipe, self.holdout) if is_due else recipe
         if self.recorded.tiles:
             return self.recorded
         recipe = warm_start.settle_start(self.finest, self.recorded, self.holdout, given=given)

@@ -189,7 +189,7 @@ class Reconstruct(ScanRecipe):
         compare_starts: whether an object that is known before the first epoch (a prediction, one from a file,
             a direct image of a far field) is compared with a flat one in a short trial; ``false``: a
             prediction or direct image is taken if it explains the patterns better than no object, a file
-            always.
+            always, and no difference map is tried for photons whose start is far from the noise.
         batch: how patterns are grouped; with gauss_newton their overlap gives the size.
         outputs: files written besides result and report.
         epochs: at most.

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.ptycho.model import Ptychography
@@ -67,6 +68,7 @@ def is_difference_map_due(level: Level, loss: float | None, /) -> bool:
     is_plain = thing.kind == "complex" and thing.transmission().shape[:2] == (1, 1)
     is_far = geometry.beam == "photon" and not geometry.near and level.scan.heights is None
     by_newton = isinstance(level.progress.optimizer, GaussNewton) and team().world_size == 1
+    is_far = is_far and level.scan.scan_numbers is None
     return loss is not None and loss >= DUE_LOSS and is_plain and is_far and by_newton
 
 
@@ -86,6 +88,8 @@ def use_difference_map(level: Level, recipe: Reconstruct, holdout: np.ndarray, /
         return recipe
     with name_step("start far from the noise: difference map"):
         states = _find_states(level, recipe)
+    if len(states) == 1:
+        return recipe
     if said is None:
         comparison = race(level, recipe, states, is_held_out=bool(len(holdout)))
         said = describe_race(comparison, FLAT if comparison is None else choose(comparison))
@@ -132,9 +136,10 @@ def _find_states(level: Level, recipe: Reconstruct) -> dict[str, dict[str, Tenso
 def run_difference_map(
     level: Level, recipe: Reconstruct, /
 ) -> tuple[Complex[Tensor, "mode y x"], Complex[Tensor, "1 1 y x"]] | None:
-    """Probe and object of a difference map on patterns around the middle of a scan; ``None`` if it fails.
+    """Probe and object of a difference map on patterns around the middle of a scan; ``None`` where it fails.
 
-    Those of the epoch of the lowest loss, the probe where the one of the start lies.
+    Those of the epoch of the lowest loss, the probe where the one of the start lies. It fails where it
+    diverges, or cannot do what the model has: a probe that changes, a blur.
 
     Args:
         level: of the data, before its first epoch; it is not changed.
@@ -146,10 +151,13 @@ def run_difference_map(
     plain = Reconstruct.of(changed)
     own = ("optimizer", "epochs", "holdout", "shape", "rates", "batch", "projections", "penalties", "changes")
     short = recipe.model_copy(update={name: getattr(plain, name) for name in own})
-    model = short.build_model(scan, level.model.object.canvas).to(level.model.scan.start.device)
-    with torch.no_grad():
-        model.probe.set_modes(level.model.probe.modes())
-    trial = Level.of(short, scan, model)
+    try:
+        model = short.build_model(scan, level.model.object.canvas).to(level.model.scan.start.device)
+        with torch.no_grad():
+            model.probe.set_modes(level.model.probe.modes())
+        trial = Level.of(short, scan, model)
+    except BadInput:
+        return None
     pace = {"epochs": EPOCHS, "horizon": EPOCHS, "shape": short.shape.partial()}
     everything = np.arange(len(scan)), np.arange(0)
     losses: list[float] = []
