@@ -55,7 +55,7 @@ def test_the_logger_is_left_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError), runner.print_progress(quiet=False):
         _ = 1 / 0
     assert (progress_lines.log.level, progress_lines.log.handlers) == before
-    assert not progress_lines.log.isEnabledFor(logging.INFO)
+    assert not progress_lines.log.isEnabledFor(logging.DEBUG)
 
 
 @pytest.mark.slow

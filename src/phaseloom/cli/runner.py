@@ -35,7 +35,7 @@ class _LinePrinter(logging.Handler):
     """Prints reports of steps, the first of them after some seconds, and leaves out those between."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self.began = self.printed = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -57,7 +57,7 @@ def print_progress(*, quiet: bool) -> Iterator[None]:
     printer = _LinePrinter()
     level = log.level
     log.addHandler(printer)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """What a long step is doing and how far it is, for those who wait for it.
 
-Steps report to the logger ``phaseloom.progress`` at level ``INFO``, far more often than anybody reads: who
+Steps report to the logger ``phaseloom.progress`` at level ``DEBUG``, far more often than anybody reads: who
 shows the reports leaves most of them out.
 
 Example:
@@ -34,8 +34,8 @@ def name_step(name: str, /) -> Iterator[None]:
 
 def report_progress(text: str = "", /) -> None:
     """Report how far the steps under way are; next to nothing where nobody listens."""
-    if log.isEnabledFor(logging.INFO):
-        log.info("%s", describe_progress(text))
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("%s", describe_progress(text))
 
 
 def describe_progress(text: str = "", /) -> str:
