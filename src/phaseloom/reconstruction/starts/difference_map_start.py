@@ -66,9 +66,9 @@ def is_difference_map_due(level: Level, loss: float | None, /) -> bool:
     model, geometry = level.model, level.scan.geometry
     thing = model.object
     is_plain = thing.kind == "complex" and thing.transmission().shape[:2] == (1, 1)
-    is_far = geometry.beam == "photon" and not geometry.near and level.scan.heights is None
+    is_plain = is_plain and level.scan.heights is None and level.scan.scan_numbers is None
+    is_far = geometry.beam == "photon" and not geometry.near
     by_newton = isinstance(level.progress.optimizer, GaussNewton) and team().world_size == 1
-    is_far = is_far and level.scan.scan_numbers is None
     return loss is not None and loss >= DUE_LOSS and is_plain and is_far and by_newton
 
 
@@ -122,13 +122,11 @@ def _find_states(level: Level, recipe: Reconstruct) -> dict[str, dict[str, Tenso
     found = run_difference_map(level, recipe)
     if found is None:
         return states
-    before = model.object.transmission().detach().clone()
     with torch.no_grad():
         model.probe.set_modes(found[0])
         states[PROBE] = deepcopy(model.state_dict())
         model.object.set_transmission(found[1])
         states[BOTH] = deepcopy(model.state_dict())
-        model.object.set_transmission(before)
     model.load_state_dict(states[FLAT])
     return states
 
