@@ -162,6 +162,42 @@ def draw_scan(seed: int) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray
     return scan, what, truth, places
 
 
+def draw_vortices(seed: int) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray]:
+    """As `draw_scan`, of objects full of vortices, out of focus, with half of the detector empty."""
+    rng = np.random.default_rng(seed)
+    side = 128
+    q = (np.arange(side) - side // 2) * ANGLE
+    edge = rng.uniform(0.14, 0.24) * side / 2 * ANGLE
+    pixel = WAVELENGTH / (side * ANGLE)
+    rough = gaussian_filter(rng.normal(size=(side, side)), rng.uniform(0.03, 0.06) * side)
+    is_diffuser = bool(rng.random() < 0.5)
+    strength = 2.0 if is_diffuser else 0.5
+    pupil = (q[:, None] ** 2 + q**2 < edge**2) * np.exp(1j * strength * rough / rough.std())
+    defocus = float(rng.uniform(0.08, 0.2) * side * pixel / edge * rng.choice([-1, 1]))
+    probe = focus_probe(pupil, defocus)
+    square = ((np.indices(probe.shape) - side // 2) ** 2).sum(0)
+    width = 2 * np.sqrt((abs(probe) ** 2 * square).sum() / 2)
+    step = rng.uniform(0.35, 0.55) * width
+    raster = np.indices((10, 10)).reshape(2, -1).T * step
+    places = raster + rng.uniform(-0.25, 0.25, raster.shape) * step + MARGIN
+    field = int(np.ceil(places.max())) + side + MARGIN
+    spread = rng.uniform(3, 6)
+    real, imaginary = (gaussian_filter(rng.normal(size=(field, field)), spread) for _ in range(2))
+    wave = real + 1j * imaginary
+    truth = wave / abs(wave).max() + (0 if rng.random() < 0.5 else 0.3)
+    dose = 10 ** rng.uniform(5, 6.3)
+    counts = record(rng, probe, truth / np.sqrt((abs(truth) ** 2).mean()), places, (dose, 0.0))
+    geometry = Geometry(wavelength=WAVELENGTH, shape=(side, side), angle=(ANGLE, ANGLE), beam="photon")
+    scan = Scan4D(
+        counts=counts, positions=(places + side // 2) * pixel, geometry=geometry, probe=None, oriented=False
+    )
+    what = {
+        "seed": seed, "diffuser": is_diffuser, "defocus": round(defocus), "photons": round(dose),
+        "step": round(step / width, 2),
+    }  # fmt: skip
+    return scan, what, truth, places
+
+
 def correlate_contrast(found: np.ndarray, offset: np.ndarray, truth: np.ndarray, field: Any) -> float:
     """Correlation of what differs from the mean, after a shift, a constant and a ramp of the phase."""
     low, high = field
@@ -235,12 +271,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs=2, default=(100, 124))
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--spoiled", action="store_true", help="with something stated wrongly as well")
+    parser.add_argument("--vortices", action="store_true", help="scans of `draw_vortices`")
     given = parser.parse_args()
     one_thread()
     warnings.filterwarnings("ignore")
     rows = []
     for seed in range(*given.seeds):
-        scan, what, truth, places = draw_scan(seed)
+        scan, what, truth, places = (draw_vortices if given.vortices else draw_scan)(seed)
         rows.append(what | run_one(scan, truth, places, given.settings))
         if given.spoiled:
             spoiled = spoil(scan, what["detector"], np.random.default_rng(seed))

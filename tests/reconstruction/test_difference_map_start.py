@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.start_search import draw_scan, score_object
+from benchmarks.start_search import ANGLE, WAVELENGTH, draw_scan, focus_probe, score_object
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.starts import difference_map_start
-from phaseloom.reconstruction.starts.difference_map_start import FLAT, describe_difference_map
+from phaseloom.reconstruction.starts.difference_map_start import BOTH, FLAT, describe_difference_map
 
 SEED = 705
 """A diffuser, a detector of 64 pixels: its search ends at 3.4 times noise, its run in a wrong minimum."""
@@ -89,6 +91,44 @@ def test_a_probe_that_wandered_comes_back(job):
     lit = torch.as_tensor(job.model.coverage() > 0.3 * job.model.coverage().max())
     wanted = job.model.object.transmission() / scale
     assert torch.allclose(wave[..., lit], wanted[..., lit], atol=0.03)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("aperture", "grids"), [(0.3, 2), (0.8, 1)])
+def test_half_of_the_detector_that_is_empty_costs_nothing(aperture, grids, monkeypatch):
+    """The map sees pixels twice as wide; the run takes over what it found on its own."""
+    q = (np.arange(128) - 64) * ANGLE
+    edge = aperture * 64 * ANGLE
+    probe = focus_probe(q[:, None] ** 2 + q**2 < edge**2, 0.0)
+    pattern = 1e5 * abs(np.fft.fftshift(np.fft.fft2(probe, norm="ortho"))) ** 2
+    pixel = WAVELENGTH / (128 * ANGLE)
+    scan = Scan4D(
+        counts=np.random.default_rng(0).poisson(pattern, (16, 128, 128)).astype(np.float32),
+        positions=np.indices((4, 4)).reshape(2, -1).T * 2.0 * pixel,
+        geometry=Geometry(wavelength=WAVELENGTH, shape=(128, 128), angle=(ANGLE, ANGLE), beam="photon"),
+        probe=(316 * probe).astype(np.complex64)[None],
+        oriented=True,
+    )
+    job = Job.begin(Reconstruct.of({"device": "cpu", "start": "none"}), scan=scan)
+    seen = []
+
+    def find(level, recipe):
+        modes = level.model.probe.modes()
+        seen.append(modes.shape[-1])
+        return 1j * modes, (0.5 + 0.5j) * torch.ones_like(level.model.object.transmission())
+
+    monkeypatch.setattr(difference_map_start, "run_difference_map", find)
+    monkeypatch.setattr(difference_map_start, "choose", lambda comparison: BOTH)
+    before = to_reciprocal(job.model.probe.modes().detach())
+    recipe = difference_map_start.use_difference_map(job.level, job.recorded, job.holdout)
+    assert recipe.found["difference_map"]["taken"] == BOTH
+    assert seen == [128 // grids]
+    after = to_reciprocal(job.model.probe.modes().detach())
+    assert after.shape == before.shape
+    inner = before.abs() > 0.1 * before.abs().max()
+    assert torch.allclose(after[inner], 1j * before[inner], atol=0.01 * float(before.abs().max()))
+    wave = job.model.object.transmission()[0, 0]
+    assert torch.allclose(wave[20:60, 20:60], torch.tensor(0.5 + 0.5j), atol=0.1)
 
 
 def test_the_sentence_says_what_was_taken_and_why():

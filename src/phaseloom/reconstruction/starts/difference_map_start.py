@@ -18,8 +18,9 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.multigrid import transfer_parameters
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.reconstruction.level import Level, fit_patterns
+from phaseloom.reconstruction.level import Level, build_levels, fit_patterns
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.starts.start_race import (
     FLAT,
@@ -86,14 +87,18 @@ def use_difference_map(level: Level, recipe: Reconstruct, holdout: np.ndarray, /
     said = recipe.found.get("difference_map")
     if said is not None and said["taken"] == FLAT:
         return recipe
+    coarsest = build_levels(level, recipe)[0]  # a quarter of the pixels tells as much
     with name_step("start far from the noise: difference map"):
-        states = _find_states(level, recipe)
+        states = _find_states(coarsest, recipe)
     if len(states) == 1:
         return recipe
     if said is None:
-        comparison = race(level, recipe, states, is_held_out=bool(len(holdout)))
+        comparison = race(coarsest, recipe, states, is_held_out=bool(len(holdout)))
         said = describe_race(comparison, FLAT if comparison is None else choose(comparison))
-    level.model.load_state_dict(states[said["taken"]])
+    if said["taken"] != FLAT:
+        coarsest.model.load_state_dict(states[said["taken"]])
+        if coarsest is not level:
+            transfer_parameters(coarsest.model, level.model)
     return recipe.model_copy(update={"found": recipe.found | {"difference_map": said}})
 
 
