@@ -66,7 +66,7 @@ def test_the_end_of_the_range_is_never_clear() -> None:
 
 
 def test_losses_that_hardly_differ_are_not_clear_and_cost_no_more_fits() -> None:
-    flat = find_distance(parabola(1.3, 0.05), 1.0)
+    flat = find_distance(parabola(1.3, 0.02), 1.0)
     assert not flat.is_clear
     assert len(flat.flights) == 3
 

@@ -61,6 +61,9 @@ ITERATIONS = 60
 RATIOS = (0.01, 0.03, 0.1)
 """``beta / delta`` that are tried. Images without absorption are right with the lowest one."""
 
+LEAST_FITS = len(RATIOS) + 2
+"""Of a search in which one ratio alone comes near the lowest loss."""
+
 MAX_EXCESS = 1.3
 """Times the lowest loss at the first distance, above which a ratio is not tried any further."""
 
@@ -81,7 +84,7 @@ MIN_BEND = 0.003
 MIN_SLOPE = 0.004
 """Share by which losses differ from which on the range grows where its end is best."""
 
-SYSTEMATIC_ERROR = 0.035
+SYSTEMATIC_ERROR = 0.04
 """Standard error of the logarithm of the distance by what is not modelled: source, point spread, ratio. Of
 twelve scans of development minima were off by 4 % (root mean square), a thirteenth by 19 %."""
 
@@ -319,6 +322,7 @@ class _Trials:
         self.scan = scan
         self.patterns = np.arange(len(scan))
         self.known: dict[tuple[float, float], Float[np.ndarray, " pattern"]] = {}
+        self.count = 0
 
     def measure(self, flight: float, ratio: float) -> Float[np.ndarray, " pattern"]:
         """Losses of the patterns after a fit; infinite where that fails."""
@@ -339,8 +343,10 @@ class _Trials:
 
     def _fit(self, flight: float, ratio: float) -> Level | None:
         """An object of one material at a distance, from its own direct image; ``None`` without one."""
+        self.count += 1
         far = LENGTH.show(float(f"{flight:.3g}"))
-        with name_step(f"near field: fit at an effective distance of {far}, beta / delta {ratio:.2g}"):
+        fit = f"fit {self.count} of {LEAST_FITS} or more"
+        with name_step(f"near field: {fit}, effective distance {far}, beta / delta {ratio:.2g}"):
             torch.manual_seed(self.recipe.seed)
             recipe, there = set_distance(self.recipe, self.scan, flight)
             level = Level.of(recipe, there, recipe.build_model(there))
