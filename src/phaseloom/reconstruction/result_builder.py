@@ -330,9 +330,10 @@ def judge_run(job: Underway, /) -> Judgement:
             "first leave out the patterns that were named as far brighter than the others (prepare: without)"
         )
         return verdicts.Judgement(Verdict.BROKE_DOWN, f"broke down: {progress.stop}: {fix}")
+    if not _is_early(job):
+        judgement = _judge_by_explained_share(job, judgement)
     if _is_early(job) or judgement.verdict not in verdicts.VERDICTS_TO_DOUBT:
         return _judge_start_of_scans(job, judgement)
-    judgement = _judge_by_explained_share(job, judgement)
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
     doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job)) or _doubt_unexplained(job, judgement)
@@ -436,16 +437,39 @@ most (two of these were *converged* with 0.10 and 0.22). Others with steps a qua
 0.95, at losses of 1.29 and more."""
 
 
+MAX_MEAN_LOSS_OF_NOISE = 1.2
+"""Loss of the mean pattern alone up to which patterns that do not differ beyond noise are of few photons. It was
+1.01 to 1.09 of 150 to 1000 photons a pattern, whose images had correlations of 0.09 to 0.65 with the truth, and
+1.26 of 3000 (0.8). Of a scan whose one pattern held out has none to differ from it is higher."""
+
+FEW_PHOTONS = (
+    "too few photons: take more counts (longer exposures, a denser scan, or several scans: prepare: join), or "
+    "seek fewer numbers (probe: modes: 1, larger pixels by prepare: crop)"
+)
+
+
 def _judge_by_explained_share(job: Underway, judgement: Judgement) -> Judgement:
     """A judgement by losses of a far field of photons, with the share explained of patterns held out."""
     geometry = job.scan.geometry
     if geometry.beam != "photon" or geometry.near or job.scan.scan_numbers is not None:
         return judgement
+    losses = f"(by the losses alone, {judgement})"
+    if _differ_by_noise_only(job) and judgement.verdict in VERDICTS_OF_NOISE:
+        text = (
+            "doubtful: patterns held out differ by no more than counting noise, and show nothing of the object: "
+            f"{FEW_PHOTONS} {losses}"
+        )
+        return Judgement(Verdict.DOUBTFUL, text)
     share, error = _get_last_explained(job.progress.history)
     if not math.isfinite(share):
         return judgement
-    losses = f"(by the losses alone, {judgement})"
     if judgement.verdict in (Verdict.CONVERGED, Verdict.LEVELLED):
+        if share < 2 * error and share + 2 * error > MAX_EXPLAINED_OF_DOUBTED_PHOTONS:
+            text = (
+                f"doubtful: patterns held out show nothing of the object for sure ({max(share, 0):.0%} "
+                f"± {100 * error:.0f} % of what differs between them is explained): {FEW_PHOTONS} {losses}"
+            )
+            return Judgement(Verdict.DOUBTFUL, text)
         if share + 2 * error > MAX_EXPLAINED_OF_DOUBTED_PHOTONS:
             return judgement
         text = (
@@ -460,6 +484,18 @@ def _judge_by_explained_share(job: Underway, judgement: Judgement) -> Judgement:
         return judgement
     text = f"converged: {share:.0%} of what differs between patterns held out is explained {losses}"
     return Judgement(Verdict.CONVERGED, text)
+
+
+VERDICTS_OF_NOISE = (Verdict.CONVERGED, Verdict.LEVELLED, Verdict.STILL_FALLING, Verdict.OVERFITTING)
+"""Verdicts that promise a picture, now or after other epochs, which counts that are too few do not hold."""
+
+
+def _differ_by_noise_only(job: Underway) -> bool:
+    """Whether patterns held out were looked at, and differ from each other by no more than counting noise."""
+    shares = [event["explained"] for event in job.progress.history if "explained" in event]
+    if not shares or any(shares):
+        return False
+    return 0 < job.level.likelihood.mean_pattern_loss < MAX_MEAN_LOSS_OF_NOISE
 
 
 def _get_last_explained(history: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
