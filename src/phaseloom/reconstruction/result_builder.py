@@ -438,13 +438,13 @@ most (two of these were *converged* with 0.10 and 0.22). Others with steps a qua
 
 
 MAX_MEAN_LOSS_OF_NOISE = 1.2
-"""Loss of the mean pattern alone up to which patterns that do not differ beyond noise are of few photons. It was
-1.01 to 1.09 of 150 to 1000 photons a pattern, whose images had correlations of 0.09 to 0.65 with the truth, and
-1.26 of 3000 (0.8). Of a scan whose one pattern held out has none to differ from it is higher."""
+"""Loss of the mean pattern alone up to which patterns that do not differ beyond noise are of few photons. It
+was 1.01 to 1.09 of 150 to 1000 photons a pattern, whose images had correlations of 0.09 to 0.65 with the
+truth, and 1.26 of 3000 (0.8). Of a scan whose one pattern held out has none to differ from it is higher."""
 
 FEW_PHOTONS = (
-    "too few photons: take more counts (longer exposures, a denser scan, or several scans: prepare: join), or "
-    "seek fewer numbers (probe: modes: 1, larger pixels by prepare: crop)"
+    "too few photons: take more counts (longer exposures, a denser scan, several scans by prepare: join), "
+    "or hold the noise down (noise: poisson, penalties: tv)"
 )
 
 
@@ -456,8 +456,8 @@ def _judge_by_explained_share(job: Underway, judgement: Judgement) -> Judgement:
     losses = f"(by the losses alone, {judgement})"
     if _differ_by_noise_only(job) and judgement.verdict in VERDICTS_OF_NOISE:
         text = (
-            "doubtful: patterns held out differ by no more than counting noise, and show nothing of the object: "
-            f"{FEW_PHOTONS} {losses}"
+            "doubtful: patterns held out differ by no more than counting noise, and show nothing of the "
+            f"object: {FEW_PHOTONS} {losses}"
         )
         return Judgement(Verdict.DOUBTFUL, text)
     share, error = _get_last_explained(job.progress.history)
