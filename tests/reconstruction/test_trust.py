@@ -332,10 +332,11 @@ def test_of_photons_the_share_explained_outweighs_the_gap_between_losses(losses,
     """11 of 24 right runs were doubtful, and two with the detector turned over converged."""
     said = Judgement(Verdict(losses.replace(" ", "_")), f"{losses}: by losses")
     geometry = SimpleNamespace(beam="photon", near=False)
-    progress = SimpleNamespace(history=[{"explained": share}], holdout_loss=held)
+    progress = SimpleNamespace(history=[{"explained": share}] * 8, holdout_loss=held)
     level = SimpleNamespace(likelihood=SimpleNamespace(mean_pattern_loss=5.0))
     scan = SimpleNamespace(geometry=geometry, scan_numbers=None)
-    job = SimpleNamespace(scan=scan, progress=progress, level=level)
+    recipe = SimpleNamespace(found={})
+    job = SimpleNamespace(scan=scan, progress=progress, level=level, recipe=recipe)
     judgement = outcome._judge_by_explained_share(job, said)
     assert judgement.verdict.value == expected
     assert str(judgement).startswith(expected.replace("_", " "))
@@ -360,9 +361,10 @@ def test_photons_that_show_nothing_of_the_object_are_doubted_with_their_cause(lo
     said = Judgement(Verdict(losses), f"{losses}: by losses")
     geometry = SimpleNamespace(beam="photon", near=False)
     scan = SimpleNamespace(geometry=geometry, scan_numbers=None)
-    progress = SimpleNamespace(history=[event], holdout_loss=0.95)
+    progress = SimpleNamespace(history=[event] * 8, holdout_loss=0.95)
     level = SimpleNamespace(likelihood=SimpleNamespace(mean_pattern_loss=mean))
-    job = SimpleNamespace(scan=scan, progress=progress, level=level)
+    recipe = SimpleNamespace(found={})
+    job = SimpleNamespace(scan=scan, progress=progress, level=level, recipe=recipe)
     judgement = outcome._judge_by_explained_share(job, said)
     assert judgement.verdict.value == expected
     if judgement is said:
