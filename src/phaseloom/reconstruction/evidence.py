@@ -186,8 +186,8 @@ MAX_SPREAD_OF_PATH = 0.1
 
 MAX_LEFT_OF_MOTION = 0.8
 """What a beam that moves along its path leaves unexplained over what one at rest does, below which it is
-better. It was 0.44 and 0.48 where the beam moved by its whole step, 1.9 where by half of it (whose picture was right),
-and 3.3 where it did not."""
+better. It was 0.44 and 0.48 where the beam moved by its whole step, 1.9 where by half of it (whose picture
+was right), and 3.3 where it did not."""
 
 EPOCHS_OF_MOTION = 6
 """Of the two fits for that: each pattern of a moving beam is the sum of several."""
