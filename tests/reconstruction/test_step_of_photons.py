@@ -164,6 +164,7 @@ def test_a_fly_scan_that_is_not_said_to_be_one_is_doubted(moves):
         pass
     result = job.result()
     assert job.evidence.steps is not None
+    assert job.evidence.steps.moving is not None
     assert job.evidence.steps.is_motion_better == moves
     assert ("state a fly scan" in result.verdict) == moves
     assert (result.verdict_code == "doubtful") == moves

@@ -177,10 +177,6 @@ class NullTest:
         return (1 - self.explained) / max(1 - self.shuffled, 1e-9)
 
 
-MIN_HOLDOUT_TO_TRY_MOTION = 1.0
-"""Hold-out loss from which a motion of the beam is tried: below it, counts are few. Nothing else in losses
-tells it: 1.07 to 1.23 was found of beams that moved by their whole step, and 1.03 to 1.1 of such at rest."""
-
 MAX_SPREAD_OF_PATH = 0.1
 """Spread of the steps along scan lines over their median up to which a stage may have moved evenly."""
 
@@ -709,19 +705,16 @@ def shuffle_places(recipe: Reconstruct, scan: Scan4D, model: Ptychography, epoch
     return NullTest(right.explained, wrong.explained, len(few))
 
 
-def try_steps(
-    recipe: Reconstruct, scan: Scan4D, model: Ptychography, /, *, holdout: float | None = None
-) -> StepTest | None:
+def try_steps(recipe: Reconstruct, scan: Scan4D, model: Ptychography, /) -> StepTest | None:
     """Fit some patterns from a flat object and the probe of a run: its positions, closer, and farther apart.
 
-    Where neither is better, positions along each axis alone are tried; where patterns held out are explained
-    less well than noise would have it, also a beam that moves.
+    Where neither is better, positions along each axis alone are tried; where these follow even scan lines,
+    also a beam that moves.
 
     Args:
         recipe: settled, of the run.
         scan: as the run models it.
         model: as it ended; it stays as it is.
-        holdout: loss of patterns held out; ``None``: none were.
 
     Returns:
         ``None``: not a far field of photons on one slice, several scans or processes, an engine, few
@@ -744,7 +737,7 @@ def try_steps(
             for axis, factor in ways
         }
         found = replace(found, along=along)
-    if not recipe.fly and holdout is not None and holdout > MIN_HOLDOUT_TO_TRY_MOTION:
+    if not recipe.fly:
         found = replace(found, moving=_try_motion(recipe, scan, model))
     return found
 

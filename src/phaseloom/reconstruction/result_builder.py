@@ -658,7 +658,7 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     stop = progress.stop
     if progress.epoch >= job.recipe.epochs or stop.is_settled or stop.is_requested:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
-        steps = evidence.try_steps(job.recipe, job.scan, job.model, holdout=progress.holdout_loss)
+        steps = evidence.try_steps(job.recipe, job.scan, job.model)
     is_twin_open = "twin" in job.recipe.found.get("undecided", ())
     doubted = job.recipe.found.get("doubted_step")
     scans = _measure_whole_scans(job)
