@@ -28,6 +28,9 @@ def test_patterns_are_held_out_where_others_see_the_same(tmp_path, step, is_held
     assert (len(job.holdout) > 0) == is_held_out
     assert (count_patterns_on_place(job.model) > MIN_PATTERNS_ON_PLACE) == is_held_out
     assert ("overlap so little" in caplog.text) != is_held_out
+    # the probe that a run begins with may be focused though the beam is wide
+    assert ("the probe that the run begins with" in caplog.text) != is_held_out
+    assert (f"{count_patterns_on_place(job.model):.2g} patterns see a place" in caplog.text) != is_held_out
     assert (job.recorded.holdout > 0) == is_held_out  # a run that repeats or resumes it does the same
 
 

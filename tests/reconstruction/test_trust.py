@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from benchmarks.start_search import draw_scan
 from phaseloom import cli
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
@@ -321,17 +323,69 @@ def test_positions_that_span_less_than_a_pixel_have_a_wrong_unit_before_all_else
         ("converged", (0.75, 0.12), 0.8, "converged"),
         ("levelled", (0.22, 0.02), 1.3, "doubtful"),
         ("wrong start", (0.99, 0.001), 1.2, "wrong_start"),
-        ("converged", None, 1.0, "converged"),
+        ("converged", (0.3, 0.16), 0.95, "doubtful"),  # nothing for sure
+        ("converged", (0.35, 0.116), 1.01, "converged"),  # 3000 photons, 0.79 with the truth
+        ("overfitting", (0.98, 0.01), 1.1, "overfitting"),
     ],
 )
 def test_of_photons_the_share_explained_outweighs_the_gap_between_losses(losses, share, held, expected):
     """11 of 24 right runs were doubtful, and two with the detector turned over converged."""
     said = Judgement(Verdict(losses.replace(" ", "_")), f"{losses}: by losses")
     geometry = SimpleNamespace(beam="photon", near=False)
-    progress = SimpleNamespace(history=[{"explained": share}], holdout_loss=held)
-    job = SimpleNamespace(scan=SimpleNamespace(geometry=geometry, scan_numbers=None), progress=progress)
+    progress = SimpleNamespace(history=[{"explained": share}] * 8, holdout_loss=held)
+    level = SimpleNamespace(likelihood=SimpleNamespace(mean_pattern_loss=5.0))
+    scan = SimpleNamespace(geometry=geometry, scan_numbers=None)
+    recipe = SimpleNamespace(found={})
+    job = SimpleNamespace(scan=scan, progress=progress, level=level, recipe=recipe)
     judgement = outcome._judge_by_explained_share(job, said)
     assert judgement.verdict.value == expected
     assert str(judgement).startswith(expected.replace("_", " "))
     geometry.beam = "electron"
     assert outcome._judge_by_explained_share(job, said) is said
+
+
+@pytest.mark.parametrize(
+    ("losses", "event", "mean", "expected"),
+    [
+        ("converged", {"explained": None}, 1.03, "doubtful"),  # 500 photons: 0.44 with the truth
+        ("levelled", {"explained": None}, 1.03, "doubtful"),
+        ("overfitting", {"explained": None}, 1.01, "doubtful"),  # fewer epochs would not help
+        ("still_falling", {"explained": None}, 1.01, "doubtful"),
+        ("wrong_start", {"explained": None}, 1.03, "wrong_start"),
+        ("converged", {"explained": None}, 8.0, "converged"),  # one pattern was held out
+        ("converged", {}, 1.03, "converged"),  # none was held out
+    ],
+)
+def test_photons_that_show_nothing_of_the_object_are_doubted_with_their_cause(losses, event, mean, expected):
+    """Images of 300 to 500 photons a pattern were mostly noise, and could be used."""
+    said = Judgement(Verdict(losses), f"{losses}: by losses")
+    geometry = SimpleNamespace(beam="photon", near=False)
+    scan = SimpleNamespace(geometry=geometry, scan_numbers=None)
+    progress = SimpleNamespace(history=[event] * 8, holdout_loss=0.95)
+    level = SimpleNamespace(likelihood=SimpleNamespace(mean_pattern_loss=mean))
+    recipe = SimpleNamespace(found={})
+    job = SimpleNamespace(scan=scan, progress=progress, level=level, recipe=recipe)
+    judgement = outcome._judge_by_explained_share(job, said)
+    assert judgement.verdict.value == expected
+    if judgement is said:
+        return
+    for words in ("counting noise", "show nothing of the object", "too few photons", "take more counts"):
+        assert words in str(judgement)
+
+
+@pytest.mark.medium
+def test_a_scan_of_few_photons_is_not_called_right():
+    torch.set_num_threads(1)
+    scan = draw_scan(802)[0]
+    rng = np.random.default_rng(1)
+    share = 300 / float(np.asarray(scan.counts).sum((1, 2)).mean())
+    few = rng.binomial(np.asarray(scan.counts).astype(int), share).astype(np.float32)
+    verdicts = {}
+    for name, counts in {"few": few, "many": scan.counts}.items():
+        job = Job.begin(Reconstruct.of({"device": "cpu"}), scan=replace(scan, counts=counts))
+        for _ in job:
+            pass
+        verdicts[name] = job.result()
+    assert verdicts["few"].verdict_code == "doubtful"
+    assert "too few photons" in verdicts["few"].verdict
+    assert verdicts["many"].verdict_code == "converged"

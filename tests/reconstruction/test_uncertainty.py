@@ -1,6 +1,7 @@
 """The error bar of the phase: its flags, its file, its draws."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,10 +18,13 @@ from phaseloom.reconstruction.uncertainty import (
     Draws,
     LowerBound,
     NoMap,
+    _list_priors,
     add_draws,
+    describe_cells,
     draw_results,
     estimate_uncertainty,
 )
+from phaseloom.reconstruction.warm_start import describe_object_prior
 from phaseloom.result import Result, Uncertainty
 
 
@@ -51,6 +55,23 @@ class TestFlags:
     def test_a_focused_probe(self, files, tree):
         optics = {"semiangle": "40 mrad", "defocus": "0 A", "modes": 1}
         assert reasons(files, tree, probe={"focused": optics}) == {LowerBound.FOCUSED_PROBE}
+
+    def test_a_wide_beam_of_few_cells_is_smooth_and_not_focused(self):
+        """Said of a near field whose beam is 80 pixels wide."""
+        y, x = torch.meshgrid(torch.arange(64) - 32.0, torch.arange(64) - 32.0, indexing="ij")
+        for width, word in ((20.0, "smooth"), (0.8, "focused")):
+            wave = torch.exp(-(y**2 + x**2) / (2 * width**2)).to(torch.complex64)
+            model = SimpleNamespace(incident_modes=lambda wave=wave: [(wave[None], None)])
+            cells, clause = describe_cells(model)
+            assert cells < 10
+            assert clause.startswith(f"the probe is {word} ({cells:.2g} resolution cells)")
+
+    def test_words_on_a_prior_fit_photons_too(self):
+        assert "electrons" not in describe_object_prior({"frequency": [0.1], "power": [1.0]})
+        job = SimpleNamespace(
+            recipe=SimpleNamespace(penalties=(), projections=()), level=SimpleNamespace(power=object())
+        )
+        assert _list_priors(job) == ["object_prior with a power that few counts tell"]
 
     def test_background_above_two_hundredths_of_a_count(self, files, tree):
         few, many = (replace(files.scan, background=np.full((24, 24), level)) for level in (0.01, 0.03))

@@ -11,7 +11,7 @@ crystals, layers and particles. What a model explains of patterns held out is co
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,14 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.reconstruct import suggest_step
 from phaseloom.direct.twin import TwinEvidence
+from phaseloom.errors import BadInput
 from phaseloom.fitting import device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.outcome import Doubt, Judgement, Verdict
 from phaseloom.metrics.linear_map import find_turn_and_scale, fit_linear_map
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.scans import estimate_motion
 from phaseloom.reconstruction.level import Level, fit_level, limit_batch_size, split_patterns
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.starts.first_image import compute_stated_defocus
@@ -109,6 +111,11 @@ MAX_WORK_OF_NULL = 0.08
 STEPS = (0.8, 0.9, 1.0, 1.1, 1.25)
 """Factors on the positions of a run that are tried."""
 
+STEPS_OF_AXIS = (0.87, 1.15)
+"""Factors on the positions along one axis alone that are tried, where no factor on both is better."""
+
+AXES = ("y", "x")
+
 EPOCHS_OF_STEPS = 10
 MAX_PATTERNS_OF_STEPS = 128
 MIN_PATTERNS_OF_STEPS = 64
@@ -170,15 +177,51 @@ class NullTest:
         return (1 - self.explained) / max(1 - self.shuffled, 1e-9)
 
 
+MAX_SPREAD_OF_PATH = 0.1
+"""Spread of the steps along scan lines over their median up to which a stage may have moved evenly."""
+
+MAX_LEFT_OF_MOTION = 0.8
+"""What a beam that moves along its path leaves unexplained over what one at rest does, below which it is
+better. It was 0.44 and 0.48 where the beam moved by its whole step, 1.9 where by half of it (whose picture
+was right), and 3.3 where it did not."""
+
+EPOCHS_OF_MOTION = 6
+"""Of the two fits for that: each pattern of a moving beam is the sum of several."""
+
+
 @dataclass(frozen=True)
 class StepTest:
     """What short fits leave unexplained of the differences between patterns held out, with other steps.
 
     Attributes:
         left: by the factor on the positions of the run; 1 is among them.
+        along: the same by the axis, 0 (y) or 1 (x), along which alone positions were multiplied, and the
+            factor; empty: not tried.
+        moving: what a beam that moves from each position to the next (``fly: 1``) leaves, over what one at
+            rest does; ``None``: not tried.
     """
 
     left: Mapping[float, float]
+    along: Mapping[tuple[int, float], float] = field(default_factory=dict)
+    moving: float | None = None
+
+    @property
+    def better_axis(self) -> tuple[int, float] | None:
+        """The axis and the factor along it alone that explain clearly more, if any do."""
+        if not self.along:
+            return None
+        axis, factor = best = min(self.along, key=lambda one: self.along[one])
+        others = [
+            left for (way, step), left in self.along.items() if way == axis and (step < 1) != (factor < 1)
+        ]
+        is_better = self.along[best] < MAX_LEFT_OF_STEP * self.left[1.0]
+        is_slanted = not others or min(others) > MIN_SLANT_OF_STEPS**2 * self.along[best]
+        return best if is_better and is_slanted else None
+
+    @property
+    def is_motion_better(self) -> bool:
+        """Whether a beam that moves explains clearly more than one at rest."""
+        return self.moving is not None and self.moving < MAX_LEFT_OF_MOTION
 
     @property
     def better(self) -> float | None:
@@ -587,20 +630,38 @@ def doubt_step_by_fits(factor: float, /) -> tuple[Doubt, ...]:
 
 
 def doubt_steps(found: StepTest, /) -> tuple[Doubt, ...]:
-    """That short fits explain clearly more with a longer or shorter step.
+    """That short fits explain clearly more with a moving beam, or with a longer or shorter step.
 
     Args:
         found: of `try_steps`.
     """
-    if found.better is None:
-        return ()
-    share = 1 - found.left[found.better] / found.left[1.0]
+    if found.is_motion_better:
+        text = (
+            "short fits with a beam that moves along the scan line during each exposure leave "
+            f"{1 - (found.moving or 0.0):.0%} less of the patterns unexplained, so that the picture is "
+            "blurred: state a fly scan (fly: 1, or the share of the time in which the shutter is open), or "
+            "look for a stage or beam that moves"
+        )
+        return (Doubt(Verdict.DOUBTFUL, text),)
+    if found.better is not None:
+        return (_doubt_factor(1 - found.left[found.better] / found.left[1.0], found.better, None),)
+    if found.better_axis is not None:
+        axis, factor = found.better_axis
+        return (_doubt_factor(1 - found.along[found.better_axis] / found.left[1.0], factor, axis),)
+    return ()
+
+
+def _doubt_factor(share: float, factor: float, axis: int | None) -> Doubt:
+    where = "" if axis is None else f" along {AXES[axis]} alone"
+    stage = "" if axis is None else ", and the scale of that axis of the stage"
+    pair = [factor, 1.0] if axis == 0 else [1.0, factor]
+    factors = f"{factor:.4g}" if axis is None else str(pair)
     text = (
-        f"short fits with steps {100 * (found.better - 1):+.0f} % as long leave {share:.0%} less of the "
-        "patterns unexplained: check the units of the positions, distance, energy and detector pixel, or "
-        f"reconstruct again with prepare: scale: {{factor: {found.better:.4g}}}"
+        f"short fits with steps {100 * (factor - 1):+.0f} % as long{where} leave {share:.0%} less of "
+        f"the patterns unexplained: check the units of the positions, distance, energy and detector pixel"
+        f"{stage}, or reconstruct again with prepare: scale: {{factor: {factors}}}"
     )
-    return (Doubt(Verdict.DOUBTFUL, text),)
+    return Doubt(Verdict.DOUBTFUL, text)
 
 
 def doubt_places(found: NullTest, /) -> tuple[Doubt, ...]:
@@ -647,6 +708,9 @@ def shuffle_places(recipe: Reconstruct, scan: Scan4D, model: Ptychography, epoch
 def try_steps(recipe: Reconstruct, scan: Scan4D, model: Ptychography, /) -> StepTest | None:
     """Fit some patterns from a flat object and the probe of a run: its positions, closer, and farther apart.
 
+    Where neither is better, positions along each axis alone are tried; where these follow even scan lines,
+    also a beam that moves.
+
     Args:
         recipe: settled, of the run.
         scan: as the run models it.
@@ -662,14 +726,58 @@ def try_steps(recipe: Reconstruct, scan: Scan4D, model: Ptychography, /) -> Step
     if not (is_far and is_plain) or team().world_size > 1 or len(scan) < MIN_PATTERNS_OF_STEPS:
         return None
     few = select_neighbours(replace(scan, positions=model.scan.angstrom()), MAX_PATTERNS_OF_STEPS)
-    left: dict[float, float] = {}
-    for factor in STEPS:
-        moved = replace(few, positions=factor * few.positions, grid=None)
-        explained = _fit_shortly(recipe, moved, model, EPOCHS_OF_STEPS).explained
-        if explained is None or not math.isfinite(explained):
-            return None
-        left[factor] = max(1 - explained, 1e-4)
-    return StepTest(left)
+    left = {factor: _measure_left(recipe, few, model, (factor, factor)) for factor in STEPS}
+    if not all(map(math.isfinite, left.values())):
+        return None
+    found = StepTest(left)
+    if found.better is None:
+        ways = [(axis, factor) for axis in range(2) for factor in STEPS_OF_AXIS]
+        along = {
+            (axis, factor): _measure_left(recipe, few, model, (factor, 1.0) if axis == 0 else (1.0, factor))
+            for axis, factor in ways
+        }
+        found = replace(found, along=along)
+    if not recipe.fly:
+        found = replace(found, moving=_try_motion(recipe, scan, model))
+    return found
+
+
+def _try_motion(recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> float | None:
+    """What a beam that moves leaves over what one at rest does; ``None``: there are no even scan lines."""
+    if not _is_path_even(scan.positions):
+        return None
+    few = select_neighbours(replace(scan, positions=model.scan.angstrom()), MAX_PATTERNS_OF_STEPS)
+    try:
+        rest, moving = (
+            _measure_left(one, few, model, epochs=EPOCHS_OF_MOTION)
+            for one in (recipe, recipe.model_copy(update={"fly": 1.0}))
+        )
+    except BadInput:  # of so few there are no lines
+        return None
+    return moving / rest if math.isfinite(moving / rest) else None
+
+
+def _is_path_even(positions: np.ndarray) -> bool:
+    """Whether a stage may have gone along lines without a stop: steps between neighbours are alike."""
+    try:
+        steps = np.hypot(*estimate_motion(positions, 1.0).T)
+    except BadInput:
+        return False
+    return float(steps.std()) < MAX_SPREAD_OF_PATH * float(np.median(steps))
+
+
+def _measure_left(
+    recipe: Reconstruct,
+    scan: Scan4D,
+    model: Ptychography,
+    factors: tuple[float, float] = (1.0, 1.0),
+    *,
+    epochs: int = EPOCHS_OF_STEPS,
+) -> float:
+    """What a short fit with positions (y, x) times factors leaves unexplained; NaN: not known."""
+    moved = replace(scan, positions=np.multiply(factors, scan.positions), grid=None)
+    explained = _fit_shortly(recipe, moved, model, epochs).explained
+    return math.nan if explained is None else max(1 - explained, 1e-4)
 
 
 def _fit_shortly(recipe: Reconstruct, scan: Scan4D, model: Ptychography, epochs: int) -> PatternMisfit:

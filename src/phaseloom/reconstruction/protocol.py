@@ -938,10 +938,14 @@ def _settle_holdout(recipe: Reconstruct, model: Ptychography) -> Reconstruct:
     """Hold no pattern out, unless the recipe asks for it, where too few others see what one saw."""
     if not recipe.holdout or "holdout" in recipe.model_fields_set:
         return recipe
-    if count_patterns_on_place(model) >= MIN_PATTERNS_ON_PLACE:
+    count = count_patterns_on_place(model)
+    if count >= MIN_PATTERNS_ON_PLACE:
         return recipe
     log.warning(
-        "beams overlap so little that no pattern is held out to judge the run (holdout: 0.05 does so)"
+        "beams overlap so little that no pattern is held out to judge the run: %.2g patterns see a place, by "
+        "the probe that the run begins with (if it is too focused, state the defocus; holdout: 0.05 holds "
+        "patterns out all the same)",
+        count,
     )
     return recipe.model_copy(update={"holdout": 0.0})
 

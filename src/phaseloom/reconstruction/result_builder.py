@@ -330,9 +330,9 @@ def judge_run(job: Underway, /) -> Judgement:
             "first leave out the patterns that were named as far brighter than the others (prepare: without)"
         )
         return verdicts.Judgement(Verdict.BROKE_DOWN, f"broke down: {progress.stop}: {fix}")
+    judgement = _judge_by_explained_share(job, judgement)
     if _is_early(job) or judgement.verdict not in verdicts.VERDICTS_TO_DOUBT:
         return _judge_start_of_scans(job, judgement)
-    judgement = _judge_by_explained_share(job, judgement)
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
     doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job)) or _doubt_unexplained(job, judgement)
@@ -434,30 +434,68 @@ most (two of these were *converged* with 0.10 and 0.22). Others with steps a qua
 0.95, at losses of 1.29 and more."""
 
 
+MAX_MEAN_LOSS_OF_NOISE = 1.2
+"""Loss of the mean pattern alone up to which patterns that do not differ beyond noise are of few photons. It
+was 1.01 to 1.09 of 150 to 1000 photons a pattern, whose images had correlations of 0.09 to 0.65 with the
+truth, and 1.26 of 3000 (0.8). Of a scan whose one pattern held out has none to differ from it is higher."""
+
+FEW_PHOTONS = (
+    "too few photons: take more counts (longer exposures, a denser scan, several scans by prepare: join), "
+    "or hold the noise down (noise: poisson, penalties: tv)"
+)
+
+
 def _judge_by_explained_share(job: Underway, judgement: Judgement) -> Judgement:
     """A judgement by losses of a far field of photons, with the share explained of patterns held out."""
     geometry = job.scan.geometry
-    if geometry.beam != "photon" or geometry.near or job.scan.scan_numbers is not None:
-        return judgement
-    share, error = _get_last_explained(job.progress.history)
-    if not math.isfinite(share):
+    if geometry.beam != "photon" or geometry.near or job.scan.scan_numbers is not None or _is_early(job):
         return judgement
     losses = f"(by the losses alone, {judgement})"
-    if judgement.verdict in (Verdict.CONVERGED, Verdict.LEVELLED):
-        if share + 2 * error > MAX_EXPLAINED_OF_DOUBTED_PHOTONS:
-            return judgement
-        text = (
-            f"doubtful: {max(share, 0):.0%} of what differs between patterns held out is explained: too few "
-            f"counts, or a wrong start (defocus, orientation of the detector, positions) {losses}"
-        )
-        return Judgement(Verdict.DOUBTFUL, text)
+    if text := _describe_unexplained_photons(job, judgement.verdict):
+        return Judgement(Verdict.DOUBTFUL, f"doubtful: {text} {losses}")
+    share, _ = _get_last_explained(job.progress.history)
     held = job.progress.holdout_loss
     if judgement.verdict is not Verdict.DOUBTFUL or held is None:
         return judgement
-    if share < MIN_EXPLAINED_OF_PHOTONS or held > MAX_HOLDOUT_OF_EXPLAINED:
+    if not share >= MIN_EXPLAINED_OF_PHOTONS or held > MAX_HOLDOUT_OF_EXPLAINED:
         return judgement
     text = f"converged: {share:.0%} of what differs between patterns held out is explained {losses}"
     return Judgement(Verdict.CONVERGED, text)
+
+
+def _describe_unexplained_photons(job: Underway, verdict: Verdict) -> str:
+    """Why patterns held out do not confirm a run that losses call right, and what helps; empty: they do."""
+    if _differ_by_noise_only(job) and verdict in VERDICTS_OF_NOISE:
+        return (
+            "patterns held out differ by no more than counting noise, and show nothing of the object: "
+            f"{FEW_PHOTONS}"
+        )
+    share, error = _get_last_explained(job.progress.history)
+    if not math.isfinite(share) or verdict not in (Verdict.CONVERGED, Verdict.LEVELLED):
+        return ""
+    if share + 2 * error <= MAX_EXPLAINED_OF_DOUBTED_PHOTONS:
+        return (
+            f"{max(share, 0):.0%} of what differs between patterns held out is explained: too few counts, or "
+            "a wrong start (defocus, orientation of the detector, positions)"
+        )
+    if share < 2 * error:
+        return (
+            f"patterns held out show nothing of the object for sure ({max(share, 0):.0%} ± "
+            f"{100 * error:.0f} % of what differs between them is explained): {FEW_PHOTONS}"
+        )
+    return ""
+
+
+VERDICTS_OF_NOISE = (Verdict.CONVERGED, Verdict.LEVELLED, Verdict.STILL_FALLING, Verdict.OVERFITTING)
+"""Verdicts that promise a picture, now or after other epochs, which counts that are too few do not hold."""
+
+
+def _differ_by_noise_only(job: Underway) -> bool:
+    """Whether patterns held out were looked at, and differ from each other by no more than counting noise."""
+    shares = [event["explained"] for event in job.progress.history if "explained" in event]
+    if not shares or any(shares):
+        return False
+    return 0 < job.level.likelihood.mean_pattern_loss < MAX_MEAN_LOSS_OF_NOISE
 
 
 def _get_last_explained(history: Sequence[Mapping[str, Any]]) -> tuple[float, float]:

@@ -327,15 +327,12 @@ def find_reasons(
 ) -> dict[LowerBound, str]:
     """Why the map is a lower bound, by code, each with a clause that has the number."""
     background = float(job.model.detector.background().detach()[job.model.detector.mask].mean())
-    cells = _count_cells(job.model)
+    cells, few_cells = describe_cells(job.model)
     loss = _last_loss(job)
     held = ", ".join(_list_priors(job))
     amplitudes = noise.is_amplitude(job.level.likelihood.divergence)
     clauses = {
-        LowerBound.FOCUSED_PROBE: (
-            f"the probe is focused ({cells:.2g} resolution cells)",
-            cells < MAX_CELLS_OF_FOCUSED_PROBE,
-        ),
+        LowerBound.FOCUSED_PROBE: (few_cells, cells < MAX_CELLS_OF_FOCUSED_PROBE),
         LowerBound.BACKGROUND: (
             f"each pixel has {background:.2g} counts of background",
             background > MAX_BACKGROUND,
@@ -504,12 +501,20 @@ def _find_box(core: np.ndarray) -> tuple[slice, slice] | None:
 
 
 @torch.no_grad()
-def _count_cells(model: Ptychography) -> float:
-    """Area of the probe on the object times that of its spectrum: 4.3 for a disk in focus, more elsewhere."""
+def describe_cells(model: Ptychography, /) -> tuple[float, str]:
+    """Area of the probe on the object times that of its spectrum, and what few such cells mean, in words.
+
+    It is 4.3 for a disk in focus, and more elsewhere. A smooth beam has few as well, by a small spectrum.
+
+    Args:
+        model: of which the first pattern's probe counts.
+    """
     wave = model.incident_modes()[0][0]
-    light = wave.abs().square().sum(0)
-    spectrum = torch.fft.fft2(wave).abs().square().sum(0)
-    return participation_area(light) * participation_area(spectrum) / light.numel()
+    light = participation_area(wave.abs().square().sum(0))
+    spectrum = participation_area(torch.fft.fft2(wave).abs().square().sum(0))
+    cells = light * spectrum / wave[0].numel()
+    shape = "focused" if light < spectrum else "smooth"
+    return cells, f"the probe is {shape} ({cells:.2g} resolution cells)"
 
 
 def _describe_source(job: RunState) -> str:
@@ -547,7 +552,7 @@ def _list_priors(job: RunState) -> list[str]:
     """What holds the object besides the counts, by the names of the parameter file."""
     penalties = [call.name for call in job.recipe.penalties if call.values.get("weight") != 0]
     others = [c.name for c in job.recipe.projections if c.name not in PROJECTIONS_OF_OTHER_PARTS]
-    prior = ["object_prior with a power that few electrons tell"] if job.level.power is not None else []
+    prior = ["object_prior with a power that few counts tell"] if job.level.power is not None else []
     return [*penalties, *others, *prior]
 
 

@@ -325,7 +325,7 @@ def describe_object_prior(power: Mapping[str, Sequence[float]], /) -> str:
     last = 1 / power["frequency"][-1]
     return (
         f"object prior: noise is held down by the power of the first image, seen to {last:.3g} angstrom;"
-        " the phase of few electrons comes out weaker than it is (object_prior: none switches it off)"
+        " the phase of few counts comes out weaker than it is (object_prior: none switches it off)"
     )
 
 
