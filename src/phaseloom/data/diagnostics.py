@@ -944,7 +944,9 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "field of view": _describe_field,
     "overlap": _describe_overlap,
     "dose": _describe_dose,
-    "dead pixels": lambda s: f"{len(s.bad_pixels.dead)}{s.searched}",
+    "dead pixels": lambda s: "; ".join(
+        [f"{len(s.bad_pixels.dead)}{s.searched}", *s.bad_pixels.describe_gaps()]
+    ),
     "hot pixels": lambda s: f"{len(s.bad_pixels.hot)}{s.searched}",
     "saturated pixels": lambda s: s.clipping.line() if s.clipping else f"none{s.searched}",
     "centre": _describe_centre,
@@ -1003,8 +1005,9 @@ class FindingAdvice(StrEnum):
     FEW_COUNTS = "There are few counts: use a Poisson noise model, and few probe modes."
     CHANGING_COUNTS = "The counts change much from pattern to pattern: let the fit learn a weight for each."
     DEAD_PIXELS = (
-        "Pixels count far less than their neighbours. Runs mask them; in far fields of photons only where "
-        "none of the bad pixels may be the beam itself (else prepare: {{mask: {{outliers: true}}}})."
+        "Pixels count far less than their neighbours. Runs mask gaps and beam stops, and single pixels, too; "
+        "these in far fields of photons only where none of them may be the beam itself (else prepare: "
+        "{{mask: {{outliers: true}}}})."
     )
     HOT_PIXELS = (
         "Single pixels outshine all their neighbours. Runs mask them; in far fields of photons only where "
