@@ -5,6 +5,7 @@ import pytest
 
 from phaseloom.fitting.schedule import cosine
 from phaseloom.fitting.verdict import advise_rates, judge_fit
+from phaseloom.reconstruction.recipe import Reconstruct
 
 RATES = {"object": 0.02, "probe": 0.01}
 
@@ -259,7 +260,10 @@ def test_a_slow_fall_far_above_the_noise_is_a_wrong_start_unless_the_noise_is_in
 
 def test_rates_that_never_fell_are_named_where_noise_is_left_over():
     events = annealed(approach(1.3, start=26.0), 40, shape=constant)
-    assert "let the rates fall" in judge_fit(events)
+    # the plain cosine of a classical engine is constant: the advice has to change the rates of any optimizer
+    assert "let the rates fall (shape: {cosine: {floor: 0.05}})" in judge_fit(events)
+    advised = {"optimizer": "rpie", "shape": {"cosine": {"floor": 0.05}}}
+    assert Reconstruct.of(advised).shape.values == {"floor": 0.05}
     assert "let the rates fall" not in judge_fit(annealed(approach(1.3, start=26.0), 40))
 
 

@@ -539,7 +539,7 @@ def _judge_residual(run: FitRecord) -> Judgement:
             Verdict.LEVELLED, f"levelled: what is left is {run.describe_residual()}{also}: {why}"
         )
     if level > MAX_LEVEL_OF_NOISE and run.pace[-1] > SHARE_OF_HIGH_RATE and not used_line_search(run.events):
-        doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
+        doubt = "; long steps may be part of it: let the rates fall (shape: {cosine: {floor: 0.05}})"
     elif max(level, unseen or 0.0) > LEVEL_TO_IMPROVE:
         doubt = "; phaseloom improve looks for what the model lacks"
     elif 0 < level < 0.9 and not unseen:
