@@ -140,13 +140,18 @@ class BadPixels:
 
         labelled: Any = label(self.gaps, np.ones((3, 3)))
         areas = [
-            f"rows {rows.start} to {rows.stop - 1}, columns {columns.start} to {columns.stop - 1}"
+            f"{_name_range('row', rows)}, {_name_range('column', columns)}"
             for rows, columns in find_objects(labelled[0])
         ]
         if not areas:
             return []
         named = "; ".join(areas[:5]) + ("; ..." if len(areas) > 5 else "")
         return [f"{int(self.gaps.sum())} pixels without a count within {named}"]
+
+
+def _name_range(name: str, part: slice) -> str:
+    first, last = part.start, part.stop - 1
+    return f"{name} {first}" if first == last else f"{name}s {first} to {last}"
 
 
 def find_bad_pixels(
