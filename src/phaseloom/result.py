@@ -30,6 +30,7 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
 from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.renames import renamed_attribute
+from phaseloom.units import ENERGY, LENGTH
 
 __all__ = ["Drift", "Provenance", "Result", "Uncertainty", "is_result", "load"]
 
@@ -404,6 +405,21 @@ class Result:
             "data_file": made.file,
             "data_hash": made.data,
         }
+
+    def __repr__(self) -> str:
+        """Title, object, probe, patterns, beam and verdict in a line; `verdict` says more."""
+        slices, rows, columns = self.object.shape
+        pixel = " x ".join(LENGTH.show(one, digits=4) for one in self.pixel)
+        facts = [
+            *([self.title] if self.title else []),
+            f"{slices} slice{'s' * (slices > 1)} of {rows} x {columns} pixels",
+            f"object pixel {pixel}",
+            f"{len(self.probe)} probe mode{'s' * (len(self.probe) > 1)}",
+            f"{len(self.positions)} patterns",
+            f"{self.geometry.beam}s of {ENERGY.show(self.geometry.energy, digits=4)}",
+            self.verdict_code.replace("_", " ") or "no verdict",
+        ]
+        return f"Result({'; '.join(facts)})"
 
     def _repr_html_(self) -> str:
         describe: Any = plugins.target("phaseloom.result", "describe")

@@ -26,7 +26,9 @@ LEADS = {
     Verdict.INTERRUPTED: "The run was stopped early: the picture is not finished.",
     Verdict.BROKE_DOWN: "The run failed: the picture means nothing.",
     Verdict.NOTHING_LEARNED: "The run did nothing yet: there is no picture.",
-    Verdict.NOT_JUDGED: "The picture could not be judged: the data are not counts of single particles.",
+    Verdict.NOT_JUDGED: (
+        "The picture could not be judged: the data are not counts of single particles, or too few overlap."
+    ),
 }
 """What each verdict means for somebody who wants to use the picture."""
 

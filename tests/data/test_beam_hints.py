@@ -63,6 +63,29 @@ def test_a_file_of_a_beamline_is_asked_for_as_one_and_its_side_car_reads_it():
     np.testing.assert_allclose(scan.positions[2], [4e3, 6e3])
 
 
+@pytest.mark.parametrize(
+    ("scale", "unit"), [(4e-3, "mm"), (4.0, "um"), (4e-6, "m"), (4e3, "nm")], ids=["mm", "um", "m", "nm"]
+)
+def test_an_upright_stage_and_numbers_without_a_unit_are_proposed_and_named_a_guess(scale, unit):
+    places = scale * np.linspace(0, 1, PATTERNS)
+    members = {"motors/samx": places, "motors/samz": 0.7 * places, "info/det_dist": 3.0}
+    text = propose(**members, **{"info/mono_energy": 8.0})
+    assert "# distance: 3 m  # missing: info/det_dist of the file, which states no unit: a guess" in text
+    assert "# positions: [motors/samz, motors/samx]" in text
+    assert f"# positions_unit: {unit}  # missing: the file states none: a guess by numbers that span" in text
+    assert "grid" not in text
+    assert "step" not in text
+    filled = [line.removeprefix("# ") for line in text.splitlines()[1:]]
+    Path("own.h5.phaseloom.yaml").write_text("\n".join(filled))
+    np.testing.assert_allclose(np.ptp(formats.read("own.h5").positions[:, 1]), 4e4, rtol=1e-6)
+
+
+def test_a_height_beside_two_motors_of_the_plane_is_no_row():
+    text = propose(**BEAMLINE, **{"run/motors/samz": np.zeros(6)})
+    assert "[run/motors/samy, run/motors/samx]" in text
+    assert "positions_unit" not in text
+
+
 def test_what_cannot_be_told_is_proposed_both_ways_and_all_of_it_is_a_comment():
     text = propose(**{"run/beam_energy": (12.0, "keV")})
     assert all(line.startswith("#") for line in text.splitlines())
@@ -120,7 +143,7 @@ def test_the_beam_that_is_told(members, beam):
         ({"energy": np.linspace(9, 10, 6)}, "energy", None),
         ({"x_pixel_size": (75e-6, "m")}, "detector_pixel", "7.5e-05 m"),
         ({"pilatus/gain": 1.0}, "detector_pixel", "172 um"),
-        ({"distance": 3200.0}, "distance", None),
+        ({"distance": 3200.0}, "distance", "3200 mm"),
         ({"detector_distance": (2.0, "m")}, "distance", "2 m"),
         ({"a/pos_y": np.arange(6.0), "a/pos_x": np.arange(6.0)}, "positions", "[a/pos_y, a/pos_x]"),
         ({"a/pos_y": np.arange(5.0), "a/pos_x": np.arange(5.0)}, "positions", None),

@@ -137,6 +137,18 @@ def test_a_pattern_that_does_not_fit_is_refused_and_the_others_stay(frames, wron
     assert np.array_equal(growing.scan().counts, frames[[0, 2]])
 
 
+def test_each_reason_of_a_refusal_is_told_once(frames):
+    large = [FrameBlock(np.array([k]), np.ones((1, 7, 9), np.uint16)) for k in (1, 3)]
+    nowhere = FrameBlock(np.array([5]), frames[[5]], np.array([[np.nan, 1.0]]))
+    growing = GrowingScan(Script((9, 7), COUNT, [block(frames, 0), *large, nowhere, block(frames, 2)]))
+    drain(growing)
+    sentence = (
+        "3 patterns were refused: pattern 1 has 7 x 9 pixels, not 9 x 7 (2 such patterns); "
+        "pattern 5 has a position that is not finite"
+    )
+    assert sentence in growing.describe()
+
+
 def test_a_smaller_type_is_taken_and_a_pattern_without_position_is_not(frames):
     small = FrameBlock(np.array([1]), np.ones((1, 9, 7), np.uint8), np.array([[1.0, 2.0]]))
     lone = FrameBlock(np.array([2]), frames[[2]])

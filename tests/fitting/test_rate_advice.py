@@ -5,6 +5,7 @@ import pytest
 
 from phaseloom.fitting.schedule import cosine
 from phaseloom.fitting.verdict import advise_rates, judge_fit
+from phaseloom.reconstruction.recipe import Reconstruct
 
 RATES = {"object": 0.02, "probe": 0.01}
 
@@ -257,9 +258,20 @@ def test_a_slow_fall_far_above_the_noise_is_a_wrong_start_unless_the_noise_is_in
     assert kind(history(15 * np.exp(-each * np.arange(20)))) == begins
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 20])
+def test_a_loss_far_below_the_noise_does_not_ask_for_more_epochs(epochs):
+    said = judge_fit(history(1e-3 * 0.8 ** np.arange(epochs)))
+    assert said.startswith("not judged")
+    assert "few patterns overlap" in said
+    assert "epochs" not in said
+
+
 def test_rates_that_never_fell_are_named_where_noise_is_left_over():
     events = annealed(approach(1.3, start=26.0), 40, shape=constant)
-    assert "let the rates fall" in judge_fit(events)
+    # the plain cosine of a classical engine is constant: the advice has to change the rates of any optimizer
+    assert "let the rates fall (shape: {cosine: {floor: 0.05}})" in judge_fit(events)
+    advised = {"optimizer": "rpie", "shape": {"cosine": {"floor": 0.05}}}
+    assert Reconstruct.of(advised).shape.values == {"floor": 0.05}
     assert "let the rates fall" not in judge_fit(annealed(approach(1.3, start=26.0), 40))
 
 

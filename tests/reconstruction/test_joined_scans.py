@@ -21,6 +21,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.result_builder import summary_lines
 from phaseloom.reconstruction.starts.offsets import find_offsets, register_objects
 from phaseloom.result import Result
+from phaseloom.spec import Call
 
 SIDE, ANGLE, WAVELENGTH = 32, 1e-4, 1.24
 PIXEL = WAVELENGTH / (SIDE * ANGLE)
@@ -385,11 +386,44 @@ def test_a_weak_scan_beside_a_bright_one_is_weighted_as_alone_where_its_offset_i
 
     def note(recipe: Reconstruct, scan: Scan4D) -> Any:
         means.append(scan.weights.mean())  # pyright: ignore[reportOptionalMemberAccess]
-        return SimpleNamespace(result=lambda: done)
+        return SimpleNamespace(result=lambda: done, start=None)
 
     recipe = Reconstruct.of(TREE | share_object(files) | {"prepare": [step]})
     find_offsets(recipe, None, run=note)
     assert means == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("is_oriented", [True, False])
+def test_the_start_of_each_scan_alone_is_found_where_it_is_left_open(files, tmp_path, is_oriented):
+    _, scans, _ = files
+    for name in ("first", "same object"):
+        counts = np.array(scans[name].counts)
+        counts[:, :, 20:23] = 0  # between modules, in no mask
+        native.write(replace(scans[name], counts=counts, oriented=is_oriented), tmp_path / f"{name}.h5")
+    step = {"join": {"path": str(tmp_path / "same object.h5"), "share": "object", "offset": "find"}}
+    seen = []
+    start = SimpleNamespace(steps=lambda: (Call("phaseloom.data.prepare", "transpose"),))
+
+    def note(recipe: Reconstruct, scan: Scan4D) -> Any:
+        seen.append((recipe.start, np.flatnonzero((~scan.mask).all(0)), np.flatnonzero((~scan.mask).all(1))))
+        if len(seen) == 2:
+            raise InterruptedError
+        return SimpleNamespace(result=lambda: None, start=None if is_oriented else start)
+
+    tree = TREE | {"file": str(tmp_path / "first.h5"), "prepare": [step]}
+    with pytest.raises(InterruptedError):
+        find_offsets(Reconstruct.of(tree | {"start": "sweep"}), None, run=note)
+    (first, columns, _), (second, *other) = seen
+    assert first.name == second.name == "sweep"
+    assert "orientations" not in first.values
+    assert second.values["orientations"] is False  # both in the orientation of the first one
+    assert columns.tolist() == [20, 21, 22]
+    assert other[0 if is_oriented else 1].tolist() == [20, 21, 22]
+    seen.clear()
+    probe = {"of_each_scan": {"defocus_values": ["60 um", "100 um"]}}
+    with pytest.raises(InterruptedError):
+        find_offsets(Reconstruct.of(tree | {"start": "sweep", "probe": probe}), None, run=note)
+    assert [one[0].name for one in seen] == ["none", "none"]
 
 
 def test_weights_of_frames_of_very_different_brightness_stay_positive_and_approach_it(tmp_path):

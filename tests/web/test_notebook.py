@@ -65,6 +65,20 @@ def test_a_job_and_its_result_show_phase_amplitude_and_probe(job):
     assert "<td>verdict</td>" in of_result
 
 
+def test_a_job_and_its_result_are_a_line_each(job, scan):
+    assert repr(job) == "Job(a <run>; 72 patterns; 3 of 3 epochs; loss {:.4g}; no folder)".format(
+        job.progress.history[-1]["loss"]
+    )
+    result = job.result()
+    line = repr(result)
+    assert line.startswith("Result(a <run>; 1 slice of ")
+    assert "; object pixel 20 pm x 20 pm; 2 probe modes; 72 patterns; electrons of 80 keV; " in line
+    assert line.endswith(f"; {result.verdict_code.replace('_', ' ')})")
+    assert "\n" not in line
+    assert len(line) < 200
+    assert repr(replace(result, title="", verdict_code="")).startswith("Result(1 slice of ")
+
+
 def test_latents_show_maps_where_there_is_a_raster():
     numbers = np.arange(72.0)
     found = ScanEmbedding(np.stack([numbers, -numbers], 1), numbers, numbers, np.zeros((72, 2)), GRID, SOURCE)

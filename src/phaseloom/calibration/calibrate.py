@@ -169,26 +169,28 @@ def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
 def mask_bad_pixels(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
     """The scan without hot and dead pixels, and which they are.
 
-    A far field of photons may well be one pixel wide: it is left as it is where one of these pixels is within
-    a few of the middle.
+    A far field of photons may well be one pixel wide: where one of these pixels is within a few of the
+    middle, only gaps between modules and beam stops are masked.
 
     Args:
         recipe: of the reconstruction; ``mask: none``, or a step of its own, leaves the scan as it is.
         scan: as the recipe reads and prepares it.
     """
-    own = any(step.name == "mask" and "outliers" in step.values for step in recipe.prepare)
+    own = any(step.name == "mask" and {"outliers", "gaps"} & {*step.values} for step in recipe.prepare)
     if recipe.mask == "none" or own:
         return recipe, scan, ()
     bad = find_bad_pixels(scan)
-    lines = bad.lines()
+    good, lines, which = bad.mask, bad.lines(), "outliers"
     is_wide = scan.geometry.beam == "electron" or scan.geometry.near
-    if not lines or not (is_wide or _are_far_from_middle(scan.mask & ~bad.mask)):
+    if not (is_wide or _are_far_from_middle(scan.mask & ~bad.mask & ~bad.gaps)):
+        good, lines, which = ~bad.gaps, bad.describe_gaps(), "gaps"
+    if not lines or not (scan.mask & good).any():
         return recipe, scan, ()
-    step = Call(prepare.__name__, "mask", {"outliers": True})
+    step = Call(prepare.__name__, "mask", {which: True})
     moved = any(step.name in STEPS_THAT_MOVE_PIXELS for step in recipe.prepare)
     note = "by prepare: mask" + (", rows and columns after the other steps of prepare" if moved else "")
     found = Estimate("bad pixels", "; ".join(lines), "none", math.inf, True, note=note)
-    return _append_step(recipe, step), replace(scan, mask=scan.mask & bad.mask), (found,)
+    return _append_step(recipe, step), replace(scan, mask=scan.mask & good), (found,)
 
 
 def _are_far_from_middle(pixels: np.ndarray) -> bool:

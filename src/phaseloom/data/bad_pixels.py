@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -30,7 +31,27 @@ MAX_BY_CHANCE = 0.02
 go on below; so many of them as dark as a dead pixel may be expected."""
 
 MAX_DEAD_WIDTH = 2
-"""Rows or columns of a dead line: wider dark places have to be masked by hand."""
+"""Rows or columns of a dead line that its neighbours tell; a wider one is found where nothing is counted."""
+
+MAX_GAP_SHARE = 0.25
+"""Share of a detector that whole rows or columns without a count cover in one piece, at most."""
+
+MAX_DARKNESS_OF_LINES = 0.1
+"""Intensity, in units of what both sides lead to expect, that whole rows or columns may have by nature."""
+
+MAX_DARKNESS_OF_AREAS = 1e-3
+"""The same of an area: the middle of a beam with a central stop has that little of the ring around it."""
+
+MIN_COUNTS_OF_GAP = 14.0
+"""Counts that a gap would have as dark as that, at least: none is counted once in a million times."""
+
+MIN_RATIO_AT_GAP = 0.85
+"""Counts next to a gap, in units of those three pixels further out, on one of its sides at least: the ends of
+two disks with nothing between them have half as many, a beam has more on the side away from its middle."""
+
+PIXELS_BESIDE_GAP = 3
+MIN_COUNTS_BESIDE_GAP = 3.0
+"""Counts over all patterns that both sides of a pixel of a dark area have, at least."""
 
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Lines through a pixel, along which its counts are expected to go on smoothly."""
@@ -80,13 +101,19 @@ class BadPixels:
 
     Attributes:
         hot: ``(n, 2)`` (row, column) of pixels that count far more than all their neighbours.
-        dead: ``(n, 2)`` of pixels that count far less.
-        shape: of the detector.
+        dead: ``(n, 2)`` of pixels that count far less, those of `gaps` among them.
+        gaps: ``(y, x)`` True in whole rows, columns and connected areas that count nothing: the gap between
+            two modules, a beam stop.
     """
 
     hot: np.ndarray
     dead: np.ndarray
-    shape: tuple[int, int]
+    gaps: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the detector."""
+        return self.gaps.shape[0], self.gaps.shape[1]
 
     @property
     def mask(self) -> Bool[np.ndarray, "y x"]:
@@ -98,14 +125,33 @@ class BadPixels:
 
     def lines(self) -> list[str]:
         """A sentence for each kind that was found."""
-        kinds = (("hot", self.hot), ("dead", self.dead))
+        alone = self.dead[~self.gaps[tuple(self.dead.T)]]
         return [
             f"{len(found)} {name} pixel{'s' * (len(found) > 1)} at (row, column) "
             + ", ".join(f"({row}, {column})" for row, column in found[:10].tolist())
             + (", ..." if len(found) > 10 else "")
-            for name, found in kinds
+            for name, found in (("hot", self.hot), ("dead", alone))
             if len(found)
+        ] + self.describe_gaps()
+
+    def describe_gaps(self) -> list[str]:
+        """Rows and columns of the gaps, in one sentence, if there are any."""
+        from scipy.ndimage import find_objects, label
+
+        labelled: Any = label(self.gaps, np.ones((3, 3)))
+        areas = [
+            f"{_name_range('row', rows)}, {_name_range('column', columns)}"
+            for rows, columns in find_objects(labelled[0])
         ]
+        if not areas:
+            return []
+        named = "; ".join(areas[:5]) + ("; ..." if len(areas) > 5 else "")
+        return [f"{int(self.gaps.sum())} pixels without a count within {named}"]
+
+
+def _name_range(name: str, part: slice) -> str:
+    first, last = part.start, part.stop - 1
+    return f"{name} {first}" if first == last else f"{name}s {first} to {last}"
 
 
 def find_bad_pixels(
@@ -122,6 +168,11 @@ def find_bad_pixels(
     expect there, along each line through it and in each group of patterns, in ratio to the flat field. Dark
     speckle falls off to its zeros and moves with the object; where it is so fine that its minima come near,
     a dead pixel has to be darker than they. Dead lines are up to two pixels wide.
+
+    Wider ones are found where all patterns are zero: whole rows or columns that would have counts if they
+    were a tenth as bright as both of their sides, and, of photons, areas that would if they were a thousandth
+    as bright as what is on either side along three of four directions. Corners of a detector, the field
+    outside a bright disk and patterns of few counts have no such surroundings.
 
     Args:
         scan: pixels that it masks already, or whose mean is not finite, are left out.
@@ -144,7 +195,9 @@ def find_bad_pixels(
         mean = scan.mean_pattern(most=patterns)
     good = scan.mask & np.isfinite(mean)
     if not good.any():
-        return BadPixels(np.empty((0, 2), int), np.empty((0, 2), int), (mean.shape[0], mean.shape[1]))
+        return BadPixels(np.empty((0, 2), int), np.empty((0, 2), int), np.zeros(mean.shape, bool))
+    gaps = _find_gaps(np.where(good, mean, 0.0) * patterns, good, areas=scan.geometry.beam == "photon")
+    good &= ~gaps
     filled = np.where(good, mean, 0.0)
     local = _correct_medians(median_filter(filled, 5, mode="nearest"), filled, good)
     noise = MIN_SIGNIFICANCE * np.sqrt((local + 1 / patterns) / patterns)
@@ -158,7 +211,92 @@ def find_bad_pixels(
     if not scan.geometry.near:
         hot &= ~_find_unscattered_beam(filled)
     dead = _find_dead_pixels(scan, filled, good, patterns)
-    return BadPixels(np.argwhere(hot), dead, (mean.shape[0], mean.shape[1]))
+    return BadPixels(np.argwhere(hot), np.concatenate([dead, np.argwhere(gaps)]), gaps)
+
+
+def _find_gaps(
+    total: Float[np.ndarray, "y x"], good: Bool[np.ndarray, "y x"], *, areas: bool
+) -> Bool[np.ndarray, "y x"]:
+    """True in rows, columns and, if asked for, areas without a count between pixels that have many."""
+    empty = good & (total == 0)
+    gaps = _find_empty_columns(total, good, empty) | _find_empty_columns(total.T, good.T, empty.T).T
+    if not areas or not (empty & ~gaps).any():
+        return gaps
+    return gaps | _find_empty_areas(total, good & ~gaps, empty & ~gaps)
+
+
+def _find_empty_columns(
+    total: Float[np.ndarray, "y x"], good: Bool[np.ndarray, "y x"], empty: Bool[np.ndarray, "y x"]
+) -> Bool[np.ndarray, "y x"]:
+    """True in columns without a count whose neighbours on both sides have some in the same rows."""
+    from scipy.ndimage import uniform_filter1d
+
+    found = np.zeros(total.shape, bool)
+    dark = np.concatenate([[False], (empty | ~good).all(0), [False]])
+    ends = np.flatnonzero(dark[1:] != dark[:-1]).reshape(-1, 2)
+    smooth = uniform_filter1d(total, 5, axis=0, mode="nearest")
+    for start, stop in ends.tolist():
+        if start <= PIXELS_BESIDE_GAP or stop >= total.shape[1] - PIXELS_BESIDE_GAP:
+            continue
+        here = empty[:, start:stop]
+        expected = (np.minimum(smooth[:, start - 1], smooth[:, stop])[:, None] * here).sum()
+        outside = [
+            total[:, start - 1 - PIXELS_BESIDE_GAP].sum(),
+            total[:, stop + PIXELS_BESIDE_GAP].sum(),
+        ]
+        beside = [total[:, start - 1].sum(), total[:, stop].sum()]
+        goes_on = any(near >= MIN_RATIO_AT_GAP * far > 0 for near, far in zip(beside, outside, strict=True))
+        is_narrow = stop - start <= MAX_GAP_SHARE * total.shape[1]
+        if is_narrow and goes_on and MAX_DARKNESS_OF_LINES * expected > MIN_COUNTS_OF_GAP:
+            found[:, start:stop] = here
+    return found
+
+
+def _find_empty_areas(
+    total: Float[np.ndarray, "y x"], good: Bool[np.ndarray, "y x"], empty: Bool[np.ndarray, "y x"]
+) -> Bool[np.ndarray, "y x"]:
+    """True in connected areas without a count that have light around them."""
+    from scipy.ndimage import binary_dilation, label
+    from scipy.ndimage import sum as sum_labels
+
+    known = good & ~empty
+    expected = np.sort([_expect_between(total, known, step) for step in DIRECTIONS], axis=0)
+    around, beside = expected[1], expected[-1]  # along three directions of four, and along any
+    core = empty & (around >= MIN_COUNTS_BESIDE_GAP)
+    labelled: Any = label(core, np.ones((3, 3)))
+    labels, count = labelled
+    counts = np.atleast_1d(sum_labels(around, labels, np.arange(1, count + 1)))
+    sure = np.flatnonzero(MAX_DARKNESS_OF_AREAS * counts > MIN_COUNTS_OF_GAP) + 1
+    area = np.isin(labels, sure)
+    edge = empty & (beside >= MIN_COUNTS_BESIDE_GAP)
+    return binary_dilation(area, np.ones((3, 3)), iterations=PIXELS_BESIDE_GAP, mask=area | edge)
+
+
+def _expect_between(
+    total: Float[np.ndarray, "y x"], known: Bool[np.ndarray, "y x"], step: tuple[int, int]
+) -> Float[np.ndarray, "y x"]:
+    """The lesser of the counts of the known pixels next to each place, ahead and behind; zero without one."""
+    sides = [_carry(total, known, (sign * step[0], sign * step[1])) for sign in (1, -1)]
+    return np.minimum(*sides)
+
+
+def _carry(
+    total: Float[np.ndarray, "y x"], known: Bool[np.ndarray, "y x"], step: tuple[int, int]
+) -> Float[np.ndarray, "y x"]:
+    """The counts of the nearest known pixel in a direction, zero where the detector ends before."""
+    height, width = total.shape
+    carried = np.where(known, total, 0.0)
+    done = known.copy()
+    for at in range(1, int(MAX_GAP_SHARE * 2 * max(height, width)) + 1):
+        if done.all():
+            break
+        y, x = at * step[0], at * step[1]
+        to = (slice(max(-y, 0), height - max(y, 0)), slice(max(-x, 0), width - max(x, 0)))
+        of = (slice(max(y, 0), height - max(-y, 0)), slice(max(x, 0), width - max(-x, 0)))
+        new = ~done[to] & known[of]
+        carried[to] = np.where(new, total[of], carried[to])
+        done[to] |= new
+    return carried
 
 
 def _find_dead_pixels(

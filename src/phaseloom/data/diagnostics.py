@@ -944,7 +944,9 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "field of view": _describe_field,
     "overlap": _describe_overlap,
     "dose": _describe_dose,
-    "dead pixels": lambda s: f"{len(s.bad_pixels.dead)}{s.searched}",
+    "dead pixels": lambda s: "; ".join(
+        [f"{len(s.bad_pixels.dead)}{s.searched}", *s.bad_pixels.describe_gaps()]
+    ),
     "hot pixels": lambda s: f"{len(s.bad_pixels.hot)}{s.searched}",
     "saturated pixels": lambda s: s.clipping.line() if s.clipping else f"none{s.searched}",
     "centre": _describe_centre,
@@ -953,7 +955,13 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     ),
     "window": _describe_window,
     "propagation": _describe_flight,
-    "positions": lambda s: "all the same" if s.stands_still else f"{s.repeated_positions} repeated",
+    "positions": lambda s: (
+        "a single one"
+        if len(s.scan) == 1
+        else "all the same"
+        if s.stands_still
+        else f"{s.repeated_positions} repeated"
+    ),
     "raster": _describe_raster,
     "extent": _describe_extent,
     "heights": _describe_heights,
@@ -1003,8 +1011,9 @@ class FindingAdvice(StrEnum):
     FEW_COUNTS = "There are few counts: use a Poisson noise model, and few probe modes."
     CHANGING_COUNTS = "The counts change much from pattern to pattern: let the fit learn a weight for each."
     DEAD_PIXELS = (
-        "Pixels count far less than their neighbours. Runs mask them; in far fields of photons only where "
-        "none of the bad pixels may be the beam itself (else prepare: {{mask: {{outliers: true}}}})."
+        "Pixels count far less than their neighbours. Runs mask gaps and beam stops, and single pixels, too; "
+        "these in far fields of photons only where none of them may be the beam itself (else prepare: "
+        "{{mask: {{outliers: true}}}})."
     )
     HOT_PIXELS = (
         "Single pixels outshine all their neighbours. Runs mask them; in far fields of photons only where "
@@ -1029,6 +1038,10 @@ class FindingAdvice(StrEnum):
         "below 0.7 of the window."
     )
     LONG_FLIGHT = "The propagation is too long for this window: pad it, or check focus and distance."
+    ONE_PATTERN = (
+        "One pattern overlaps with no other: object and probe cannot be told apart, and fit even its noise. "
+        "Scan more positions."
+    )
     ONE_POSITION = "Every pattern has the same position: check the positions."
     REPEATED_POSITIONS = (
         "Some positions occur more than once: fine for repeated shots, else a sign of a stuck stage."
@@ -1121,6 +1134,9 @@ RULES = (
         "warn",
         FindingAdvice.LONG_FLIGHT,
         lambda s: not abs(s.geometry.flight) <= s.longest_flight,
+    ),
+    FindingRule(
+        "positions", "bad", FindingAdvice.ONE_PATTERN, lambda s: len(s.scan) == 1 and not s.geometry.near
     ),
     FindingRule("positions", "bad", FindingAdvice.ONE_POSITION, lambda s: s.stands_still),
     FindingRule("positions", "note", FindingAdvice.REPEATED_POSITIONS, lambda s: s.repeated_positions > 0),

@@ -157,6 +157,9 @@ def _describe_stall(history: History, losses: np.ndarray, newton: float, floor: 
 LEVEL_TO_IMPROVE = 1.3
 """Times shot noise, of all patterns or of those held out, above which something is left to explain."""
 
+MIN_LEVEL_OF_COUNTS = 0.5
+"""What is left of counts in units of their noise, at least, where patterns determine the model."""
+
 MAX_LEVEL_OF_NOISE = 1.05
 """Times the floor from which on nothing is left to be had."""
 
@@ -489,8 +492,10 @@ def _judge_described_noise(run: FitRecord) -> Judgement | None:
 
 
 def _judge_fall(run: FitRecord, stop: Stop) -> Judgement | None:
-    """Still falling, at rates that were not on their way down."""
+    """Still falling, at rates that were not on their way down; far below the noise that is no gain."""
     done = len(run.history)
+    if 0 < run.level < MIN_LEVEL_OF_COUNTS:
+        return None
     if done < 3 and not _is_near_noise(run):
         few = "one epoch tells" if done == 1 else f"{done} epochs tell"
         sentence = f"still falling: {few} too little, at {run.describe_residual()}: give it more"
@@ -524,8 +529,11 @@ def _judge_residual(run: FitRecord) -> Judgement:
     doubt = ""
     until = " until learned from" if unseen and run.last_holdout != run.shown else ""
     also = f" ({unseen:.3g} in patterns held out{until})" if unseen else ""
-    if 0 < level < 0.5:
-        why = "so that counts are not single quanta: divide by what one counts as (prepare: normalise)"
+    if 0 < level < MIN_LEVEL_OF_COUNTS:
+        why = (
+            "so that counts are not single quanta (divide by what one counts as, prepare: normalise), or so "
+            "few patterns overlap that object and probe fit their noise, too (scan more positions)"
+        )
         return Judgement(
             Verdict.NOT_JUDGED, f"not judged: what is left is {run.describe_residual()}{also}, {why}"
         )
@@ -539,7 +547,7 @@ def _judge_residual(run: FitRecord) -> Judgement:
             Verdict.LEVELLED, f"levelled: what is left is {run.describe_residual()}{also}: {why}"
         )
     if level > MAX_LEVEL_OF_NOISE and run.pace[-1] > SHARE_OF_HIGH_RATE and not used_line_search(run.events):
-        doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
+        doubt = "; long steps may be part of it: let the rates fall (shape: {cosine: {floor: 0.05}})"
     elif max(level, unseen or 0.0) > LEVEL_TO_IMPROVE:
         doubt = "; phaseloom improve looks for what the model lacks"
     elif 0 < level < 0.9 and not unseen:

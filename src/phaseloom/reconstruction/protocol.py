@@ -544,6 +544,18 @@ class Job:
         """
         return {**result_builder.build_images(self.model), "history": self.progress.history}
 
+    def __repr__(self) -> str:
+        """Title, patterns, epochs, last loss and folder in a line; nothing is computed."""
+        history = self.progress.history
+        facts = [
+            *([self.recipe.title] if self.recipe.title else []),
+            f"{len(self.scan)} patterns",
+            f"{self.progress.epoch} of {self.recipe.epochs} epochs",
+            *([f"loss {history[-1]['loss']:.4g}"] if history else []),
+            str(self.directory) if self.directory else "no folder",
+        ]
+        return f"Job({'; '.join(facts)})"
+
     def _repr_html_(self) -> str:
         images = self.images()
         facts = {

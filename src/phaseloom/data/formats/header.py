@@ -194,6 +194,7 @@ def ask_as_xrays(
         names += ["distance", "detector_pixel"] if name == "angle" else [name]
     if "positions" in hints.values and {"grid", "step"} & set(names):
         names = [name for name in names if name not in ("grid", "step")] + ["positions"]
+        names += ["positions_unit"] * ("positions_unit" in hints.values)
     names = [name for name in names if name not in known]
     return {
         name: hints.places.get(name) or OF_XRAYS.get(name, ("", missing.get(name, "")))[1] for name in names

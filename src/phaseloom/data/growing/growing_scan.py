@@ -97,7 +97,7 @@ class GrowingScan:
         self._extras: dict[str, np.ndarray] = {}
         self._seen = np.zeros(count or FIRST_CAPACITY, bool)
         self._bad: np.ndarray | None = None
-        self._refusals: list[str] = []
+        self._refusals: dict[str, tuple[str, int]] = {}  # by the reason: its first sentence, how many
         self._recorder: FrameRecorder | None = None
 
     def _await_announcement(self, patience: float) -> Announcement:
@@ -230,7 +230,10 @@ class GrowingScan:
         if here.out_of_order:
             said.append(f"{here.out_of_order} patterns came out of order and were put in their places")
         if here.refused:
-            said.append(f"{here.refused} patterns were refused: {self._refusals[0]}")
+            reasons = [
+                text if n == 1 else f"{text} ({n} such patterns)" for text, n in self._refusals.values()
+            ]
+            said.append(f"{here.refused} patterns were refused: {'; '.join(reasons)}")
         return said + self.feed.report()
 
     def _take_in(self, block: FrameBlock) -> int:
@@ -239,13 +242,13 @@ class GrowingScan:
         block = replace(block, numbers=numbers)
         problem = self._find_problem(block)
         if problem:
-            self._refuse(problem, len(numbers))
+            self._refuse(f"pattern {numbers[0]}", problem, len(numbers))
             return 0
         count = self.arrivals.announced
         beyond = (numbers < 0) | (numbers >= (np.iinfo(np.int64).max if count is None else count))
         if beyond.any():
             limit = "" if count is None else f": {count} were announced, from 0 to {count - 1}"
-            self._refuse(f"number {numbers[beyond][0]} is not of this scan{limit}", int(beyond.sum()))
+            self._refuse(f"number {numbers[beyond][0]}", f"is not of this scan{limit}", int(beyond.sum()))
         fresh = np.flatnonzero(~beyond)
         _, first = np.unique(numbers[fresh], return_index=True)
         fresh = fresh[np.sort(first)]
@@ -299,25 +302,26 @@ class GrowingScan:
             self._bad = bad if self._bad is None else self._bad & bad
 
     def _find_problem(self, block: FrameBlock) -> str:
-        """Why frames of a block cannot be part of the scan; empty where they can."""
+        """Why frames of a block cannot be part of the scan, of the first; empty where they can."""
         shape = self.announcement.scan.geometry.shape
         frames = block.frames
         if frames.ndim != 3 or frames.shape[1:] != shape:
             found = " x ".join(map(str, frames.shape[1:]))
-            return f"pattern {block.numbers[0]} has {found} pixels, not {shape[0]} x {shape[1]}"
+            return f"has {found} pixels, not {shape[0]} x {shape[1]}"
         if frames.dtype.kind not in "iuf":
-            return f"pattern {block.numbers[0]} is of {frames.dtype}, which are no counts"
+            return f"is of {frames.dtype}, which are no counts"
         if self._frames is not None and not _fits(frames, self._frames.dtype):
-            return f"pattern {block.numbers[0]} is of {frames.dtype}, the first ones of {self._frames.dtype}"
+            return f"is of {frames.dtype}, the first ones of {self._frames.dtype}"
         if self.announcement.positions is None and block.positions is None:
-            return f"pattern {block.numbers[0]} came without a position, and none were announced"
+            return "came without a position, and none were announced"
         if block.positions is not None and not np.isfinite(block.positions).all():
-            return f"pattern {block.numbers[0]} has a position that is not finite"
+            return "has a position that is not finite"
         return ""
 
-    def _refuse(self, sentence: str, count: int) -> None:
+    def _refuse(self, subject: str, reason: str, count: int) -> None:
         self.arrivals.refused += count
-        self._refusals.append(sentence)
+        sentence, before = self._refusals.get(reason, (f"{subject} {reason}", 0))
+        self._refusals[reason] = (sentence, before + count)
 
     def _make_room(self, highest: int) -> None:
         """Remember of numbers so high whether they came."""

@@ -28,6 +28,7 @@ def mask(
     radius: float | None = None,
     beamstop: float | None = None,
     outliers: bool = False,
+    gaps: bool = False,
 ) -> Scan4D:
     """Mark more pixels as not to be trusted.
 
@@ -38,7 +39,9 @@ def mask(
         saturated: pixels that reach this many counts in any pattern.
         radius: pixels farther than this from zero frequency, in pixels.
         beamstop: pixels nearer than this to zero frequency, in pixels.
-        outliers: hot and dead pixels, found from the counts (`phaseloom.data.bad_pixels`).
+        outliers: hot and dead pixels, found from the counts (`phaseloom.data.bad_pixels`), those in ``gaps``
+            among them.
+        gaps: whole rows, columns and connected areas without a count between pixels that have many.
 
     Raises:
         BadInput: a file that does not fit, or no pixel left.
@@ -58,8 +61,9 @@ def mask(
         good &= away <= radius
     if beamstop is not None:
         good &= away >= beamstop
-    if outliers:
-        good &= find_bad_pixels(scan).mask
+    if outliers or gaps:
+        found = find_bad_pixels(scan)
+        good &= found.mask if outliers else ~found.gaps
     if not good.any():
         raise BadInput("mask", None, "leaves no pixel: loosen saturated, radius or beamstop")
     return replace(scan, mask=good)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from phaseloom.calibration.calibrate import mask_bad_pixels
+from phaseloom.calibration.sweep import Start
 from phaseloom.data import formats
 from phaseloom.data.scan import MAX_RELATIVE_DIFFERENCE, Scan4D
 from phaseloom.errors import BadInput
@@ -78,7 +80,8 @@ def find_offsets(
     """The recipe with a number for each ``join: {share: object, offset: find}``.
 
     The first scan and the other one are reconstructed alone for `EPOCHS_ALONE` epochs, each with its guess of
-    the probe.
+    the probe; where its focus is not stated, and ``start`` is left to be found, that is found first, as in a
+    run of that scan. Both have the orientation of the detector that the first one finds.
 
     Args:
         recipe: of several scans, or of one: then nothing is done.
@@ -105,9 +108,7 @@ def _find_offset(
         raise BadInput("join.offset", "find", "is of scans that share their object: write share: object")
     scans, linear = _read_apart(recipe, given, at)
     number = sum(one.name == "join" for one in recipe.prepare[:at]) + 1
-    results = [
-        run(_simplify(recipe, own), scan).result() for own, scan in zip((0, number), scans, strict=True)
-    ]
+    results = _reconstruct_alone(recipe, scans, (0, number), run)
     found = register_objects(*results)
     if found is None or not found.is_clear:
         raise _refuse(name, found, [one.verdict_code.replace("_", " ") for one in results])
@@ -121,6 +122,25 @@ def _find_offset(
     return recipe.model_copy(update={"prepare": steps, "found": recipe.found | {"offsets": lines}})
 
 
+def _reconstruct_alone(
+    recipe: Reconstruct,
+    scans: tuple[Scan4D, Scan4D],
+    numbers: tuple[int, int],
+    run: Callable[[Reconstruct, Scan4D], Any],
+) -> list[Result]:
+    """Results of both scans by themselves, in one orientation of the detector."""
+    results = list[Result]()
+    start: Start | None = None
+    for own, scan in zip(numbers, scans, strict=True):
+        _, masked, _ = mask_bad_pixels(recipe, scan)
+        for step in () if start is None else start.steps():
+            masked = step(masked)
+        job = run(_simplify(recipe, own, orient=not results), masked)
+        start = start or job.start
+        results.append(job.result())
+    return results
+
+
 def _refuse(name: str, found: ObjectOffset | None, alone: list[str]) -> BadInput:
     """That no offset is clear, how the best one does, and the verdicts of both scans alone."""
     seen = ""
@@ -129,7 +149,10 @@ def _refuse(name: str, found: ObjectOffset | None, alone: list[str]) -> BadInput
         seen += f"log-likelihood {found.lead:.1f} times that of another; "
         seen += f"the first scan alone: {alone[0]}, the other: {alone[1]})"
     fix = f"shows no offset at which {name} sees the object of the first scan{seen}: state the offset, or "
-    fix += "check that the fields overlap, and the defocus of each scan (probe: of_each_scan: defocus_values)"
+    fix += "check that the fields overlap, and state the probe: that of a finished result of one scan "
+    fix += (
+        "(probe: {from_file: {path: RUN/result.h5}}), or the defocus of each (of_each_scan: defocus_values)"
+    )
     return BadInput("join.offset", "find", fix)
 
 
@@ -175,8 +198,8 @@ def _measure_steps(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return fit_linear_map(before, after)
 
 
-def _simplify(recipe: Reconstruct, number: int) -> Reconstruct:
-    """The recipe of a short run of one scan."""
+def _simplify(recipe: Reconstruct, number: int, *, orient: bool) -> Reconstruct:
+    """The recipe of a short run of one scan; whether it may find the orientation of the detector."""
     probe = recipe.probe
     if probe.name == "of_each_scan":
         known = probe.values
@@ -185,7 +208,11 @@ def _simplify(recipe: Reconstruct, number: int) -> Reconstruct:
         values |= {"defocus": focus[0]} if focus else {}
         probe = Call(probe.room, "focused" if "semiangle" in values else "from_patterns", values)
     changes: dict[str, Any] = {"probe": probe, "prepare": (), "epochs": EPOCHS_ALONE, "outputs": ()}
-    changes |= {"start": Call("phaseloom.reconstruction.start", "none"), "preset": "none", "mask": "none"}
+    start = Call(recipe.start.room, "none")
+    if recipe.start.name == "sweep" and "defocus" not in probe.values:
+        known = recipe.start.values if orient else {**recipe.start.values, "orientations": False}
+        start = replace(recipe.start, values=known)
+    changes |= {"start": start, "preset": "none", "mask": "none"}
     changes |= {"holdout": 0.0, "patience": None, "changes": (), "steered": ()}
     if recipe.begins_with_known_object:  # of the run, not of each scan
         changes["object"] = Call(recipe.object.room, "pixels")

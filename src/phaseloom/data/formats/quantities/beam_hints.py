@@ -56,6 +56,12 @@ PHOTON_ENERGIES = (200.0, 40e3)
 """Energies, eV, at which X-ray ptychography is done; electrons mostly have more."""
 
 ENERGY_NAMES = {"energy", "photonenergy", "incidentenergy", "beamenergy", "monoenergy", "hv", "ev", "kev"}
+MIN_DISTANCE_IN_MILLIMETRES = 100.0
+"""A number without a unit from which on it is not of metres: detectors stand 0.1 to 20 m away."""
+
+FIELDS_OF_SCANS = (0.3, 1000.0)
+"""What scans cover, micrometres."""
+
 MIN_WORDS_WITHOUT_ENERGY = 2
 MAX_MEMBERS = 2000
 MAX_TEXT = 200
@@ -111,6 +117,8 @@ def find_beam_hints(file: h5py.File, patterns: int, /) -> BeamHints:
     if motors := _find_motors(data, patterns):
         values["positions"] = f"[{', '.join(motors)}]"
         places["positions"] = "arrays of the file, (rows, columns); those of the sample are minus the beam's"
+        if not any("units" in data[one].attrs for one in motors):
+            values["positions_unit"], places["positions_unit"] = _guess_unit(*(data[one] for one in motors))
     xray = tuple(sorted(words & WORDS_OF_XRAYS))
     energy = _read_energy(values.get("energy"))
     beam = _tell_beam(xray, bool(words & WORDS_OF_ELECTRONS), energy)
@@ -147,6 +155,7 @@ def _find_numbers(data: Mapping[str, h5py.Dataset]) -> tuple[dict[str, str], dic
     """Energy, distance and detector pixel that stand in a file with a unit, and where."""
     values = dict[str, str]()
     places = dict[str, str]()
+    distances = dict[str, float]()  # without a unit
     for name, item in data.items():
         last = name.rsplit("/", 1)[-1]
         number = _read_number(item)
@@ -157,7 +166,28 @@ def _find_numbers(data: Mapping[str, h5py.Dataset]) -> tuple[dict[str, str], dic
         if key and key not in values:
             values[key] = text
             places[key] = f"{name} of the file"
+        elif not unit and _is_distance(last) and number > 0:
+            distances[name] = number
+    if distances and "distance" not in values:
+        name, number = next(iter(distances.items()))
+        values["distance"] = f"{number:.7g} {'m' if number < MIN_DISTANCE_IN_MILLIMETRES else 'mm'}"
+        places["distance"] = f"{name} of the file, which states no unit: a guess"
     return values, places
+
+
+def _is_distance(name: str) -> bool:
+    """Whether a number is that of the detector by its name."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return "distance" in plain or plain.startswith(("detdist", "distdet"))
+
+
+def _guess_unit(rows: h5py.Dataset, columns: h5py.Dataset) -> tuple[str, str]:
+    """A unit in which positions span what scans do, and that it is a guess."""
+    spans = [float(np.ptp(np.asarray(one[()], float))) for one in (rows, columns)]
+    units = {"um": 1.0, "mm": 1e3, "m": 1e6, "nm": 1e-3}
+    low, high = FIELDS_OF_SCANS
+    unit = next((one for one, scale in units.items() if low <= max(spans) * scale <= high), "um")
+    return unit, f"the file states none: a guess by numbers that span {spans[0]:.3g} and {spans[1]:.3g}"
 
 
 def _interpret(name: str, number: float, unit: str) -> tuple[str, str]:
@@ -178,7 +208,7 @@ def _interpret(name: str, number: float, unit: str) -> tuple[str, str]:
     if scale is None:
         return "", ""
     shown = f"{number:.7g} {'A' if unit == 'a' else unit}"
-    if "distance" in plain and QUANTITIES["distance"].holds(number * scale):
+    if _is_distance(name) and QUANTITIES["distance"].holds(number * scale):
         return "distance", shown
     if "pixel" in plain and QUANTITIES["detector_pixel"].holds(number * scale):
         return "detector_pixel", shown
@@ -225,5 +255,15 @@ def _find_motors(data: Mapping[str, h5py.Dataset], patterns: int) -> tuple[str, 
                 and its in others - {""}
                 and other.rsplit("/", 1)[:-1] == name.rsplit("/", 1)[:-1]
             ):
+                return name, other
+    return _find_upright_motors(lines)
+
+
+def _find_upright_motors(lines: Mapping[str, str]) -> tuple[str, str] | None:
+    """The same of a stage that stands upright: ``samz`` and ``samx``, ``piezo_z_um`` and ``piezo_x_um``."""
+    for name, last in lines.items():
+        for other, its in lines.items():
+            same = other.rsplit("/", 1)[:-1] == name.rsplit("/", 1)[:-1]
+            if same and its != last and its == re.sub(r"z(?=$|[\W_\d])", "x", last):
                 return name, other
     return None
