@@ -3,8 +3,8 @@
     python -m benchmarks.values_in_any_unit OUT.json --seeds 7100 7112 [--units 1 1e4]
 
 Scans of `benchmarks.start_search` of 64 pixels (seeds that draw 128 are left out), with and without counting
-noise, times a number that gives a mean value of 0.083, that of tike's simulated scan, times ``units``. Each is
-run as found and, where either rule makes a difference map due, with one: "before" from a start at twice shot
+noise, times a number that gives a mean value of 0.083, near that of tike's scan, times ``units``. Each is run
+as found and, where either rule makes a difference map due, with one: "before" from a start at twice shot
 noise on, as if values were counts; "after" by the share of the loss of the mean pattern that a start leaves.
 """
 
