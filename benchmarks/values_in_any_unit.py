@@ -46,7 +46,9 @@ def run_one(scan: Scan4D, truth: np.ndarray, places: np.ndarray, due: float) -> 
         pass
     spent += time.process_time()
     result = job.result()
-    numbers = {name: float(f"{result.metrics[name]:.4g}") for name in ("loss", "hold-out")}
+    numbers = {
+        name: float(f"{result.metrics[name]:.4g}") for name in ("loss", "hold-out") if name in result.metrics
+    }
     found = job.recipe.found.get("difference_map", {})
     return job, {
         "correlation": round(score_object(result, scan, truth, places), 4),
@@ -97,7 +99,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "better": sum(gain > 0 for gain in gains),
             "worse": sum(gain < 0 for gain in gains),
             "largest gain": round(max(gains), 4),
-            "largest loss": round(-min(gains), 4),
+            "largest loss": round(max(0.0, -min(gains)), 4),
             "cpu_s before": round(sum(row["before"]["cpu_s"] for row in some), 1),
             "cpu_s": round(sum(row["after"]["cpu_s"] for row in some), 1),
         }

@@ -41,7 +41,7 @@ DUE_SHARE = 0.03
 """Of the loss of the mean pattern, that a start leaves, from which one is tried where values are not counts.
 
 Such values have no shot noise, and multiplied by anything they are the same scan. Without noise, searches
-that end well leave less than 0.01, others 0.05 to 0.4 (decision 074).
+that end well leave about 0.01, others 0.05 to 0.4 (decision 074).
 """
 
 EPOCHS = 80
