@@ -32,7 +32,7 @@ NEVER, ALWAYS = "as found", "difference map"
 
 def set_unit(scan: Scan4D, unit: float) -> Scan4D:
     """The same scan, its mean value so many times `MEAN`."""
-    factor = unit * MEAN / float(np.mean(scan.counts))
+    factor = unit * MEAN / float(np.asarray(scan.counts).mean())
     probe = None if scan.probe is None else scan.probe * factor**0.5
     return replace(scan, counts=(factor * np.asarray(scan.counts)).astype(np.float32), probe=probe)
 
