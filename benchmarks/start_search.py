@@ -103,6 +103,8 @@ def record(
     truth: np.ndarray,
     places: np.ndarray,
     light: tuple[float, float],
+    *,
+    noisy: bool = True,
 ) -> np.ndarray:
     """Counts at places between pixels; ``light``: photons of a pattern, and of the background in a pixel."""
     side = len(probe)
@@ -114,12 +116,13 @@ def record(
         moved = np.fft.ifft2(spectrum * np.exp(-2j * np.pi * (q[:, None] * rest[0] + q * rest[1])))
         window = truth[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
         far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(moved * window), norm="ortho"))
-        patterns[number] = rng.poisson(light[0] * abs(far) ** 2 + light[1])
+        expected = light[0] * abs(far) ** 2 + light[1]
+        patterns[number] = rng.poisson(expected) if noisy else expected
     return patterns
 
 
-def draw_scan(seed: int) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray]:
-    """A scan, what it is, its object, and the corners of its windows in pixels of it."""
+def draw_scan(seed: int, *, noisy: bool = True) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray]:
+    """A scan, what it is, its object, and the corners of its windows in pixels of it; counts or rates."""
     rng = np.random.default_rng(seed)
     side = int(rng.choice([64, 64, 128]))
     kinds = "star", "discs", "speckle", "polygons"
@@ -137,7 +140,7 @@ def draw_scan(seed: int) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray
     phase, absorption = rng.uniform(0.4, 1.4), rng.uniform(0.03, 0.3)
     truth = np.exp((1j - absorption) * phase * thickness)
     dose, background = 10 ** rng.uniform(3.5, 6), rng.choice([0, 0, 0.02])
-    patterns = record(rng, probe, truth, places, (dose, background))
+    patterns = record(rng, probe, truth, places, (dose, background), noisy=noisy)
     way = int(rng.choice([0, 0, 0, *range(1, 8)]))
     patterns = turn(patterns, way)
     stated = str(rng.choice(["no", "no", "right", "elsewhere"]))
@@ -162,7 +165,7 @@ def draw_scan(seed: int) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray
     return scan, what, truth, places
 
 
-def draw_vortices(seed: int) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray]:
+def draw_vortices(seed: int, *, noisy: bool = True) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.ndarray]:
     """As `draw_scan`, of objects full of vortices, out of focus, with half of the detector empty."""
     rng = np.random.default_rng(seed)
     side = 128
@@ -186,7 +189,8 @@ def draw_vortices(seed: int) -> tuple[Scan4D, dict[str, Any], np.ndarray, np.nda
     wave = real + 1j * imaginary
     truth = wave / abs(wave).max() + (0 if rng.random() < 0.5 else 0.3)
     dose = 10 ** rng.uniform(5, 6.3)
-    counts = record(rng, probe, truth / np.sqrt((abs(truth) ** 2).mean()), places, (dose, 0.0))
+    scaled = truth / np.sqrt((abs(truth) ** 2).mean())
+    counts = record(rng, probe, scaled, places, (dose, 0.0), noisy=noisy)
     geometry = Geometry(wavelength=WAVELENGTH, shape=(side, side), angle=(ANGLE, ANGLE), beam="photon")
     scan = Scan4D(
         counts=counts, positions=(places + side // 2) * pixel, geometry=geometry, probe=None, oriented=False

@@ -1,6 +1,7 @@
 """A start that stays far from the noise is tried with the probe and the object of a difference map."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,10 +72,26 @@ class TestARunFarFromTheNoise:
 
 @pytest.mark.medium
 def test_a_start_close_to_the_noise_is_left_alone(job):
-    level = job.finest
-    assert not difference_map_start.is_difference_map_due(level, 1.9)
-    assert difference_map_start.is_difference_map_due(level, 2.1)
+    level, start = job.finest, job.start
+    assert not difference_map_start.is_difference_map_due(level, replace(start, loss=1.9))
+    assert difference_map_start.is_difference_map_due(level, replace(start, loss=2.1, unexplained=0.0))
     assert not difference_map_start.is_difference_map_due(level, None)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("seed", "is_due"), [(905, True), (901, False)])
+def test_values_that_are_not_counts_have_no_unit(seed, is_due, monkeypatch):
+    """A start that leaves 15 % of what differs between patterns is far off, one that leaves 1 % is not."""
+    scan = draw_scan(seed, noisy=False)[0]
+    tried = []
+    monkeypatch.setattr(difference_map_start, "run_difference_map", lambda *_: tried.append(True))
+    for factor in (1e-4, 1e4):
+        unit = factor * 0.08 / scan.counts.mean()
+        probe = None if scan.probe is None else scan.probe * unit**0.5
+        values = replace(scan, counts=(unit * scan.counts).astype(np.float32), probe=probe)
+        tried.clear()
+        Job.begin(Reconstruct.of({"device": "cpu"}), scan=values)
+        assert bool(tried) == is_due, factor
 
 
 @pytest.mark.medium

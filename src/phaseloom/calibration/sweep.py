@@ -71,6 +71,7 @@ class Start:
         margin: loss of the best other candidate in the last rung over ``loss``; 1: undecided.
         tried: every candidate with its orientation, defocus, epochs and last loss.
         tells_sign: whether the probe of the file fits one of two twins only: that decides the phase's sign.
+        unexplained: ``loss`` over that of the mean pattern; 0: not known.
     """
 
     defocus: float
@@ -79,6 +80,7 @@ class Start:
     margin: float
     tried: list[dict[str, Any]]
     tells_sign: bool = False
+    unexplained: float = 0.0
 
     def steps(self) -> tuple[Call, ...]:
         """What has to be done to the scan."""
@@ -147,6 +149,11 @@ class _Candidate:
         last = self.progress.epoch + epochs
         for epoch in fit(self.likelihood, order, self.progress, before=self.before, epochs=last):
             self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
+
+    def measure_unexplained(self) -> float:
+        """Its loss over that of a model that knows the mean pattern alone."""
+        assert self.likelihood is not None
+        return self.loss / max(self.likelihood.mean_pattern_loss, 1e-30)
 
     def as_row(self) -> dict[str, Any]:
         """What it was and what it came to."""
@@ -315,8 +322,7 @@ def _search_near_stored_probe(
     rivals = [one.loss / best.loss for one in last if one not in (best, twin)]
     if min(rivals, default=math.inf) < MIN_MARGIN_OF_CLEAR_START:
         return None
-    assert best.likelihood is not None
-    if best.loss > MAX_UNEXPLAINED_BY_STORED_PROBE * best.likelihood.mean_pattern_loss:
+    if best.measure_unexplained() > MAX_UNEXPLAINED_BY_STORED_PROBE:
         return None
     line, lowest = {0: best}, 0
     state = torch.random.get_rng_state()
@@ -332,7 +338,8 @@ def _search_near_stored_probe(
     tried = [*stored, *(one for place, one in line.items() if place)]
     margin = min(one.loss for one in tried if one is not found) / found.loss
     rows = [one.as_row() for one in tried]
-    return Start(defocus, found.orientation, found.loss, margin, rows, tells_sign=has_sign)
+    left = found.measure_unexplained()
+    return Start(defocus, found.orientation, found.loss, margin, rows, tells_sign=has_sign, unexplained=left)
 
 
 def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:
@@ -346,7 +353,9 @@ def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> 
         best = kept
     others = [candidate.loss for candidate in last if candidate is not best]
     tried = [candidate.as_row() for candidate in all_]
-    return Start(best.defocus, best.orientation, best.loss, min(others, default=math.inf) / best.loss, tried)
+    margin = min(others, default=math.inf) / best.loss
+    left = best.measure_unexplained()
+    return Start(best.defocus, best.orientation, best.loss, margin, tried, unexplained=left)
 
 
 def _prefer_orientation_as_given(all_: Sequence[_Candidate], best: _Candidate) -> _Candidate:

@@ -631,8 +631,8 @@ class Job:
         wanted = self.recorded.object.name
         if wanted not in warm_start.WORDS:
             recipe = self._use_direct_image()
-            is_due = is_difference_map_due(self.level, None if self.start is None else self.start.loss)
-            is_due = (is_due and recipe.compare_starts) or "difference_map" in recipe.found
+            is_due = recipe.compare_starts and is_difference_map_due(self.level, self.start)
+            is_due = is_due or "difference_map" in recipe.found
             return use_difference_map(self.level, recipe, self.holdout) if is_due else recipe
         if self.recorded.tiles:
             return self.recorded

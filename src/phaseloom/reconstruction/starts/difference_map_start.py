@@ -22,6 +22,7 @@ from phaseloom.ptycho.multigrid import transfer_parameters
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.reconstruction.level import Level, build_levels, fit_patterns
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.starts.start_race import (
     FLAT,
     choose,
@@ -35,6 +36,13 @@ __all__ = ["DUE_LOSS", "describe_difference_map", "is_difference_map_due", "use_
 
 DUE_LOSS = 2.0
 """Of a start, in units of shot noise, from which a difference map is tried."""
+
+DUE_SHARE = 0.03
+"""Of the loss of the mean pattern, that a start leaves, from which one is tried where values are not counts.
+
+Such values have no shot noise, and multiplied by anything they are the same scan. Without noise, searches
+that end well leave about 0.01, others 0.05 to 0.4 (decision 074).
+"""
 
 EPOCHS = 80
 """Of the difference map. Samples of PtyLab are out of their wrong minimum after 60."""
@@ -57,20 +65,26 @@ PROBE, BOTH = "probe", "probe and object"
 """Names of what a difference map found, beside `FLAT`: the start as it was, without an object."""
 
 
-def is_difference_map_due(level: Level, loss: float | None, /) -> bool:
+def is_difference_map_due(level: Level, start: Start | None, /) -> bool:
     """Whether a run should compare its start with what a difference map finds.
 
     Args:
         level: of the data, before its first epoch.
-        loss: of the start as it was found; ``None``: none was looked for.
+        start: as it was found; ``None``: none was looked for.
     """
+    if start is None:
+        return False
     model, geometry = level.model, level.scan.geometry
     thing = model.object
     is_plain = thing.kind == "complex" and thing.transmission().shape[:2] == (1, 1)
     is_plain = is_plain and level.scan.heights is None and level.scan.scan_numbers is None
     is_far = geometry.beam == "photon" and not geometry.near
     by_newton = isinstance(level.progress.optimizer, GaussNewton) and team().world_size == 1
-    return loss is not None and loss >= DUE_LOSS and is_plain and is_far and by_newton
+    if not (is_plain and is_far and by_newton):
+        return False
+    if level.likelihood.counts_are_whole:
+        return start.loss >= DUE_LOSS
+    return start.unexplained >= DUE_SHARE
 
 
 def use_difference_map(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) -> Reconstruct:
