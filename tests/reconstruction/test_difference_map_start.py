@@ -71,11 +71,15 @@ class TestARunFarFromTheNoise:
 
 
 @pytest.mark.medium
-def test_a_start_close_to_the_noise_is_left_alone(job):
+def test_a_start_close_to_the_noise_is_left_alone(job, monkeypatch):
     level, start = job.finest, job.start
     assert not difference_map_start.is_difference_map_due(level, replace(start, loss=1.9))
     assert difference_map_start.is_difference_map_due(level, replace(start, loss=2.1, unexplained=0.0))
     assert not difference_map_start.is_difference_map_due(level, None)
+    monkeypatch.setattr(level.likelihood, "counts_are_whole", False)  # a dark level was taken off
+    for loss, is_due in ((0.01, True), (1.2, False), (3.0, True)):
+        left = replace(start, loss=loss, unexplained=0.2)
+        assert difference_map_start.is_difference_map_due(level, left) == is_due
 
 
 @pytest.mark.medium
@@ -83,12 +87,13 @@ def test_a_start_close_to_the_noise_is_left_alone(job):
 def test_values_that_are_not_counts_have_no_unit(seed, is_due, monkeypatch):
     """A start that leaves 15 % of what differs between patterns is far off, one that leaves 1 % is not."""
     scan = draw_scan(seed, noisy=False)[0]
+    counts = np.asarray(scan.counts)
     tried = []
     monkeypatch.setattr(difference_map_start, "run_difference_map", lambda *_: tried.append(True))
-    for factor in (1e-4, 1e4):
-        unit = factor * 0.08 / scan.counts.mean()
+    for factor in (1e-4, 1.0, 1e6):  # but for those that look like counts
+        unit = factor * 0.08 / float(counts.mean())
         probe = None if scan.probe is None else scan.probe * unit**0.5
-        values = replace(scan, counts=(unit * scan.counts).astype(np.float32), probe=probe)
+        values = replace(scan, counts=(unit * counts).astype(np.float32), probe=probe)
         tried.clear()
         Job.begin(Reconstruct.of({"device": "cpu"}), scan=values)
         assert bool(tried) == is_due, factor

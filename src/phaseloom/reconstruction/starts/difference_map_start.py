@@ -17,6 +17,7 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.verdict import MIN_LEVEL_OF_COUNTS
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.multigrid import transfer_parameters
 from phaseloom.ptycho.objects import PixelObject
@@ -82,8 +83,8 @@ def is_difference_map_due(level: Level, start: Start | None, /) -> bool:
     by_newton = isinstance(level.progress.optimizer, GaussNewton) and team().world_size == 1
     if not (is_plain and is_far and by_newton):
         return False
-    if level.likelihood.counts_are_whole:
-        return start.loss >= DUE_LOSS
+    if level.likelihood.counts_are_whole or MIN_LEVEL_OF_COUNTS <= start.loss < DUE_LOSS:
+        return start.loss >= DUE_LOSS  # with a dark level taken off, counts are not whole
     return start.unexplained >= DUE_SHARE
 
 
