@@ -69,13 +69,10 @@ def test_the_start_of_a_near_field_and_its_epochs_print_what_they_do(
     with runner.print_progress(quiet=False):
         job = pl.Job.begin(pl.Reconstruct.of({"epochs": 3}), tmp_path / "run", scan=scan)
     start = capsys.readouterr().out
-    steps = (
-        "orientation, magnification",
-        "fit 1 of 5 or more, effective distance",
-        "positions: epoch 1 of 16",
-    )
-    for step in (*steps, "object of one material: evaluation 1 of about 40"):
+    for step in ("orientation, magnification", "fit 1 of 6 or more, effective distance", "start 1 of 2"):
         assert f"near field: {step}" in start
+    for step in ("positions: epoch 1 of 16", "object of one material: evaluation 1 of about 40"):
+        assert f"start 2 of 2, beta / delta 0.1: {step}" in start
     run(job, quiet=False)
     out = capsys.readouterr().out
     assert "s: epoch 1 of 3, loss " in out

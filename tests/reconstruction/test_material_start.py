@@ -7,8 +7,10 @@ import phaseloom as pl
 from benchmarks.near_field_acceptance import read_known
 from benchmarks.near_field_scans import draw_case, simulate_case
 from phaseloom.data.prepare import enlarge
+from phaseloom.direct.holograms import HologramImage
 from phaseloom.ptycho import multigrid
-from phaseloom.reconstruction.starts.distance_profile import choose_distance
+from phaseloom.reconstruction.starts.distance_profile import profile_distance
+from phaseloom.reconstruction.starts.material_start import HologramStart, choose_start
 
 STAR = {"side": 64, "places": 6, "step": 5.0, "counts": 500.0, "fresnel": 0.07, "specimen": "star"}
 STAR |= {"source": 0.3, "blur": 0.3, "position_error": 0.3, "fills": False, "phase": 1.5}
@@ -16,6 +18,19 @@ STAR |= {"distance_error": 0.0, "pixel": 1500.0, "magnification": 1.0, "backgrou
 
 WEAK = {**STAR, "counts": 70.0, "fresnel": 0.14, "specimen": "particles", "absorption": 0.1}
 """A scan whose starts differ in the power of their images by more than in what they explain."""
+
+
+def start(ratio: float, loss: float, image: HologramImage | None = None) -> HologramStart:
+    return HologramStart(image, ratio, loss)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("loss", "taken"), [(0.99, 0.1), (0.999, 0.01), (1.2, 0.01)])
+def test_more_absorption_is_taken_only_where_it_explains_clearly_more(loss: float, taken: float) -> None:
+    assert choose_start([start(0.01, 1.0), start(0.1, loss)]).ratio == taken
+
+
+def test_a_start_that_was_not_tried_is_taken_alone() -> None:
+    assert choose_start([HologramStart(None, 0.04)]).ratio == 0.04  # type: ignore[arg-type]
 
 
 @pytest.mark.medium
@@ -47,8 +62,7 @@ def test_distances_are_looked_for_on_the_pixels_of_the_detector() -> None:
     fine = enlarge(scan, to=(128, 128), match="resample")
     assert multigrid.model_detector_pixels(fine).modelled is None
     recipe = pl.Reconstruct.of({"epochs": 2})
-    coarse, finer = (choose_distance(recipe, one, None) for one in (scan, fine))
+    coarse, finer = (profile_distance(recipe, one) for one in (scan, fine))
     assert coarse is not None
     assert finer is not None
-    assert finer.profile.ratio == coarse.profile.ratio
-    np.testing.assert_allclose(finer.profile.losses.mean(1), coarse.profile.losses.mean(1), rtol=0.02)
+    np.testing.assert_allclose(finer.losses.mean(1), coarse.losses.mean(1), rtol=0.02)

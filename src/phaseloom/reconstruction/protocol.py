@@ -92,10 +92,10 @@ from phaseloom.reconstruction.starts.difference_map_start import (
     is_difference_map_due,
     use_difference_map,
 )
-from phaseloom.reconstruction.starts.distance_profile import choose_distance
+from phaseloom.reconstruction.starts.distance_profile import combine_ranges, profile_distance
 from phaseloom.reconstruction.starts.earlier_result import require_orientation_of_object
 from phaseloom.reconstruction.starts.first_image import make_first_image
-from phaseloom.reconstruction.starts.material_start import begin_with_holograms
+from phaseloom.reconstruction.starts.material_start import RATIOS, begin_with_holograms
 from phaseloom.reconstruction.starts.offsets import find_offsets
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
@@ -657,8 +657,9 @@ class Job:
         """Begin with the direct image of holograms, with an object of one material fitted from there."""
         level, recipe = self.finest, self.recorded
         is_phase = level.model.object.kind == "phase"
-        ratio = 0.0 if is_phase else recipe.found["holograms"].get("start_ratio")
-        start = begin_with_holograms(level, recipe, (self.training, self.holdout), ratio=ratio)
+        is_profiled = recipe.found["holograms"].get("profile_ratio") is not None
+        ratios = (0.0,) if is_phase else RATIOS if is_profiled else (None,)
+        start = begin_with_holograms(level, recipe, (self.training, self.holdout), ratios=ratios)
         if start is None:
             return recipe
         if start.ratio is not None:
@@ -883,18 +884,22 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
         log.info("near field: %s", lines[-1])
         limits = None
     changed, scan, widened = widen_window(changed, scan)
-    chosen = choose_distance(changed, scan, None if limits is None else (found.geometry.flight, *limits))
-    is_clear = chosen is not None and chosen.profile.is_clear
-    if chosen is not None:
-        lines.append(chosen.line())
-        limits = chosen.limits
-    if chosen is not None and is_clear:
-        changed, scan = set_distance(changed, scan, chosen.flight)
+    profile = profile_distance(changed, scan)
+    is_clear = profile is not None and profile.is_clear
+    if profile is not None and profile.is_clear:
+        best = profile.find_minimum()
+        if limits is not None:
+            best = combine_ranges(best, (found.geometry.flight, *limits))
+        changed, scan = set_distance(changed, scan, best[0])
+        lines.append(profile.line(best))
+        limits = best[1:]
+    elif profile is not None:
+        lines.append(profile.line())
     said = {"lines": [*lines, *widened], "is_shown": is_distance_shown(limits)}
     said["flight"] = scan.geometry.flight
     said["flight_range"] = None if limits is None else [*limits]
     said |= {"ratio": USUAL_RATIO, "is_distance_fitted": is_clear}
-    said["start_ratio"] = None if chosen is None else chosen.profile.ratio
+    said["profile_ratio"] = None if profile is None else profile.ratio
     said["distance_change"] = round(scan.geometry.flight / found.stated.flight - 1, 4)
     said["is_oriented"] = found.is_oriented
     said["is_pixel_shown"] = found.scale is not None or math.isinf(scan.geometry.focus or math.inf)

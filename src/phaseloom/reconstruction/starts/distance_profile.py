@@ -1,17 +1,18 @@
-"""The effective distance of a near-field scan, and the absorption of its material, by fits of its middle.
+"""The effective distance of a near-field scan by its profile: losses of fits at each of several distances.
 
-Some patterns are fitted with an object of one material at distances on either side of the one that is
+Part of the scan is fitted with an object of one material at distances on either side of the one that is
 known, illumination and positions anew at each. Where strong phases or structured light make holograms
 more than a linear contrast, the loss has a sharp minimum at the right distance; else fits differ by their
 own noise.
 
-The minimum moves with the ratio of absorption to phase (``beta / delta``), by a tenth and more where that is
-wrong. So each ratio has its own profile, and is tried by epochs with a free object at its own distance. As
-one more number of a fit the ratio goes astray, for it makes up for slow details that are not found yet.
+The ratio of absorption to phase (``beta / delta``) is found in the same way, by fits with several ratios: as
+one more number of a fit it goes astray, for it makes up for slow details that are not found yet.
 """
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,10 +25,10 @@ from phaseloom.calibration.hologram_start import (
     set_distance,
     start_from_holograms,
 )
-from phaseloom.calibration.near_field import ERROR_OF_STATED, ERRORS_OF_RANGE, Range, bound_distance
+from phaseloom.calibration.near_field import ERRORS_OF_RANGE, Range, bound_distance
 from phaseloom.calibration.one_material import fit_one_material
 from phaseloom.calibration.orientations import select_nearest
-from phaseloom.data.scan import Scan4D
+from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.fitting.distributed import team
 from phaseloom.metrics.parabola import find_vertex
 from phaseloom.ptycho import multigrid
@@ -38,14 +39,9 @@ from phaseloom.runs.progress_lines import name_step, report_progress
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
-__all__ = [
-    "DistanceProfile",
-    "FoundDistance",
-    "choose_distance",
-    "choose_ratio",
-    "combine_ranges",
-    "find_distance",
-]
+__all__ = ["DistanceProfile", "choose_ratio", "combine_ranges", "find_distance", "profile_distance"]
+
+log = logging.getLogger(__name__)
 
 STEP = 0.13
 """Of the logarithm of the distance."""
@@ -56,37 +52,36 @@ MAX_STEPS = 6
 PATTERNS = 30
 EPOCHS = 8
 ITERATIONS = 60
+RATIO_ITERATIONS = 40
 """Of a fit: patterns in the middle of the scan, epochs that find the positions, then steps of L-BFGS."""
 
 RATIOS = (0.01, 0.03, 0.1)
-"""``beta / delta`` that are tried. Images without absorption are right with the lowest one."""
+RATIO_OF_START = 0.02
+LEAST_FITS = len(RATIOS) + 3
+"""``beta / delta`` that are tried, from images of one ratio, and fits with the three first distances. The
+lowest ratio is taken unless another is clearly better: images without absorption are right with it."""
 
-LEAST_FITS = len(RATIOS) + 2
-"""Of a search in which one ratio alone comes near the lowest loss."""
+MIN_GAIN_OF_RATIO = 0.009
+MIN_ERRORS_OF_RATIO = 3.0
+"""Fall of the loss, as a share of what differs between patterns, and in its standard errors, from which on
+another ratio is clearly better. An illumination that is not right yet is made up for by absorption: of two
+scans without any, higher ratios gained 0.0055 and 0.0063, of two with 0.1 they gained 0.015 and 0.02."""
 
-MAX_EXCESS = 1.3
-"""Times the lowest loss at the first distance, above which a ratio is not tried any further."""
-
-EPOCHS_OF_TRIAL = 10
-"""With a free object. After 8 of 12 one scan had not settled, and the wrong ratio had the lower loss."""
-
-MIN_GAIN_OF_RATIO = 0.003
-"""Share by which the loss of a trial has to be lower to take more absorption: an illumination that is not
-right yet is made up for by absorption."""
+MIN_CHANGE_FOR_RATIO = 0.04
+"""Of the logarithm of the distance, from which on the ratio is looked for again."""
 
 FIT_ERROR = 0.005
 """Share of the loss by which fits at neighbouring distances differ by what is left to do and by what is not
 modelled: of a scan whose losses bend by 0.0075 the minimum was 10 % off."""
 
-MIN_BEND = 0.003
+MIN_BEND = 0.006
 """Second difference of the losses over the lowest, from which their minimum is looked at."""
 
-MIN_SLOPE = 0.004
+MIN_SLOPE = 0.01
 """Share by which losses differ from which on the range grows where its end is best."""
 
-SYSTEMATIC_ERROR = 0.04
-"""Standard error of the logarithm of the distance by what is not modelled: source, point spread, ratio. Of
-twelve scans of development minima were off by 4 % (root mean square), a thirteenth by 19 %."""
+SYSTEMATIC_ERROR = 0.03
+"""Standard error of the logarithm of the distance by what is not modelled: source, point spread, ratio."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +91,12 @@ class DistanceProfile:
     Attributes:
         flights: effective distances, angstrom, ascending, at equal ratios.
         losses: ``(flight, pattern)``, in units of shot noise.
-        ratio: ``beta / delta`` of the material.
+        ratio: ``beta / delta`` of the material; ``None``: not looked for.
     """
 
     flights: Float[np.ndarray, " flight"]
     losses: Float[np.ndarray, "flight pattern"]
-    ratio: float = RATIOS[0]
+    ratio: float | None = None
 
     @property
     def lowest(self) -> int:
@@ -136,43 +131,16 @@ class DistanceProfile:
         vertex = float(_find_vertex(means[:, None])[0])
         return bound_distance(float(self.flights[self.lowest]) * math.exp(step * vertex), error)
 
-
-@dataclass(frozen=True, eq=False)
-class FoundDistance:
-    """What fits of part of a near-field scan say of it.
-
-    Attributes:
-        flight: effective distance, angstrom.
-        limits: where its range begins and ends, angstrom; ``None``: nothing is known.
-        profile: losses of the fits it comes from, with their `beta / delta`.
-    """
-
-    flight: float
-    limits: tuple[float, float] | None
-    profile: DistanceProfile
-
-    @classmethod
-    def of(cls, profile: DistanceProfile, flight: float, shown: Range | None, /) -> "FoundDistance":
-        """The minimum of a profile, together with what rings show; what was known where there is none.
+    def line(self, found: Range | None = None, /) -> str:
+        """What was found, in a sentence.
 
         Args:
-            profile: losses by distance.
-            flight: distance that was known, angstrom.
-            shown: distance and its range by rings; ``None``: they show none.
+            found: what was taken in the end; default: the minimum.
         """
-        if not profile.is_clear:
-            return cls(flight, None if shown is None else shown[1:], profile)
-        if shown is None:
-            shown = bound_distance(flight, ERRORS_OF_RANGE * ERROR_OF_STATED)
-        best = combine_ranges(profile.find_minimum(), shown)
-        return cls(best[0], best[1:], profile)
-
-    def line(self) -> str:
-        """What was found, in a sentence."""
-        if not self.profile.is_clear or self.limits is None:
-            low, high = (LENGTH.show(float(f"{one:.3g}")) for one in self.profile.flights[[0, -1]])
+        if not self.is_clear:
+            low, high = (LENGTH.show(float(f"{one:.3g}")) for one in self.flights[[0, -1]])
             return f"fits at effective distances from {low} to {high} do not tell them apart"
-        best, low, high = (LENGTH.show(float(f"{one:.4g}")) for one in (self.flight, *self.limits))
+        best, low, high = (LENGTH.show(float(f"{one:.4g}")) for one in found or self.find_minimum())
         return f"effective distance with fits of one material: {best} ({low} to {high})"
 
 
@@ -234,13 +202,12 @@ def find_distance(
     )
 
 
-def choose_distance(recipe: Reconstruct, scan: Scan4D, shown: Range | None, /) -> FoundDistance | None:
+def profile_distance(recipe: Reconstruct, scan: Scan4D, /) -> DistanceProfile | None:
     """Fit the middle of a near-field scan at several distances; ``None`` where such a fit does not serve.
 
     Args:
         recipe: of the run, with the automatic start.
         scan: prepared, on the window that is modelled.
-        shown: distance and its range by rings; ``None``: they show none.
     """
     few = select_nearest(multigrid.model_detector_pixels(scan), PATTERNS)
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
@@ -252,66 +219,52 @@ def choose_distance(recipe: Reconstruct, scan: Scan4D, shown: Range | None, /) -
         model = settled.build_model(few)
         if team().world_size > 1 or not is_one_material_due(model):
             return None
-        ratios = (0.0,) if model.object.kind == "phase" else RATIOS
-        return _choose(_Trials(settled, few), scan.geometry.flight, ratios, shown)
+        return _profile(
+            _Trials(settled, few), scan.geometry.flight, 0.0 if model.object.kind == "phase" else None
+        )
     finally:
         torch.random.set_rng_state(state)
 
 
-def _choose(
-    trials: "_Trials", flight: float, ratios: Sequence[float], shown: Range | None
-) -> FoundDistance | None:
-    """The distance of each ratio, and the ratio whose trial has the lower loss."""
-    first = {ratio: float(trials.measure(flight, ratio).mean()) for ratio in ratios}
-    tried = [ratio for ratio in ratios if first[ratio] <= MAX_EXCESS * min(first.values())]
-    found = []
-    for ratio in tried:
-        profile = find_distance(lambda one, ratio=ratio: trials.measure(one, ratio), flight)
-        found.append(FoundDistance.of(replace(profile, ratio=ratio), flight, shown))
-    if len(found) == 1:
-        return found[0]
-    losses = {one.profile.ratio: trials.try_free_object(one.flight, one.profile.ratio) for one in found}
-    return choose_among(found, losses)
+def _profile(trials: "_Trials", flight: float, stated: float | None) -> DistanceProfile:
+    """Ratio, then distance, and the ratio again where the distance has moved."""
+    ratio = trials.find_ratio(flight) if stated is None else stated
+    found = find_distance(lambda one: trials.measure(one, ratio), flight)
+    moved = found.find_minimum()[0] if found.is_clear else flight
+    if stated is None and abs(math.log(moved / flight)) > MIN_CHANGE_FOR_RATIO:
+        ratio = trials.find_ratio(moved)
+    return replace(found, ratio=ratio)
 
 
-def choose_among(found: Sequence[FoundDistance], losses: Mapping[float, float], /) -> FoundDistance:
-    """The distance of the ratio that is chosen; its range takes in those of ratios that are not told from it.
+def choose_ratio(losses: Mapping[float, Float[np.ndarray, " pattern"]], contrast: float, /) -> float:
+    """The lowest ratio, or that of the lowest loss where it is clearly lower, by a parabola in its logarithm.
+
+    Losses rise steeply below the right ratio and little above it, and fits with a higher one make up for much
+    that is not modelled.
 
     Args:
-        found: distances, each with the ratio of its profile.
-        losses: after a trial with a free object, by ratio.
+        losses: of patterns by ratio, of three at about equal factors.
+        contrast: loss of the mean pattern less that of noise: what differs between patterns.
 
     Example:
-        >>> known = {ratio: DistanceProfile(np.ones(1), np.ones((1, 1)), ratio) for ratio in (0.01, 0.1)}
-        >>> found = [FoundDistance(1.0, (0.9, 1.1), known[0.01]), FoundDistance(1.2, (1.1, 1.3), known[0.1])]
-        >>> [choose_among(found, {0.01: 1.0, 0.1: loss}).limits for loss in (0.999, 0.9, 1.1)]
-        [(0.9, 1.3), (1.1, 1.3), (0.9, 1.1)]
-    """
-    ratio = choose_ratio(losses)
-    taken = next(one for one in found if one.profile.ratio == ratio)
-    most = losses[ratio] / (1 - MIN_GAIN_OF_RATIO)
-    limits = [one.limits for one in found if losses[one.profile.ratio] <= most and one.limits is not None]
-    if taken.limits is None or not limits:
-        return taken
-    return replace(taken, limits=(min(low for low, _ in limits), max(high for _, high in limits)))
-
-
-def choose_ratio(losses: Mapping[float, float], /) -> float:
-    """The lowest ratio, or a higher one whose trial has a clearly lower loss.
-
-    Args:
-        losses: after a trial with a free object, by ratio.
-
-    Example:
-        >>> choose_ratio({0.01: 1.0, 0.03: 0.99, 0.1: 0.989})
-        0.03
+        >>> fits = {0.01: 1.06, 0.03: 1.0, 0.1: 0.99}
+        >>> losses = {ratio: np.linspace(0.99, 1.01, 30) * loss for ratio, loss in fits.items()}
+        >>> round(choose_ratio(losses, 2.0), 3), choose_ratio(losses, 20.0)
+        (0.067, 0.01)
     """
     ratios = sorted(losses)
-    best = ratios[0]
-    for ratio in ratios[1:]:
-        if losses[ratio] < (1 - MIN_GAIN_OF_RATIO) * losses[best]:
-            best = ratio
-    return best
+    values = np.array([losses[one].mean() for one in ratios])
+    best = ratios[int(values.argmin())]
+    gain = losses[ratios[0]] - losses[best]
+    error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
+    if gain.mean() <= max(MIN_GAIN_OF_RATIO * contrast, MIN_ERRORS_OF_RATIO * error):
+        return ratios[0]
+    low, middle, high = values
+    if low - 2 * middle + high <= 0:
+        return best
+    step = math.log(ratios[-1] / ratios[0]) / 2
+    vertex = ratios[1] * math.exp(step * float(_find_vertex(values[:, None])[0]))
+    return min(max(vertex, ratios[0]), ratios[-1])
 
 
 class _Trials:
@@ -320,45 +273,49 @@ class _Trials:
     def __init__(self, recipe: Reconstruct, scan: Scan4D):
         self.recipe = recipe
         self.scan = scan
-        self.patterns = np.arange(len(scan))
-        self.known: dict[tuple[float, float], Float[np.ndarray, " pattern"]] = {}
+        self.starts: dict[float, tuple[Level, Geometry] | None] = {}
         self.count = 0
 
-    def measure(self, flight: float, ratio: float) -> Float[np.ndarray, " pattern"]:
+    def find_ratio(self, flight: float) -> float:
+        """The ratio of the lowest loss at a distance."""
+        losses = {one: self.measure(flight, one, RATIO_ITERATIONS) for one in RATIOS}
+        start = self.starts[flight]
+        if start is None or not all(np.isfinite(one).all() for one in losses.values()):
+            return RATIO_OF_START
+        return choose_ratio(losses, start[0].likelihood.mean_pattern_loss - 1)
+
+    def measure(
+        self, flight: float, ratio: float, iterations: int = ITERATIONS
+    ) -> Float[np.ndarray, " pattern"]:
         """Losses of the patterns after a fit; infinite where that fails."""
-        if (flight, ratio) not in self.known:
-            level = self._fit(flight, ratio)
-            failed = np.full(len(self.patterns), np.inf)
-            self.known[flight, ratio] = failed if level is None else measure_each(level, self.patterns)
-        return self.known[flight, ratio]
-
-    def try_free_object(self, flight: float, ratio: float) -> float:
-        """Loss after epochs with a free object, without a prior: one with more power leaves more to fit."""
-        level = self._fit(flight, ratio)
-        if level is None:
-            return math.inf
-        with name_step(f"near field: trial with a free object, beta / delta {ratio:.2g}"):
-            self._run_epochs(level, EPOCHS_OF_TRIAL)
-        return float(measure_each(level, self.patterns).mean())
-
-    def _fit(self, flight: float, ratio: float) -> Level | None:
-        """An object of one material at a distance, from its own direct image; ``None`` without one."""
         self.count += 1
         far = LENGTH.show(float(f"{flight:.3g}"))
         fit = f"fit {self.count} of {LEAST_FITS} or more"
         with name_step(f"near field: {fit}, effective distance {far}, beta / delta {ratio:.2g}"):
-            torch.manual_seed(self.recipe.seed)
-            recipe, there = set_distance(self.recipe, self.scan, flight)
-            level = Level.of(recipe, there, recipe.build_model(there))
-            if (image := make_hologram_image(there, ratio)) is None:
-                return None
-            start_from_holograms(level.model, there, image)
-            self._run_epochs(level, EPOCHS)
-            fit_one_material(level.model, level.likelihood, there.window, ratio=ratio, iterations=ITERATIONS)
-            return level
+            return self._measure(flight, ratio, iterations)
 
-    def _run_epochs(self, level: Level, count: int) -> None:
-        recipe = self.recipe.model_copy(update={"epochs": count})
+    def _measure(self, flight: float, ratio: float, iterations: int) -> Float[np.ndarray, " pattern"]:
+        if flight not in self.starts:
+            self.starts = {flight: self._begin(flight)}  # one is kept: it is asked for in turn
+        start = self.starts[flight]
+        patterns = np.arange(len(self.scan))
+        if start is None:
+            return np.full(len(patterns), np.inf)
+        level, window = start
+        trial = level.with_model(deepcopy(level.model))
+        fit_one_material(trial.model, trial.likelihood, window, ratio=ratio, iterations=iterations)
+        return measure_each(trial, patterns)
+
+    def _begin(self, flight: float) -> tuple[Level, Geometry] | None:
+        """A model at a distance after the epochs that find positions; ``None`` without a direct image."""
+        torch.manual_seed(self.recipe.seed)
+        recipe, there = set_distance(self.recipe, self.scan, flight)
+        level = Level.of(recipe, there, recipe.build_model(there))
         recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, level)})
-        for epoch in fit_level(level, recipe, (self.patterns, self.patterns[:0]), count):
-            report_progress(f"epoch {epoch.number} of {count}, loss {epoch.loss:.3f}")
+        if (image := make_hologram_image(there, RATIO_OF_START)) is None:
+            return None
+        start_from_holograms(level.model, there, image)
+        patterns = np.arange(len(there))
+        for epoch in fit_level(level, recipe, (patterns, patterns[:0]), EPOCHS):
+            report_progress(f"epoch {epoch.number} of {EPOCHS}, loss {epoch.loss:.3f}")
+        return level, there.window
