@@ -172,7 +172,8 @@ def find_bad_pixels(
     Wider ones are found where all patterns are zero: whole rows or columns that would have counts if they
     were a tenth as bright as both of their sides, and, of photons, areas that would if they were a thousandth
     as bright as what is on either side along three of four directions. Corners of a detector, the field
-    outside a bright disk and patterns of few counts have no such surroundings.
+    outside a bright disk and patterns of few counts have no such surroundings; the field between several
+    bright disks of photons (of a grating) may have: state ``mask: none`` then.
 
     Args:
         scan: pixels that it masks already, or whose mean is not finite, are left out.
