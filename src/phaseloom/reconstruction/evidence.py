@@ -737,19 +737,16 @@ def try_steps(recipe: Reconstruct, scan: Scan4D, model: Ptychography, /) -> Step
             for axis, factor in ways
         }
         found = replace(found, along=along)
-    if not recipe.fly:
-        found = replace(found, moving=_try_motion(recipe, scan, model))
+    if not recipe.fly and _is_path_even(scan.positions):
+        found = replace(found, moving=_try_motion(recipe, few, model))
     return found
 
 
 def _try_motion(recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> float | None:
-    """What a beam that moves leaves over what one at rest does; ``None``: there are no even scan lines."""
-    if not _is_path_even(scan.positions):
-        return None
-    few = select_neighbours(replace(scan, positions=model.scan.angstrom()), MAX_PATTERNS_OF_STEPS)
+    """What a beam that moves leaves over what one at rest does; ``None``: there are no scan lines."""
     try:
         rest, moving = (
-            _measure_left(one, few, model, epochs=EPOCHS_OF_MOTION)
+            _measure_left(one, scan, model, epochs=EPOCHS_OF_MOTION)
             for one in (recipe, recipe.model_copy(update={"fly": 1.0}))
         )
     except BadInput:  # of so few there are no lines
