@@ -70,7 +70,8 @@ def compare_rules(seed: int, noisy: bool, unit: float) -> dict[str, Any] | None:
         return None
     runs = {NEVER: left_alone}
     before = ALWAYS if job.start.loss >= difference_map_start.DUE_LOSS else NEVER
-    after = ALWAYS if job.start.unexplained >= usual else NEVER
+    difference_map_start.DUE_SHARE = usual
+    after = ALWAYS if difference_map_start.is_difference_map_due(job.level, job.start) else NEVER
     if ALWAYS in (before, after):
         runs[ALWAYS] = run_one(scan, truth, places, 0.0)[1]
     difference_map_start.DUE_SHARE = usual

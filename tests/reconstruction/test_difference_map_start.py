@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.start_search import ANGLE, WAVELENGTH, draw_scan, focus_probe, score_object
+from benchmarks.values_in_any_unit import set_unit
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.reconstruction.protocol import Job
@@ -87,15 +88,11 @@ def test_a_start_close_to_the_noise_is_left_alone(job, monkeypatch):
 def test_values_that_are_not_counts_have_no_unit(seed, is_due, monkeypatch):
     """A start that leaves 15 % of what differs between patterns is far off, one that leaves 1 % is not."""
     scan = draw_scan(seed, noisy=False)[0]
-    counts = np.asarray(scan.counts)
     tried = []
     monkeypatch.setattr(difference_map_start, "run_difference_map", lambda *_: tried.append(True))
     for factor in (1e-4, 1.0, 1e6):  # but for those that look like counts
-        unit = factor * 0.08 / float(counts.mean())
-        probe = None if scan.probe is None else scan.probe * unit**0.5
-        values = replace(scan, counts=(unit * counts).astype(np.float32), probe=probe)
         tried.clear()
-        Job.begin(Reconstruct.of({"device": "cpu"}), scan=values)
+        Job.begin(Reconstruct.of({"device": "cpu"}), scan=set_unit(scan, factor))
         assert bool(tried) == is_due, factor
 
 

@@ -654,14 +654,18 @@ def doubt_steps(found: StepTest, /) -> tuple[Doubt, ...]:
 def _doubt_factor(share: float, factor: float, axis: int | None) -> Doubt:
     where = "" if axis is None else f" along {AXES[axis]} alone"
     stage = "" if axis is None else ", and the scale of that axis of the stage"
-    pair = [factor, 1.0] if axis == 0 else [1.0, factor]
-    factors = f"{factor:.4g}" if axis is None else str(pair)
+    factors = f"{factor:.4g}" if axis is None else str([*_scale_along(axis, factor)])
     text = (
         f"short fits with steps {100 * (factor - 1):+.0f} % as long{where} leave {share:.0%} less of "
         f"the patterns unexplained: check the units of the positions, distance, energy and detector pixel"
         f"{stage}, or reconstruct again with prepare: scale: {{factor: {factors}}}"
     )
     return Doubt(Verdict.DOUBTFUL, text)
+
+
+def _scale_along(axis: int, factor: float) -> tuple[float, float]:
+    """Factors (y, x) on positions that are scaled along one axis alone."""
+    return (factor, 1.0) if axis == 0 else (1.0, factor)
 
 
 def doubt_places(found: NullTest, /) -> tuple[Doubt, ...]:
@@ -731,10 +735,10 @@ def try_steps(recipe: Reconstruct, scan: Scan4D, model: Ptychography, /) -> Step
         return None
     found = StepTest(left)
     if found.better is None:
-        ways = [(axis, factor) for axis in range(2) for factor in STEPS_OF_AXIS]
         along = {
-            (axis, factor): _measure_left(recipe, few, model, (factor, 1.0) if axis == 0 else (1.0, factor))
-            for axis, factor in ways
+            (axis, factor): _measure_left(recipe, few, model, _scale_along(axis, factor))
+            for axis in range(len(AXES))
+            for factor in STEPS_OF_AXIS
         }
         found = replace(found, along=along)
     if not recipe.fly and _is_path_even(scan.positions):
