@@ -37,6 +37,7 @@ def test_a_stated_defocus_is_given_up_where_another_halves_the_loss(monkeypatch,
         candidate.loss = ratio if candidate.defocus == 90.0 else 1.0 + abs(candidate.defocus - 130) / 100
 
     monkeypatch.setattr(_Candidate, "advance", advance)
+    monkeypatch.setattr(_Candidate, "measure_unexplained", lambda candidate: candidate.loss)
     probe = call("phaseloom.ptycho.probes", {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}, "probe")
     found = sweep(draw_scan(), probe, 0, span=80.0, steps=5, orientations=False)
     assert found is not None
