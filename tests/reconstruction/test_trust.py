@@ -12,6 +12,7 @@ import yaml
 
 from benchmarks.start_search import draw_scan
 from phaseloom import cli
+from phaseloom.calibration.one_material import RatioEvidence
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
@@ -410,3 +411,18 @@ def test_a_distance_found_with_another_absorption_is_doubted(found, is_doubted):
     assert [one.verdict for one in doubts] == [Verdict.DOUBTFUL] * is_doubted
     job.recipe.found = {}
     assert outcome._doubt_fitted_distance(job) == ()
+
+
+@pytest.mark.parametrize(
+    ("gain", "agreement", "margin", "is_doubted"),
+    [
+        (0.01, 0.9, 0.01, False),
+        (0.01, 0.9, 0.00003, True),  # an image of 0.88 that was converged
+        (0.01, 0.995, 0.00003, False),  # it does not matter
+        (0.001, 0.9, 0.01, True),
+        (0.01, 0.9, None, False),  # the ratio was fitted
+    ],
+)
+def test_absorption_that_starts_do_not_tell_is_doubted(gain, agreement, margin, is_doubted):
+    doubts = outcome._doubt_ratio(RatioEvidence(gain, agreement), margin)
+    assert [one.verdict for one in doubts] == [Verdict.DOUBTFUL] * is_doubted

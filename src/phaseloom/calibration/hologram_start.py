@@ -70,6 +70,10 @@ PATTERNS_OF_EDGE = 50
 MIN_RATIO_OF_PRIOR = 0.03
 """Of ``beta / delta``, with which the prior of a run expects the modulus at least."""
 
+MIN_RATIO_OF_IMAGE = 0.01
+"""Of ``beta / delta`` of a direct image, of an object without absorption as well: with zero its slow details,
+whose contrast vanishes, are noise of many radian (a star of 1.3 had 19)."""
+
 LIT = 0.3
 """Share of typical light from which on images are compared."""
 
@@ -163,9 +167,14 @@ def _measure_edge_light(scan: Scan4D) -> float:
 
 
 def make_hologram_image(scan: Scan4D, /, ratio: float = USUAL_RATIO) -> HologramImage | None:
-    """The direct image of a scan, with ``beta / delta``; ``None``, and a warning, where there is none."""
+    """The direct image of a scan, with ``beta / delta``; ``None``, and a warning, where there is none.
+
+    Args:
+        scan: holograms.
+        ratio: ``beta / delta``; less than `MIN_RATIO_OF_IMAGE` counts as that.
+    """
     try:
-        return reconstruct_holograms(_on_detector(scan), ratio=ratio)
+        return reconstruct_holograms(_on_detector(scan), ratio=max(ratio, MIN_RATIO_OF_IMAGE))
     except BadInput as problem:
         log.warning("near field: no direct image to begin with: %s", problem)
         return None

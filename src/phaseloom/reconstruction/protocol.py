@@ -663,7 +663,7 @@ class Job:
         if start is None:
             return recipe
         if start.ratio is not None:
-            recipe = _hold_heights(_record_ratio(recipe, start.ratio))
+            recipe = _hold_heights(_record_ratio(recipe, start.ratio, start.margin))
         if recipe.object_prior == "none":
             return recipe
         level.power = measure_power(start.image)
@@ -812,11 +812,11 @@ class Job:
             save_result(self.ended, folder)
 
 
-def _record_ratio(recipe: Reconstruct, ratio: float) -> Reconstruct:
-    """The recipe with what a fit of one material found."""
+def _record_ratio(recipe: Reconstruct, ratio: float, margin: float | None) -> Reconstruct:
+    """The recipe with what a fit of one material found, and by how much other ratios are worse."""
     said = recipe.found["holograms"]
     lines = [*said["lines"], f"beta / delta: {ratio:.2g} (object of one material)"]
-    changed = {**said, "lines": lines, "ratio": float(f"{ratio:.4g}")}
+    changed = {**said, "lines": lines, "ratio": float(f"{ratio:.4g}"), "ratio_margin": margin}
     return recipe.model_copy(update={"found": recipe.found | {"holograms": changed}})
 
 
