@@ -6,6 +6,10 @@ chi`` is not small; what an illumination with structure shows beyond that tells 
 steps by pixels hardly move slow details, whose curvature is ``chi^2`` of that of fast ones: here the hologram
 of the object is what is fitted, so that all frequencies have about the same curvature.
 
+The power of the phase, which falls with the third power of the frequency, is its prior: what counts do not
+tell is held down. A loss of amplitudes is half of the negative logarithm of their likelihood; so is the
+penalty.
+
 Source: contrast of one material: Paganin et al. 2002, doi 10.1046/j.1365-2818.2002.01010.x; L-BFGS: Liu &
 Nocedal 1989, doi 10.1007/BF01589116.
 """
@@ -48,6 +52,12 @@ ITERATIONS = 40
 HISTORY = 20
 """Of L-BFGS. With 120 the loss of a scan at 3e3 counts fell by another 0.8 %, and the image stayed."""
 
+ITERATIONS_AT_ONCE = 20
+MIN_FALL = 0.005
+"""Iterations, and the share by which the loss has to fall over them for as many more. Of weak phases it then
+fits noise (two images went from 0.89 to 0.88 with 150); of a star of 1.3 radian it falls by a tenth, and its
+image goes from 0.90 to 0.97."""
+
 ITERATIONS_WITHOUT_RATIO = 0.6
 """Share of the iterations after which the ratio is fitted, too: at first it would make up for everything."""
 
@@ -81,7 +91,7 @@ class OneMaterial:
     Attributes:
         phase: ``(v, u)``, radian, on the canvas of the model.
         ratio: ``beta / delta``.
-        losses: of each evaluation, in units of shot noise.
+        losses: of each evaluation, in units of shot noise, with what the prior adds.
     """
 
     phase: Float[Tensor, "v u"]
@@ -111,6 +121,7 @@ def fit_one_material(
     patterns: Int[np.ndarray, " n"] | None = None,
     ratio: float | None = None,
     iterations: int = ITERATIONS,
+    most: int | None = None,
 ) -> OneMaterial:
     """Fit object, illumination, positions and ratio of a near-field model, and give them to it.
 
@@ -124,11 +135,13 @@ def fit_one_material(
         patterns: index of those that are fitted; default: all.
         ratio: ``beta / delta``, kept; ``None``: it is fitted.
         iterations: of L-BFGS, a little more than one evaluation of all patterns each.
+        most: iterations, where the loss still falls by `MIN_FALL` over each `ITERATIONS_AT_ONCE`; default: no
+            more.
     """
     fit = _MaterialFit(model, likelihood, geometry, ratio)
     if patterns is not None:
         fit.patterns = torch.as_tensor(patterns)
-    losses = fit.run(iterations)
+    losses = fit.run(iterations, most)
     found = fit.found(losses)
     with torch.no_grad():
         wave = torch.polar(torch.exp(found.ratio * found.phase), found.phase)
@@ -163,7 +176,8 @@ def compare_ratios(
         fit = _MaterialFit(model, likelihood, geometry, one, moves_numbers=False)
         if patterns is not None:
             fit.patterns = torch.as_tensor(patterns)
-        losses[one] = fit.run(ITERATIONS_OF_RATIO)[-1] / (len(fit.patterns) * likelihood.floor)
+        loss = fit.run(ITERATIONS_OF_RATIO)[-1] - fit.penalty
+        losses[one] = loss / (len(fit.patterns) * likelihood.floor)
         lit = fit.light > MIN_SHARE_OF_LIGHT * fit.light.max()
         with torch.no_grad():
             phases[one] = fit.object_phase()[lit]
@@ -197,6 +211,8 @@ class _MaterialFit:
         self.stated = ratio
         self.patterns = torch.arange(len(model.scan.start))
         self.first = FIRST_RATIO if ratio is None else ratio
+        self.penalty = 0.0
+        self.weight: float | None = None  # of the prior: less where values are no counts, and far below noise
         self.start = model.probe.modes().detach().clone()
         self.light = torch.as_tensor(model.coverage()).to(model.scan.start)
         self._split_phase()
@@ -242,6 +258,8 @@ class _MaterialFit:
         strength = torch.exp((torch.log(power[seen] + 1e-12) - torch.log(slope[seen])).mean())
         bright = float(np.percentile(self.light[self.light > 0].cpu().numpy(), 90))
         self.noise = (1 / (4 * bright * strength * slope)).clamp(1e-5, 10).to(self.phase)
+        self.inverse_power = (1 / (strength * slope * self.phase.numel())).to(self.phase)
+        self.inverse_power[0, 0] = 0
         contrast = torch.sin(self.chi) + self.first * torch.cos(self.chi)
         self.shown = torch.fft.ifft2(contrast * torch.fft.fft2(self.phase)).real
         known = torch.fft.ifft2(_invert(self.chi, self.first, self.noise) * torch.fft.fft2(self.shown)).real
@@ -314,18 +332,20 @@ class _MaterialFit:
         """Of the positions, pixels."""
         return self.move_unit * self.offsets
 
-    def run(self, iterations: int) -> tuple[float, ...]:
+    def run(self, iterations: int, most: int | None = None) -> tuple[float, ...]:
         """Fit, first with the ratio as it is; the losses."""
         losses: list[float] = []
         images = [self.hologram, self.probe, self.offsets, self.wavefront]
         images += [one.change for one in self.numbers]
         alone = iterations if self.stated is not None else round(ITERATIONS_WITHOUT_RATIO * iterations)
-        self._minimise(images, alone, losses)
+        self._minimise(images, (alone, alone if most is None else alone + most - iterations), losses)
         if self.stated is None:
-            self._minimise([*images, self.logit], iterations - alone, losses)
+            self._minimise([*images, self.logit], (iterations - alone, iterations - alone), losses)
         return tuple(losses)
 
-    def _minimise(self, parameters: list[Tensor], iterations: int, losses: list[float]) -> None:
+    def _minimise(self, parameters: list[Tensor], span: tuple[int, int], losses: list[float]) -> None:
+        """At least so many iterations, and at most."""
+        iterations, most = span
         expected = len(losses) + iterations
         options = {"max_iter": iterations, "history_size": HISTORY, "line_search_fn": "strong_wolfe"}
         optimizer = torch.optim.LBFGS(parameters, tolerance_grad=0, tolerance_change=0, **options)
@@ -338,6 +358,12 @@ class _MaterialFit:
             return losses[-1]
 
         optimizer.step(evaluate)
+        optimizer.param_groups[0]["max_iter"] = ITERATIONS_AT_ONCE
+        for _ in range(iterations, most, ITERATIONS_AT_ONCE):
+            before = losses[-1]
+            optimizer.step(evaluate)
+            if losses[-1] > (1 - MIN_FALL) * before:
+                break
 
     def _evaluate(self) -> float:
         """The loss, with its gradients left behind."""
@@ -366,7 +392,10 @@ class _MaterialFit:
             loss = model.detector.misfit(flown, counts, index, noise, model.object.occupancy)
             loss.backward(retain_graph=True)
             total += float(loss.detach())
-        torch.autograd.backward(whole, [one.grad for one in (leaf_wave, leaf_modes)])
+        penalty = self._penalise(phase, total)
+        total += self.penalty
+        slopes = [leaf_wave.grad, leaf_modes.grad, torch.ones_like(penalty)]
+        torch.autograd.backward([*whole, penalty], slopes)
         for number in self.numbers:
             number.return_slope()
         if self.stated is None:
@@ -375,6 +404,15 @@ class _MaterialFit:
             expected.backward()
             total += float(expected.detach())
         return total
+
+    def _penalise(self, phase: Tensor, loss: float) -> Tensor:
+        """What the prior adds to the loss of the data."""
+        if self.weight is None:
+            self.weight = min(1.0, loss / (len(self.patterns) * self.likelihood.floor))
+        unlikely = (self.inverse_power * torch.fft.fft2(phase).abs().square()).sum()
+        penalty = self.weight / 4 * unlikely
+        self.penalty = float(penalty.detach())
+        return penalty
 
 
 @dataclass(eq=False)
