@@ -11,6 +11,8 @@ from scipy import ndimage, optimize
 import phaseloom as pl
 from benchmarks.near_field_acceptance import read_known, run_case
 from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_case, simulate_case
+from benchmarks.near_field_scoring import score_object
+from phaseloom.calibration import one_material
 from phaseloom.calibration.hologram_start import make_hologram_image, start_from_holograms, widen_window
 from phaseloom.calibration.one_material import fit_one_material
 from phaseloom.data.scan import Scan4D
@@ -125,3 +127,47 @@ def test_the_slow_phase_of_the_illumination_moves_with_the_object(fills: bool) -
     before = slow_phase_error(job, scan.truth)
     fit_one_material(job.model, job.finest.likelihood, job.scan.window, ratio=0.01)
     assert slow_phase_error(job, scan.truth) < 0.9 * before
+
+
+Fit = tuple[np.ndarray, tuple[float, ...], Job, SimulatedHolograms]
+
+
+def fit_from_image(scale: float, **knobs: int) -> Fit:
+    """Phase and losses of a fit from the direct image, of few counts or of a share of them."""
+    case, scan = simulated(absorption=0.02, counts=60.0)
+    data = read_known(case, scan)
+    data = dataclasses.replace(data, counts=scale * data.counts)
+    job = pl.Job.begin(pl.Reconstruct.of({"start": "none", "epochs": 2}), scan=data)
+    image = make_hologram_image(job.scan, 0.02)
+    assert image is not None
+    start_from_holograms(job.model, job.scan, image)
+    found = fit_one_material(job.model, job.finest.likelihood, job.scan.window, ratio=0.02, **knobs)
+    return found.phase.numpy(), found.losses, job, scan
+
+
+def correlate_with_truth(fit: Fit) -> float:
+    phase, _, job, scan = fit
+    room = job.model.object.canvas
+    places = (job.scan.positions - np.array(room.origin)) / np.array(room.pixel)
+    light = np.asarray(job.model.coverage())
+    lit = light > 0.15 * np.percentile(light[light > 0], 95)
+    return score_object(np.exp((1j + 0.02) * phase), places, scan.truth, lit)["correlation"]
+
+
+def test_the_power_of_the_phase_holds_down_what_few_counts_do_not_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts, share = (correlate_with_truth(fit_from_image(scale)) for scale in (1.0, 1e-4))
+    monkeypatch.setattr(one_material._MaterialFit, "_penalise", lambda _, phase, __: 0 * phase.sum())
+    free, free_share = (correlate_with_truth(fit_from_image(scale)) for scale in (1.0, 1e-4))
+    assert counts > free + 0.005
+    assert share > free_share - 0.01  # values that are no counts are not drowned by it
+
+
+def test_a_fit_goes_on_while_the_loss_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_material, "MIN_FALL", 1e-6)
+    short, long = (fit_from_image(1.0, iterations=4, most=most)[1] for most in (4, 44))
+    assert len(long) >= len(short) + 20
+    assert long[-1] < short[-1]
+    monkeypatch.setattr(one_material, "MIN_FALL", 0.9)
+    assert len(fit_from_image(1.0, iterations=4, most=444)[1]) < len(short) + 40

@@ -358,7 +358,8 @@ class _MaterialFit:
             return losses[-1]
 
         optimizer.step(evaluate)
-        optimizer.param_groups[0]["max_iter"] = ITERATIONS_AT_ONCE
+        limits = {"max_iter": ITERATIONS_AT_ONCE, "max_eval": 2 * ITERATIONS_AT_ONCE}
+        optimizer.param_groups[0].update(limits)
         for _ in range(iterations, most, ITERATIONS_AT_ONCE):
             before = losses[-1]
             optimizer.step(evaluate)
