@@ -361,9 +361,9 @@ class _MaterialFit:
         limits = {"max_iter": ITERATIONS_AT_ONCE, "max_eval": 2 * ITERATIONS_AT_ONCE}
         optimizer.param_groups[0].update(limits)
         for _ in range(iterations, most, ITERATIONS_AT_ONCE):
-            before = losses[-1]
+            before = min(losses)  # the last evaluation may be a trial of the line search
             optimizer.step(evaluate)
-            if losses[-1] > (1 - MIN_FALL) * before:
+            if min(losses) > (1 - MIN_FALL) * before:
                 break
 
     def _evaluate(self) -> float:

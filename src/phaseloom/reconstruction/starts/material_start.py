@@ -98,7 +98,8 @@ def begin_with_holograms(
             return None
         start_from_holograms(level.model, level.scan, image)
         return HologramStart(image)
-    first = _begin_with_an_image(coarsest, recipe, patterns)
+    images = (USUAL_RATIO,) if None in ratios else IMAGE_RATIOS
+    first = _begin_with_an_image(coarsest, recipe, patterns, images)
     if first is None:
         return None
     found: list[tuple[HologramStart, Ptychography]] = []
@@ -131,16 +132,18 @@ def choose_start(starts: Sequence[HologramStart], /) -> HologramStart:
     return replace(best, margin=min(others) / best.loss - 1) if others and best.loss else best
 
 
-def _begin_with_an_image(level: Level, recipe: Reconstruct, patterns: Patterns) -> Level | None:
+def _begin_with_an_image(
+    level: Level, recipe: Reconstruct, patterns: Patterns, ratios: Sequence[float]
+) -> Level | None:
     """A copy of a level, begun with the direct image from which its first epochs end lower."""
     tried: list[tuple[float, Level]] = []
-    for number, ratio in enumerate(IMAGE_RATIOS, 1):
+    for number, ratio in enumerate(ratios, 1):
         image = make_hologram_image(level.scan, ratio)
         if image is None:
             return None
         trial = level.with_model(deepcopy(level.model))
         start_from_holograms(trial.model, level.scan, image)
-        with name_step(f"near field: positions, direct image {number} of {len(IMAGE_RATIOS)}"):
+        with name_step(f"near field: positions, direct image {number} of {len(ratios)}"):
             tried.append((_run_epochs(trial, recipe, patterns, EPOCHS_BEFORE_MATERIAL), trial))
     return min(tried, key=lambda one: one[0])[1]
 
@@ -149,7 +152,9 @@ def _fit_start(
     level: Level, recipe: Reconstruct, patterns: Patterns, ratio: float | None, *, is_tried: bool
 ) -> HologramStart:
     """Fit an object of one material; with the loss that a free object then reaches."""
-    knobs = {"patterns": patterns[0], "ratio": ratio, "most": MOST_ITERATIONS}
+    # with more, a ratio that is fitted, heights beside it, and slow details without absorption go astray
+    most = MOST_ITERATIONS if ratio else None
+    knobs = {"patterns": patterns[0], "ratio": ratio, "most": most}
     with name_step("object of one material"):
         fitted = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
     image = make_hologram_image(level.scan, fitted.ratio)
