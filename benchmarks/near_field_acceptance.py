@@ -20,7 +20,7 @@ import torch
 
 import phaseloom as pl
 from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_case, simulate_case
-from benchmarks.near_field_scoring import score_object
+from benchmarks.near_field_scoring import find_lit, score_object
 from phaseloom.data.scan import Geometry, Scan4D
 
 MIN_CORRELATION = 0.9
@@ -52,8 +52,7 @@ def run_case(data: Scan4D, case: NearFieldCase, truth: dict, settings: dict) -> 
     result = job.result()
     seconds = time.process_time() - began
     places = (result.positions - np.array(result.origin)) / np.array(result.pixel)
-    lit = result.coverage > 0.15 * np.percentile(result.coverage[result.coverage > 0], 95)
-    score = score_object(result.object[0], places, truth, lit)
+    score = score_object(result.object[0], places, truth, find_lit(result.coverage))
     geometry = job.scan.geometry
     row = {name: round(value, 4) for name, value in score.items()}
     row |= {"verdict": result.verdict_code, "said": result.verdict, "cpu_s": round(seconds, 1)}

@@ -3,7 +3,12 @@
 import numpy as np
 from scipy import ndimage, optimize
 
-__all__ = ["score_object"]
+__all__ = ["find_lit", "score_object"]
+
+
+def find_lit(coverage: np.ndarray) -> np.ndarray:
+    """Where an object has light enough to be compared."""
+    return coverage > 0.15 * np.percentile(coverage[coverage > 0], 95)
 
 
 def score_object(image: np.ndarray, places: np.ndarray, truth: dict, lit: np.ndarray) -> dict[str, float]:

@@ -11,7 +11,7 @@ from scipy import ndimage, optimize
 import phaseloom as pl
 from benchmarks.near_field_acceptance import read_known, run_case
 from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_case, simulate_case
-from benchmarks.near_field_scoring import score_object
+from benchmarks.near_field_scoring import find_lit, score_object
 from phaseloom.calibration import one_material
 from phaseloom.calibration.hologram_start import make_hologram_image, start_from_holograms, widen_window
 from phaseloom.calibration.one_material import fit_one_material
@@ -149,8 +149,7 @@ def correlate_with_truth(fit: Fit) -> float:
     phase, _, job, scan = fit
     room = job.model.object.canvas
     places = (job.scan.positions - np.array(room.origin)) / np.array(room.pixel)
-    light = np.asarray(job.model.coverage())
-    lit = light > 0.15 * np.percentile(light[light > 0], 95)
+    lit = find_lit(np.asarray(job.model.coverage()))
     return score_object(np.exp((1j + 0.02) * phase), places, scan.truth, lit)["correlation"]
 
 

@@ -31,6 +31,7 @@ from phaseloom.direct.holograms import (
     USUAL_RATIO,
     HologramImage,
     integrate_displacement,
+    invert_contrast,
     reconstruct_holograms,
 )
 from phaseloom.errors import BadInput
@@ -42,9 +43,8 @@ from phaseloom.ptycho.probes.guesses import build_probe, enlarge_wave
 from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.spec import Call
 
-__all__ = ["has_hologram_start", "has_one_height", "is_hologram_scan", "is_one_material_due"]
-__all__ += ["make_hologram_image"]
-__all__ += ["measure_agreement", "measure_power", "search_near_field", "set_distance"]
+__all__ = ["change_ratio", "has_hologram_start", "has_one_height", "is_hologram_scan", "is_one_material_due"]
+__all__ += ["make_hologram_image", "measure_agreement", "measure_power", "search_near_field", "set_distance"]
 __all__ += ["start_from_holograms", "widen_window"]
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,11 @@ def make_hologram_image(scan: Scan4D, /, ratio: float = USUAL_RATIO) -> Hologram
     except BadInput as problem:
         log.warning("near field: no direct image to begin with: %s", problem)
         return None
+
+
+def change_ratio(image: HologramImage, scan: Scan4D, ratio: float, /) -> HologramImage:
+    """The direct image of a scan with another ratio, from the holograms that it has."""
+    return invert_contrast(image.holograms, _on_detector(scan), max(ratio, MIN_RATIO_OF_IMAGE))
 
 
 @torch.no_grad()

@@ -338,14 +338,14 @@ class _MaterialFit:
         images = [self.hologram, self.probe, self.offsets, self.wavefront]
         images += [one.change for one in self.numbers]
         alone = iterations if self.stated is not None else round(ITERATIONS_WITHOUT_RATIO * iterations)
-        self._minimise(images, (alone, alone if most is None else alone + most - iterations), losses)
+        self._minimise(images, alone, losses, most=most or alone)
         if self.stated is None:
-            self._minimise([*images, self.logit], (iterations - alone, iterations - alone), losses)
+            self._minimise([*images, self.logit], iterations - alone, losses)
         return tuple(losses)
 
-    def _minimise(self, parameters: list[Tensor], span: tuple[int, int], losses: list[float]) -> None:
-        """At least so many iterations, and at most."""
-        iterations, most = span
+    def _minimise(
+        self, parameters: list[Tensor], iterations: int, losses: list[float], *, most: int = 0
+    ) -> None:
         expected = len(losses) + iterations
         options = {"max_iter": iterations, "history_size": HISTORY, "line_search_fn": "strong_wolfe"}
         optimizer = torch.optim.LBFGS(parameters, tolerance_grad=0, tolerance_change=0, **options)
@@ -361,6 +361,7 @@ class _MaterialFit:
         limits = {"max_iter": ITERATIONS_AT_ONCE, "max_eval": 2 * ITERATIONS_AT_ONCE}
         optimizer.param_groups[0].update(limits)
         for _ in range(iterations, most, ITERATIONS_AT_ONCE):
+            expected = len(losses) + ITERATIONS_AT_ONCE
             before = min(losses)  # the last evaluation may be a trial of the line search
             optimizer.step(evaluate)
             if min(losses) > (1 - MIN_FALL) * before:

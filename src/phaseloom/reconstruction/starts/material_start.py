@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from phaseloom.calibration.hologram_start import (
+    change_ratio,
     is_one_material_due,
     make_hologram_image,
     start_from_holograms,
@@ -98,16 +99,17 @@ def begin_with_holograms(
             return None
         start_from_holograms(level.model, level.scan, image)
         return HologramStart(image)
-    images = (USUAL_RATIO,) if None in ratios else IMAGE_RATIOS
-    first = _begin_with_an_image(coarsest, recipe, patterns, images)
-    if first is None:
+    image = make_hologram_image(coarsest.scan)
+    if image is None:
         return None
+    others = [change_ratio(image, coarsest.scan, one) for one in IMAGE_RATIOS]
+    first = _begin_with_an_image(coarsest, recipe, patterns, [image] if None in ratios else others)
     found: list[tuple[HologramStart, Ptychography]] = []
     for number, ratio in enumerate(ratios, 1):
         trial = first.with_model(deepcopy(first.model))
         which = "" if ratio is None else f", beta / delta {ratio:.2g}"
         with name_step(f"near field: start {number} of {len(ratios)}{which}"):
-            start = _fit_start(trial, recipe, patterns, ratio, is_tried=len(ratios) > 1)
+            start = _fit_start(trial, recipe, patterns, image, ratio, is_tried=len(ratios) > 1)
         found.append((start, trial.model))
     start = choose_start([one for one, _ in found])
     model = next(model for one, model in found if one.ratio == start.ratio)
@@ -133,23 +135,26 @@ def choose_start(starts: Sequence[HologramStart], /) -> HologramStart:
 
 
 def _begin_with_an_image(
-    level: Level, recipe: Reconstruct, patterns: Patterns, ratios: Sequence[float]
-) -> Level | None:
+    level: Level, recipe: Reconstruct, patterns: Patterns, images: Sequence[HologramImage]
+) -> Level:
     """A copy of a level, begun with the direct image from which its first epochs end lower."""
     tried: list[tuple[float, Level]] = []
-    for number, ratio in enumerate(ratios, 1):
-        image = make_hologram_image(level.scan, ratio)
-        if image is None:
-            return None
+    for number, image in enumerate(images, 1):
         trial = level.with_model(deepcopy(level.model))
         start_from_holograms(trial.model, level.scan, image)
-        with name_step(f"near field: positions, direct image {number} of {len(ratios)}"):
+        with name_step(f"near field: positions, direct image {number} of {len(images)}"):
             tried.append((_run_epochs(trial, recipe, patterns, EPOCHS_BEFORE_MATERIAL), trial))
     return min(tried, key=lambda one: one[0])[1]
 
 
 def _fit_start(
-    level: Level, recipe: Reconstruct, patterns: Patterns, ratio: float | None, *, is_tried: bool
+    level: Level,
+    recipe: Reconstruct,
+    patterns: Patterns,
+    image: HologramImage,
+    ratio: float | None,
+    *,
+    is_tried: bool,
 ) -> HologramStart:
     """Fit an object of one material; with the loss that a free object then reaches."""
     # with more, a ratio that is fitted, heights beside it, and slow details without absorption go astray
@@ -157,8 +162,7 @@ def _fit_start(
     knobs = {"patterns": patterns[0], "ratio": ratio, "most": most}
     with name_step("object of one material"):
         fitted = fit_one_material(level.model, level.likelihood, level.scan.window, **knobs)
-    image = make_hologram_image(level.scan, fitted.ratio)
-    assert image is not None  # one was made before
+    image = change_ratio(image, level.scan, fitted.ratio)
     if not is_tried:
         return HologramStart(image, fitted.ratio)
     trial = level.with_model(deepcopy(level.model))
