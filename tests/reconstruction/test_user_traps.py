@@ -159,6 +159,20 @@ class TestElectrons:
             row["loss"] = 1 - 0.1 * row["number"]
         assert _early_stop(progress, 3, settling=False).reason is StopReason.OVERFITTING
 
+    @pytest.mark.parametrize("last, is_overfitting", [(6.28, False), (6.2, True)])
+    def test_a_loss_that_only_scatters_is_no_overfitting(self, last, is_overfitting):
+        """Near-field holograms of PETRA III, whose steps are long until their rates fall."""
+        from phaseloom.fitting.loop import Progress, _early_stop
+        from phaseloom.fitting.outcome import StopReason
+
+        model = torch.nn.Linear(1, 1)
+        losses = [7.2, 6.29, 6.39, 6.34, 6.38, last]
+        rows = [{"number": n + 1, "loss": loss, "holdout": 6 + 0.2 * n} for n, loss in enumerate(losses)]
+        rows[1]["holdout"] = 5.6
+        progress = Progress(model, torch.optim.SGD(model.parameters()), history=rows, best=(2, 5.6, {}))
+        stop = _early_stop(progress, 3, settling=False)
+        assert (stop is not None and stop.reason is StopReason.OVERFITTING) is is_overfitting
+
     def test_an_object_that_no_memory_could_hold_is_refused(self, tree):
         thick = {"object": {"pixels": {"slices": 10**9, "thickness": "1 A"}}}
         with pytest.raises(BadInput, match="GiB of memory"):

@@ -235,6 +235,9 @@ MAX_GROWTH = 3.0
 MIN_GAIN = 0.9
 """Share of the loss of a longer step below which shorter steps have helped."""
 
+MIN_FALL = 0.99
+"""Share of the lowest loss up to the best epoch below which the loss has fallen since: it scatters."""
+
 
 def _try_epoch(progress: Progress, settings: _FitSettings, *, longer: float = math.inf) -> Epoch | None:
     """One epoch and what happens before and after it; ``None`` when it had to be undone.
@@ -414,6 +417,7 @@ def _return_to_best(progress: Progress, within: float) -> None:
 
 
 def _loss_has_fallen(progress: Progress, since: int) -> bool:
-    """Whether the loss of what is learned has fallen since an epoch."""
-    losses = {event["number"]: event["loss"] for event in progress.history}
-    return losses[max(losses)] < losses.get(since, math.inf)
+    """Whether the loss of what is learned is below every one up to an epoch, by more than it scatters."""
+    events = progress.comparable_epochs
+    lowest = min((event["loss"] for event in events if event["number"] <= since), default=math.inf)
+    return events[-1]["loss"] < MIN_FALL * lowest
