@@ -159,7 +159,7 @@ class TestElectrons:
             row["loss"] = 1 - 0.1 * row["number"]
         assert _early_stop(progress, 3, settling=False).reason is StopReason.OVERFITTING
 
-    @pytest.mark.parametrize("last, is_overfitting", [(6.28, False), (6.2, True)])
+    @pytest.mark.parametrize(("last", "is_overfitting"), [(6.28, False), (6.2, True)])
     def test_a_loss_that_only_scatters_is_no_overfitting(self, last, is_overfitting):
         """Near-field holograms of PETRA III, whose steps are long until their rates fall."""
         from phaseloom.fitting.loop import Progress, _early_stop
