@@ -1,13 +1,16 @@
 """Holograms of an independent numpy simulation: distance, magnification, direct image, start of a run."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
 import phaseloom as pl
 from benchmarks.near_field_acceptance import read_known, run_case
 from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_case, simulate_case
+from phaseloom.calibration.hologram_start import _place_phase, make_hologram_images, measure_agreement
 from phaseloom.calibration.near_field import estimate_near_field, guess_focus, set_near_field
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
@@ -67,6 +70,22 @@ def test_a_direct_image_of_holograms_is_that_of_the_object() -> None:
     known = np.angle(scan.truth["object"])[tuple(at.T.clip(0, len(scan.truth["object"]) - 1))]
     lit = image.holograms.taper() > 0.9
     assert np.corrcoef(known.reshape(image.phase.shape)[lit], image.phase[lit])[0, 1] > 0.85
+
+
+def test_a_phase_is_compared_with_the_direct_image_like_it_beyond_pi() -> None:
+    scan = stated(51, 1.0)
+    model = pl.Reconstruct.of({"start": "none"}).settle(scan)[0].build_model(scan)
+    images = make_hologram_images(scan)
+    span = max(np.ptp(one.phase * one.holograms.taper()) for one in images)
+    strong = [replace(one, phase=one.phase * 5.5 / span) for one in images]
+    flat = replace(strong[0], phase=np.zeros_like(strong[0].phase))
+    model.object.set_transmission(torch.exp(1j * torch.as_tensor(_place_phase(strong[0], model)))[None, None])
+    alone = measure_agreement(model, strong[:1])
+    assert alone > 0.99
+    with np.errstate(invalid="ignore"):
+        assert measure_agreement(model, [*strong[:1], flat]) == alone
+    assert measure_agreement(model, strong) == alone
+    assert measure_agreement(model, strong[2:]) < alone
 
 
 def test_a_far_field_has_no_hologram_image() -> None:

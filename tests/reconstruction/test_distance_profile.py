@@ -100,6 +100,18 @@ def test_a_strong_phase_object_shows_its_distance(error: float) -> None:
 
 
 @pytest.mark.medium
+def test_a_direct_image_that_explains_little_does_not_mislead() -> None:
+    """From one with a ratio that is too low for strong phases the minimum was 15 % long."""
+    case = draw_case(19741)
+    scan = prepare.mask(read_known(case, simulate_case(case)), outliers=True)
+    right = set_near_field(scan.geometry, case.pixel, case.flight * 1.05)
+    found = profile_distance(pl.Reconstruct.of({}), replace(scan, geometry=right))
+    assert found is not None
+    assert found.is_clear
+    assert found.find_minimum()[0] == pytest.approx(case.flight, rel=0.08)
+
+
+@pytest.mark.medium
 def test_a_weak_object_at_few_counts_does_not() -> None:
     _, scan = simulated(phase=0.2, counts=60.0, specimen="cells", fresnel=0.3)
     found = profile_distance(pl.Reconstruct.of({}), scan)

@@ -229,7 +229,7 @@ def test_a_near_field_that_explains_nearly_all_is_no_wrong_start(mean, image, is
     job = SimpleNamespace(
         level=SimpleNamespace(likelihood=likelihood),
         progress=SimpleNamespace(history=history),
-        hologram_image=image,
+        hologram_images=(image,) if image else (),
     )
     doubts = outcome._doubt_model_of_holograms(job)
     assert bool(doubts) == is_said

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 import torch
+from jaxtyping import Float
 from scipy import ndimage
-from torch import Tensor
 
 from phaseloom.calibration.near_field import (
     MIN_CORRELATION,
@@ -43,9 +43,9 @@ from phaseloom.ptycho.probes.guesses import build_probe, enlarge_wave
 from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.spec import Call
 
-__all__ = ["change_ratio", "has_hologram_start", "has_one_height", "is_hologram_scan", "is_one_material_due"]
-__all__ += ["make_hologram_image", "measure_agreement", "measure_power", "search_near_field", "set_distance"]
-__all__ += ["start_from_holograms", "widen_window"]
+__all__ = ["IMAGE_RATIOS", "change_ratio", "has_hologram_start", "has_one_height", "is_hologram_scan"]
+__all__ += ["is_one_material_due", "make_hologram_image", "make_hologram_images", "measure_agreement"]
+__all__ += ["measure_power", "search_near_field", "set_distance", "start_from_holograms", "widen_window"]
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ MIN_RATIO_OF_PRIOR = 0.03
 MIN_RATIO_OF_IMAGE = 0.01
 """Of ``beta / delta`` of a direct image, of an object without absorption as well: with zero its slow details,
 whose contrast vanishes, are noise of many radian (a star of 1.3 had 19)."""
+
+IMAGE_RATIOS = (0.01, 0.1)
+"""Of the direct images to begin with. A linear inversion with the lower one overstates slow details of strong
+phases, whose contrast vanishes: of a star of 1.3 radian the loss was 8.3 after 16 epochs, and 2.3 from the
+higher one; of weak phases the lower one has the lower loss."""
 
 LIT = 0.3
 """Share of typical light from which on images are compared."""
@@ -185,11 +190,22 @@ def change_ratio(image: HologramImage, scan: Scan4D, ratio: float, /) -> Hologra
     return invert_contrast(image.holograms, _on_detector(scan), max(ratio, MIN_RATIO_OF_IMAGE))
 
 
+def make_hologram_images(scan: Scan4D, /, ratio: float = USUAL_RATIO) -> tuple[HologramImage, ...]:
+    """The direct images with a ratio and with `IMAGE_RATIOS`; none where there is no direct image.
+
+    Args:
+        scan: holograms.
+        ratio: ``beta / delta`` of the first.
+    """
+    first = make_hologram_image(scan, ratio)
+    return () if first is None else (first, *(change_ratio(first, scan, one) for one in IMAGE_RATIOS))
+
+
 @torch.no_grad()
 def start_from_holograms(model: Ptychography, scan: Scan4D, image: HologramImage, /) -> None:
     """Give a model a direct image and the illumination of its scan."""
     there = model.object.transmission()
-    wave = _place(image, model).to(there)
+    wave = torch.as_tensor(np.exp((1j + image.ratio) * _place_phase(image, model))).to(there)
     model.object.set_transmission(wave.expand_as(there))
     probe = model.probe
     if type(probe) is Probe:
@@ -210,10 +226,20 @@ def is_one_material_due(model: Ptychography, /) -> bool:
 
 
 @torch.no_grad()
-def measure_agreement(model: Ptychography, image: HologramImage, /) -> float:
-    """Correlation of the phase of a model with a direct image where the object is well lit."""
+def measure_agreement(model: Ptychography, images: Sequence[HologramImage], /) -> float:
+    """Correlation of the phase of a model, where the object is well lit, with the direct image like it most.
+
+    Args:
+        model: of the run.
+        images: direct images with several ratios: one that is too low overstates slow details of strong
+            phases (a star of 1.3 radian correlates by 0.48 and 0.88).
+    """
+    return float(np.fmax.reduce([_measure_agreement(model, image) for image in images]))
+
+
+def _measure_agreement(model: Ptychography, image: HologramImage) -> float:
     wave = model.object.transmission().prod(1)[0].cpu()
-    known = _place(image, model).angle().numpy()
+    known = _place_phase(image, model)
     light = model.coverage()
     lit = np.asarray(ndimage.binary_erosion(light > LIT * np.percentile(light[light > 0], 90), iterations=4))
     if lit.sum() < 100:
@@ -237,12 +263,11 @@ def _on_detector(scan: Scan4D) -> Scan4D:
     return replace(scan, modelled=None, heights=None)
 
 
-def _place(image: HologramImage, model: Ptychography) -> Tensor:
-    """The transmission of a direct image on the pixels of a model's object."""
+def _place_phase(image: HologramImage, model: Ptychography) -> Float[np.ndarray, "v u"]:
+    """The phase of a direct image, of any size, on the pixels of a model's object."""
     own, room = image.holograms.canvas, model.object.canvas
     grids = zip(room.origin, room.pixel, room.shape, own.origin, own.pixel, strict=True)
     at = [(origin + pixel * np.arange(n) - first) / step for origin, pixel, n, first, step in grids]
     phase = image.phase * image.holograms.taper()
     where = np.meshgrid(*at, indexing="ij")
-    phase = ndimage.map_coordinates(phase, where, order=3, mode="constant")
-    return torch.as_tensor(np.exp((1j + image.ratio) * phase))
+    return ndimage.map_coordinates(phase, where, order=3, mode="constant")

@@ -29,7 +29,7 @@ from phaseloom.calibration.hologram_start import (
     has_one_height,
     is_hologram_scan,
     is_one_material_due,
-    make_hologram_image,
+    make_hologram_images,
     measure_power,
     search_near_field,
     set_distance,
@@ -615,16 +615,16 @@ class Job:
         self._evidence = self._ratio_evidence = None
 
     @property
-    def hologram_image(self) -> HologramImage | None:
-        """The direct image that a near-field run is compared with; ``None`` of others."""
-        return self._hologram_image
+    def hologram_images(self) -> tuple[HologramImage, ...]:
+        """The direct images that a near-field run is compared with; none of others."""
+        return self._hologram_images
 
     @cached_property
-    def _hologram_image(self) -> HologramImage | None:
+    def _hologram_images(self) -> tuple[HologramImage, ...]:
         said = self.recorded.found.get("holograms")
-        if said is not None:
-            return make_hologram_image(self.finest.scan, said.get("ratio", USUAL_RATIO))
-        return make_hologram_image(self.finest.scan) if is_hologram_scan(self.finest.scan) else None
+        if said is None and not is_hologram_scan(self.finest.scan):
+            return ()
+        return make_hologram_images(self.finest.scan, (said or {}).get("ratio", USUAL_RATIO))
 
     def _settle_object(self, given: Collection[str]) -> Reconstruct:
         """Begin with the object of the recipe, a direct image, or a flat object; the recipe with that."""

@@ -101,8 +101,8 @@ class Underway(Protocol):
         ...
 
     @property
-    def hologram_image(self) -> HologramImage | None:
-        """The direct image that a near-field run began with."""
+    def hologram_images(self) -> Sequence[HologramImage]:
+        """The direct images that a near-field run is compared with; none of others."""
         ...
 
     @property
@@ -533,7 +533,7 @@ def _doubt_model_of_holograms(job: Underway) -> tuple[Doubt, ...]:
     A near field begins near its end, by its direct image, so that a small fall says nothing of its start.
     """
     mean = job.level.likelihood.mean_pattern_loss
-    if job.hologram_image is None or mean <= 1 or not job.progress.history:
+    if not job.hologram_images or mean <= 1 or not job.progress.history:
         return ()
     last = job.progress.history[-1]
     left = max(last["loss"], last.get("holdout") or 0.0)
@@ -609,9 +609,9 @@ def _doubt_ratio(found: RatioEvidence, margin: float | None) -> tuple[Doubt, ...
 def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
     """What a near-field run leaves open."""
     said = job.recipe.found.get("holograms")
-    if not job.wants_evidence or (image := job.hologram_image) is None:
+    if not job.wants_evidence or not job.hologram_images:
         return ()
-    agreement = measure_agreement(job.model, image)
+    agreement = measure_agreement(job.model, job.hologram_images)
     differs = Doubt(
         Verdict.DOUBTFUL, f"the phase is not that of the direct image (correlation {agreement:.2f})"
     )
