@@ -154,3 +154,9 @@ def test_names_of_python_in_the_text_are_there(page: Path) -> None:
         find_name(path)
     for path in sorted(set(re.findall(r"`pl(\.\w+(?:\.\w+)*)[`(]", text))):
         find_name(f"phaseloom{path}")
+
+
+def test_every_benchmark_is_listed() -> None:
+    listed = (ROOT / "benchmarks" / "README.md").read_text()
+    names = [path.name for path in (ROOT / "benchmarks").glob("*.py")]
+    assert [name for name in names if f"`{name}`" not in listed] == []
