@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex
+from scipy.ndimage import center_of_mass
 from torch import Tensor
 
 from phaseloom.errors import BadInput
@@ -212,15 +213,6 @@ def _settle(model: Ptychography, start: Tensor) -> tuple[Tensor, Tensor]:
     wave = model.object.transmission() / scale
     wave = torch.where(lit, wave, torch.ones_like(wave))
     modes = model.probe.modes() * scale
-    move = (_find_middle(start) - _find_middle(modes)).round().int().tolist()
+    wanted, found = (center_of_mass(one.abs().square().sum(0).cpu().numpy()) for one in (start, modes))
+    move = np.round(np.subtract(wanted, found)).astype(int).tolist()
     return modes.roll(move, (-2, -1)), wave.roll(move, (-2, -1))
-
-
-def _find_middle(modes: Complex[Tensor, "mode y x"]) -> Float[Tensor, "2"]:
-    """Centre of mass of a beam, pixels."""
-    power = modes.abs().square().sum(0)
-    places = [torch.arange(n, dtype=power.dtype, device=power.device) for n in power.shape]
-    lines = power.sum(1), power.sum(0)
-    return torch.stack(
-        [(line * place).sum() / power.sum() for line, place in zip(lines, places, strict=True)]
-    )
