@@ -97,7 +97,7 @@ def _write_number(found: re.Match[str]) -> str:
 
 def list_pages() -> list[Path]:
     """Pages that may quote."""
-    return [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def main() -> int:
