@@ -16,6 +16,7 @@ from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.holograms import reconstruct_holograms
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.run_folder import hash_setup
 
 SMALL = {"side": 64, "places": 7, "step": 5.0, "counts": 1500.0, "fresnel": 0.06, "specimen": "particles"}
 SMALL |= {"source": 0.0, "blur": 0.3, "position_error": 0.2, "fills": False, "absorption": 0.02, "phase": 0.8}
@@ -126,3 +127,23 @@ def test_a_run_that_found_its_distances_can_be_repeated() -> None:
     assert low < said["flight"] < high
     list(job)
     assert job.result().geometry.flight == pytest.approx(case.flight, rel=0.09)
+
+
+def test_distances_corrected_twice_are_the_same_data_as_corrected_once() -> None:
+    """Else runs that found magnification, then distance, could not be resumed: they are rounded otherwise."""
+    data = read_known(*simulated(51, 60.0))
+    known = data.geometry
+    assert known.distance is not None
+    assert known.focus is not None
+    differing = 0
+    for factor in np.linspace(0.87, 1.16, 30):
+        last = {"distance": known.distance * factor**2, "focus": known.focus * factor}
+        once = prepare.near_field(data, **last)
+        twice = prepare.near_field(
+            prepare.near_field(data, distance=known.distance * factor, focus=known.focus), **last
+        )
+        assert hash_setup(twice) == hash_setup(once)
+        differing += hash_setup(twice, digits=None) != hash_setup(once, digits=None)
+    assert differing > 0
+    other = prepare.near_field(data, distance=known.distance * (1 + 1e-6), focus=known.focus)
+    assert hash_setup(other) != hash_setup(data)

@@ -970,11 +970,11 @@ def _settle_holdout(recipe: Reconstruct, model: Ptychography) -> Reconstruct:
 def _check_same_data(recipe: Reconstruct, scan: Scan4D) -> None:
     """Refuse to resume a run on other data than it began with."""
     hashes = {
-        "data": ("", digest_of_scan(scan)),
-        "setup": ("in its geometry, probe or weights ", hash_setup(scan)),
+        "data": ("", {digest_of_scan(scan)}),
+        "setup": ("in its geometry, probe or weights ", {hash_setup(scan), hash_setup(scan, digits=None)}),
     }
     for name, (where, now) in hashes.items():
-        if recipe.found.get(name) not in (None, now):
+        if recipe.found.get(name) not in (None, *now):
             raise BadInput(
                 "file", str(recipe.file), f"has changed {where}since the run began: start a new run"
             )

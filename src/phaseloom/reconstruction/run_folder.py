@@ -157,12 +157,35 @@ def save_figures(result: Result, folder: Path, /) -> None:
             log.warning("%s", problem)
 
 
-def hash_setup(scan: Scan4D, /) -> str:
-    """A hash of what `Scan4D.digest` leaves out: geometry, first guesses and corrections."""
-    grids = [asdict(one) for one in (scan.geometry, scan.window)]
+DIGITS_OF_SETUP = 9
+"""Of the numbers of a geometry that are compared: distances that are corrected twice are rounded otherwise
+than by the one step of `prepare` that a run which is resumed takes in their place."""
+
+
+def hash_setup(scan: Scan4D, /, digits: int | None = DIGITS_OF_SETUP) -> str:
+    """A hash of what `Scan4D.digest` leaves out: geometry, first guesses and corrections.
+
+    Args:
+        scan: of a run.
+        digits: of the numbers of the geometry; ``None``: all, as in earlier versions.
+    """
+    grids = [_round_numbers(asdict(one), digits) for one in (scan.geometry, scan.window)]
     text = json.dumps(grids, default=lambda value: value.tolist())
     found = hashlib.blake2b(text.encode(), digest_size=16)
     for name in ("probe", "weights", "background", "flat", "descan"):
         value = getattr(scan, name)
         found.update(name.encode() + (b"" if value is None else np.ascontiguousarray(value).tobytes()))
     return found.hexdigest()
+
+
+def _round_numbers(value: Any, digits: int | None) -> Any:
+    """Nested values with numbers of so many digits."""
+    if digits is None:
+        return value
+    if isinstance(value, Mapping):
+        return {name: _round_numbers(one, digits) for name, one in value.items()}
+    if isinstance(value, np.ndarray):
+        return _round_numbers(value.tolist(), digits)
+    if isinstance(value, list | tuple):
+        return [_round_numbers(one, digits) for one in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
