@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from phaseloom import plugins
@@ -236,8 +237,13 @@ class Recipe(BaseModel):
             raise _sentence(problem, tree) from None
 
     def to_full_tree(self) -> dict[str, Any]:
-        """The tree of a file that repeats this recipe, every default written out."""
-        return {key: _tree(getattr(self, key)) for key in type(self).model_fields}
+        """The tree of a file that repeats this recipe, every default written out.
+
+        Of a ``partial`` part only knobs that were given: they come from a side-car else, which gives way to
+        what stands here.
+        """
+        fields = type(self).model_fields.items()
+        return {key: (_given if _is_partial(one) else _tree)(getattr(self, key)) for key, one in fields}
 
     def with_settings(self, settings: Mapping[str, Any], /) -> typing.Self:
         """A recipe with some values changed, addressed as in the file: ``probe.focused.modes``."""
@@ -502,6 +508,12 @@ def _exact(value: float, dimension: Dimension) -> Any:
     if value == 0 or dimension.parse(short) == value:
         return 0 if value == 0 else short
     return f"{value!r} {dimension.scale[0][0]}"
+
+
+def _is_partial(field: FieldInfo) -> bool:
+    """Whether a field holds a call that may leave required knobs out."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("partial"))
 
 
 def _tree(value: Any) -> Any:
