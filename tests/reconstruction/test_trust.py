@@ -16,7 +16,7 @@ from phaseloom.calibration.one_material import RatioEvidence
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
-from phaseloom.fitting.verdict import Judgement
+from phaseloom.fitting.verdict import Doubt, Judgement
 from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.plot.report import report, trust_facts
 from phaseloom.reconstruction import result_builder as outcome
@@ -235,6 +235,47 @@ def test_a_near_field_that_explains_nearly_all_is_no_wrong_start(mean, image, is
     assert bool(doubts) == is_said
     assert all(one.verdict is Verdict.DOUBTFUL for one in doubts)
     assert all("the model lacks something" in one.sentence for one in doubts)
+
+
+@pytest.mark.parametrize(
+    ("code", "mean", "wanted"),
+    [
+        (Verdict.WRONG_START, 3.3, Verdict.WRONG_START),
+        (Verdict.WRONG_START, 9.0, Verdict.DOUBTFUL),
+        (Verdict.CONVERGED, 3.3, Verdict.DOUBTFUL),
+    ],
+)
+def test_a_near_field_that_explains_little_is_a_wrong_start_whatever_is_doubted(code, mean, wanted):
+    """Exchanged positions were *doubtful*, for a distance that is not shown."""
+    job = SimpleNamespace(
+        level=SimpleNamespace(likelihood=SimpleNamespace(mean_pattern_loss=mean)),
+        progress=SimpleNamespace(history=[{"number": 1, "loss": 3.2, "holdout": None}]),
+        hologram_images=("image",),
+    )
+    doubt = Doubt(Verdict.DOUBTFUL, "the holograms do not show their distance")
+    (found,) = outcome._keep_wrong_start(job, Judgement(code, "by losses"), [doubt])
+    assert found.verdict is wanted
+    assert found.sentence == doubt.sentence
+
+
+@pytest.mark.parametrize(
+    ("said", "is_said"),
+    [
+        ({"is_distance_fitted": True, "distance_change": -0.51}, True),
+        ({"is_distance_fitted": True, "distance_change": -0.3}, False),
+        ({"is_distance_fitted": False, "distance_change": -0.3}, True),
+        ({"is_distance_fitted": False, "distance_change": 0.1}, False),
+    ],
+)
+def test_a_distance_far_from_that_stated_is_doubted(monkeypatch, said, is_said):
+    monkeypatch.setattr(outcome, "measure_agreement", lambda *_: 0.99)
+    found = {"holograms": {"is_shown": True, **said}}
+    job = SimpleNamespace(
+        recipe=SimpleNamespace(found=found), wants_evidence=True, model=None, hologram_images=("image",)
+    )
+    doubts = outcome._doubt_holograms(job)
+    assert bool(doubts) == is_said
+    assert all("off that stated" in one.sentence for one in doubts)
 
 
 @pytest.mark.parametrize(

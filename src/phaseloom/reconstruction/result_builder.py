@@ -345,7 +345,7 @@ def judge_run(job: Underway, /) -> Judgement:
         return judge(is_start_confirmed=True)
     if not doubts and judgement.verdict is Verdict.WRONG_START:
         doubts = _doubt_model_of_holograms(job)
-    return verdicts.add_doubts(judgement, doubts)
+    return verdicts.add_doubts(judgement, _keep_wrong_start(job, judgement, doubts))
 
 
 def _judge_start_of_scans(job: Underway, judgement: Judgement) -> Judgement:
@@ -527,18 +527,38 @@ MIN_EXPLAINED_OF_HOLOGRAMS = 0.8
 is left: two right images had 0.82 and 0.94."""
 
 
+MAX_EXPLAINED_OF_WRONG_START = 0.5
+"""The same, up to which a start that losses call wrong is so whatever else is doubted: a near field whose
+positions were exchanged had 0.03 and was *doubtful*."""
+
+
+def _measure_explained_of_holograms(job: Underway) -> float | None:
+    """Share of what differs between holograms, beyond noise, that a run explains; ``None`` of others."""
+    mean = job.level.likelihood.mean_pattern_loss
+    if not job.hologram_images or mean <= 1 or not job.progress.history:
+        return None
+    last = job.progress.history[-1]
+    left = max(last["loss"], last.get("holdout") or 0.0)
+    return 1 - (left - 1) / (mean - 1)
+
+
+def _keep_wrong_start(job: Underway, judgement: Judgement, doubts: Sequence[Doubt]) -> tuple[Doubt, ...]:
+    """Doubts of a near field, as reasons for a wrong start where losses say so and little is explained."""
+    if not doubts or judgement.verdict is not Verdict.WRONG_START:
+        return tuple(doubts)
+    explained = _measure_explained_of_holograms(job)
+    if explained is None or explained > MAX_EXPLAINED_OF_WRONG_START:
+        return tuple(doubts)
+    return tuple(replace(one, verdict=Verdict.WRONG_START) for one in doubts)
+
+
 def _doubt_model_of_holograms(job: Underway) -> tuple[Doubt, ...]:
     """A loss that stays high though nearly all that differs between holograms is explained.
 
     A near field begins near its end, by its direct image, so that a small fall says nothing of its start.
     """
-    mean = job.level.likelihood.mean_pattern_loss
-    if not job.hologram_images or mean <= 1 or not job.progress.history:
-        return ()
-    last = job.progress.history[-1]
-    left = max(last["loss"], last.get("holdout") or 0.0)
-    explained = 1 - (left - 1) / (mean - 1)
-    if explained < MIN_EXPLAINED_OF_HOLOGRAMS:
+    explained = _measure_explained_of_holograms(job)
+    if explained is None or explained < MIN_EXPLAINED_OF_HOLOGRAMS:
         return ()
     text = (
         f"{explained:.0%} of what differs between holograms is explained, but the loss stays high: the model "
@@ -577,8 +597,9 @@ MIN_HOLOGRAM_AGREEMENT = 0.85
 """Correlation with its direct image below which a near-field run is doubted; right ones have 0.9 and more."""
 
 
-MAX_DISTANCE_CHANGE = 0.16
-"""Share by which rings may correct a distance without a doubt: one that was 7 % off became 20 % off."""
+MAX_DISTANCE_CHANGE = {"rings": 0.16, "fits": 0.35}
+"""Share by which rings, and fits, may correct a distance without a doubt: with rings one that was 7 % off
+became 20 % off; fits halved a right one of holograms whose background had been subtracted twice."""
 
 MIN_GAIN_OF_RATIO = 0.002
 """Loss in units of shot noise by which another ratio has to be worse. It was 0.0025 to 0.14 of scans whose
@@ -618,16 +639,12 @@ def _doubt_holograms(job: Underway) -> tuple[Doubt, ...]:
     if said is None:
         return () if agreement > MIN_HOLOGRAM_AGREEMENT else (differs,)
     doubts = []
+    by = "fits" if said.get("is_distance_fitted") else "rings"
     if not said["is_shown"]:
         text = "the holograms do not show their distance: check it, or take holograms farther away"
         doubts.append(Doubt(Verdict.DOUBTFUL, text))
-    elif (
-        not said.get("is_distance_fitted")
-        and abs(change := said.get("distance_change", 0.0)) > MAX_DISTANCE_CHANGE
-    ):
-        text = (
-            f"the rings of the holograms want an effective distance {change:+.0%} off that stated: check it"
-        )
+    elif abs(change := said.get("distance_change", 0.0)) > MAX_DISTANCE_CHANGE[by]:
+        text = f"the {by} of the holograms want an effective distance {change:+.0%} off that stated: check it"
         doubts.append(Doubt(Verdict.DOUBTFUL, text))
     if not said.get("is_pixel_shown", True):
         text = "the holograms do not show their magnification: check distance, focus and positions"

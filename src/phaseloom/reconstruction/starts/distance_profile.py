@@ -145,7 +145,7 @@ class DistanceProfile:
             low, high = (LENGTH.show(float(f"{one:.3g}")) for one in self.flights[[0, -1]])
             return f"fits at effective distances from {low} to {high} do not tell them apart"
         best, low, high = (LENGTH.show(float(f"{one:.4g}")) for one in found or self.find_minimum())
-        return f"effective distance with fits of one material: {best} ({low} to {high})"
+        return f"effective distance by fits of one material, which is taken: {best} ({low} to {high})"
 
 
 def _find_vertex(losses: Float[np.ndarray, "3 n"]) -> Float[np.ndarray, " n"]:
