@@ -97,7 +97,12 @@ def _write_number(found: re.Match[str]) -> str:
 
 def list_pages() -> list[Path]:
     """Pages that may quote."""
-    return [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def list_decisions() -> list[Path]:
+    """Decisions, which quote what they were taken for."""
+    return sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
 
 def main() -> int:
@@ -105,7 +110,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
     differing = 0
-    for page in list_pages():
+    for page in [*list_pages(), *list_decisions()]:
         text = page.read_text(encoding="utf-8")
         for line, new in zip(text.splitlines(), regenerate(text).splitlines(), strict=True):
             if line != new:

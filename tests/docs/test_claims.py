@@ -50,7 +50,7 @@ def test_a_claim_with_a_decimal_reads_it_from_its_file(row):
     assert set(re.findall(r"\d+\.\d+", re.sub(r"<!--.*?-->", "", text))) <= allowed
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *quotes.list_decisions()], ids=lambda page: page.name)
 def test_quoted_numbers_are_those_of_the_files(page):
     text = page.read_text(encoding="utf-8")
     assert quotes.regenerate(text) == text

@@ -1055,7 +1055,7 @@ class FindingAdvice(StrEnum):
         "They are modelled where they differ by a tenth of the depth of focus (axial: false does not)."
     )
     UNKNOWN_ORIENTATION = (
-        "The file does not say how the detector lies against the scan: the automatic start tries four ways."
+        "The file does not say how the detector lies against the scan: the automatic start tries the ways."
     )
     INVERTED_MASK = "The mask seems to be inverted: it must not be 0 where a pixel is good (1 good, 0 bad)."
     LARGE_MASK = "Much of the detector is masked: check that the mask is meant so."
