@@ -202,6 +202,16 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
+    @classmethod
+    def _suggest_key(cls, key: str) -> str:
+        """The place of a key that belongs to a format, or the nearest key."""
+        fields = cls.model_fields
+        rooms = {name: room for name, room in modules_of_calls(cls).items() if _is_partial(fields[name])}
+        for name, room in rooms.items():
+            if any(key in knobs(room, one) for one in _own(room)):
+                return f"it belongs to the format of the file: write {name}.FORMAT.{key}"
+        return nearest(key, fields)
+
     @model_validator(mode="before")
     @classmethod
     def _read_calls(cls, data: Any) -> Any:
@@ -213,7 +223,7 @@ class Recipe(BaseModel):
         data = {key: value for key, value in data.items() if key != "version"}
         for key in data:
             if key not in fields:
-                raise BadInput("parameter file", f"there is no '{key}';", nearest(key, fields))
+                raise BadInput("parameter file", f"there is no '{key}';", cls._suggest_key(key))
         for key, value in data.items():
             _refuse_truth_value(fields[key].annotation, value, key)
         out = dict(data)

@@ -419,6 +419,11 @@ def test_putting_an_unknown_name_is_refused(tree, settings, said):
         Reconstruct.of(tree).with_settings(settings)
 
 
+def test_a_key_of_a_format_is_told_its_place(tree):
+    with pytest.raises(BadInput, match=r"there is no 'focus'; it belongs .*: write read\.FORMAT\.focus"):
+        Reconstruct.of(tree | {"focus": "25 mm"})
+
+
 def test_putting_leaves_the_first_recipe_as_it_was(tree):
     first = Reconstruct.of(tree)
     before = first.to_full_tree()

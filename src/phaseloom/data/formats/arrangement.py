@@ -96,7 +96,8 @@ def arrange(
         raise BadInput(place, f"shape {tuple(final)}", f"{fix}, as selection: '{choice}' takes the first")
     if len(final) not in (3, 4):
         fix = "must have the axes (pattern, y, x) or (slow, fast, y, x)"
-        raise BadInput(place, f"shape {tuple(final)}", f"{fix}: see selection, permute and reshape")
+        how_to = "see selection, permute and reshape" if has_knobs else "write it so to a file of its own"
+        raise BadInput(place, f"shape {tuple(final)}", f"{fix}: {how_to}")
     if 0 in final:
         raise BadInput(place, f"shape {tuple(final)}", "holds no pattern: measure again or copy again")
     stack = (math.prod(final[:-2]), final[-2], final[-1])
