@@ -14,7 +14,7 @@ from benchmarks.near_field_scans import NearFieldCase, SimulatedHolograms, draw_
 from benchmarks.near_field_scoring import find_lit, score_object
 from phaseloom.calibration import one_material
 from phaseloom.calibration.hologram_start import make_hologram_image, start_from_holograms, widen_window
-from phaseloom.calibration.one_material import fit_one_material
+from phaseloom.calibration.one_material import SlowDetails, fit_one_material, measure_slow_details
 from phaseloom.data.scan import Scan4D
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.reconstruction.level import Level, fit_level
@@ -127,6 +127,28 @@ def test_the_slow_phase_of_the_illumination_moves_with_the_object(fills: bool) -
     before = slow_phase_error(job, scan.truth)
     fit_one_material(job.model, job.finest.likelihood, job.scan.window, ratio=0.01)
     assert slow_phase_error(job, scan.truth) < 0.9 * before
+
+
+def test_counts_and_absorption_show_slow_details() -> None:
+    def measure(scale: float, ratio: float) -> SlowDetails:
+        case, scan = simulated(absorption=0.02, counts=60.0)
+        data = read_known(case, scan)
+        data = dataclasses.replace(data, counts=np.round(scale * data.counts))
+        job = pl.Job.begin(pl.Reconstruct.of({"start": "none", "epochs": 2}), scan=data)
+        image = make_hologram_image(job.scan, 0.02)
+        assert image is not None
+        start_from_holograms(job.model, job.scan, image)
+        before = job.model.object.transmission().clone()
+        found = measure_slow_details(job.model, job.finest.likelihood, job.scan.window, ratio)
+        torch.testing.assert_close(job.model.object.transmission(), before, rtol=0, atol=0)
+        return found
+
+    few, many = measure(1.0, 0.0), measure(100.0, 0.0)
+    assert 0 < few.correlation < many.correlation <= 1
+    assert few.period is not None
+    assert many.period is None or many.period > few.period
+    absorbing = measure(1.0, 0.1)
+    assert few.correlation < absorbing.correlation
 
 
 Fit = tuple[np.ndarray, tuple[float, ...], Job, SimulatedHolograms]

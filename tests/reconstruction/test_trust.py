@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks.start_search import draw_scan
 from phaseloom import cli
-from phaseloom.calibration.one_material import RatioEvidence
+from phaseloom.calibration.one_material import RatioEvidence, SlowDetails
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
@@ -256,6 +256,21 @@ def test_a_near_field_that_explains_little_is_a_wrong_start_whatever_is_doubted(
     (found,) = outcome._keep_wrong_start(job, Judgement(code, "by losses"), [doubt])
     assert found.verdict is wanted
     assert found.sentence == doubt.sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (SlowDetails(0.78, 1.2e5), "details wider than 12 µm are hardly"),
+        (SlowDetails(0.6, None), "slow details are hardly"),
+        (SlowDetails(0.97, 4e5), ""),
+    ],
+)
+def test_slow_details_that_holograms_do_not_show_are_doubted(found, said):
+    """Two phase objects with wrong images were *converged*."""
+    doubts = outcome._doubt_slow_details(found)
+    assert bool(doubts) == bool(said)
+    assert all(said in one.sentence for one in doubts)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.runs.progress_lines import report_progress
 
-__all__ = ["OneMaterial", "RatioEvidence", "compare_ratios", "fit_one_material"]
+__all__ = ["OneMaterial", "RatioEvidence", "SlowDetails", "compare_ratios", "fit_one_material"]
+__all__ += ["measure_slow_details"]
 
 NUMBERS = ("blur", "heights", "height_scale")
 """Parts of a model that are fitted with the object, where they move."""
@@ -112,6 +113,20 @@ class RatioEvidence:
     agreement: float
 
 
+@dataclass(frozen=True)
+class SlowDetails:
+    """How much of the slow details of an object holograms show, whose contrast vanishes.
+
+    Attributes:
+        correlation: of an image by Wiener's filter with an object whose power falls with the third power of
+            the frequency, as strong as this one where it is seen.
+        period: details wider than this, in angstrom, are seen by less than half; ``None``: all are seen.
+    """
+
+    correlation: float
+    period: float | None
+
+
 def fit_one_material(
     model: Ptychography,
     likelihood: Likelihood,
@@ -185,6 +200,31 @@ def compare_ratios(
     gain = min(losses[one] for one in others) - losses[ratio]
     agreement = min(float(torch.corrcoef(torch.stack([phases[one], phases[ratio]]))[0, 1]) for one in others)
     return RatioEvidence(gain, agreement)
+
+
+@torch.no_grad()
+def measure_slow_details(
+    model: Ptychography, likelihood: Likelihood, geometry: Geometry, ratio: float, /
+) -> SlowDetails:
+    """What shot noise leaves of the slow details of an object of one material; the model stays as it is.
+
+    What an unknown illumination takes away is not counted.
+
+    Args:
+        model: as the run left it.
+        likelihood: its objective.
+        geometry: of the modelled patterns.
+        ratio: ``beta / delta``; 0: a phase object.
+    """
+    fit = _MaterialFit(model, likelihood, geometry, ratio, moves_numbers=False)
+    known = fit.inverse_power > 0
+    power, chi = 1 / fit.inverse_power[known], fit.chi[known]
+    contrast = torch.sin(chi) + ratio * torch.cos(chi)
+    seen = contrast.square() / (contrast.square() + fit.noise[known])
+    hidden = chi[(seen < 0.5) & (chi.abs() < math.pi / 2)].abs()
+    reach = math.pi * geometry.wavelength * abs(geometry.flight)
+    period = math.sqrt(reach / float(hidden.max())) if len(hidden) else None
+    return SlowDetails(math.sqrt(float((seen * power).sum() / power.sum())), period)
 
 
 def _invert(chi: Tensor, ratio: float | Tensor, noise: Tensor) -> Tensor:

@@ -36,7 +36,12 @@ from phaseloom.calibration.hologram_start import (
     widen_window,
 )
 from phaseloom.calibration.near_field import is_distance_guessed, is_distance_shown
-from phaseloom.calibration.one_material import RatioEvidence, compare_ratios
+from phaseloom.calibration.one_material import (
+    RatioEvidence,
+    SlowDetails,
+    compare_ratios,
+    measure_slow_details,
+)
 from phaseloom.calibration.raster import complete_raster
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
@@ -411,10 +416,7 @@ class Job:
     def ratio_evidence(self) -> RatioEvidence | None:
         """Whether a near-field run tells phase from absorption; ``None`` of others and of phase objects."""
         said = self.recorded.found.get("holograms")
-        is_free = (
-            self.wants_evidence and self.model.object.kind != "phase" and is_one_material_due(self.model)
-        )
-        if said is None or not is_free:
+        if said is None or not self._is_material_judged or self.model.object.kind == "phase":
             return None
         if self._ratio_evidence is None or self._ratio_evidence[0] != self.progress.epoch:
             level = self.level
@@ -423,6 +425,19 @@ class Job:
                 found = compare_ratios(*parts, said.get("ratio", USUAL_RATIO), patterns=self.training)
             self._ratio_evidence = self.progress.epoch, found
         return self._ratio_evidence[1]
+
+    @property
+    def slow_details(self) -> SlowDetails | None:
+        """How much of its slow details a near-field run sees; ``None`` of others."""
+        said = self.recorded.found.get("holograms")
+        if said is None or not self._is_material_judged:
+            return None
+        ratio = 0.0 if self.model.object.kind == "phase" else said.get("ratio", USUAL_RATIO)
+        return measure_slow_details(self.model, self.level.likelihood, self.level.scan.window, ratio)
+
+    @property
+    def _is_material_judged(self) -> bool:
+        return self.wants_evidence and is_one_material_due(self.model)
 
     @cached_property
     def _direct_image(self) -> DirectResult | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from phaseloom.calibration.hologram_start import measure_agreement
-from phaseloom.calibration.one_material import RatioEvidence
+from phaseloom.calibration.one_material import RatioEvidence, SlowDetails
 from phaseloom.calibration.raster import find_completed
 from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.counts import find_bright_patterns, list_own_patterns, split_indices
@@ -108,6 +108,11 @@ class Underway(Protocol):
     @property
     def ratio_evidence(self) -> RatioEvidence | None:
         """Whether a near-field run tells phase from absorption; ``None`` of others."""
+        ...
+
+    @property
+    def slow_details(self) -> SlowDetails | None:
+        """How much of its slow details a near-field run sees; ``None`` of others."""
         ...
 
     @property
@@ -338,14 +343,22 @@ def judge_run(job: Underway, /) -> Judgement:
     doubts = (*job.evidence.find_doubts(), *_doubt_holograms(job)) or _doubt_unexplained(job, judgement)
     doubts += evidence.doubt_scans(job.evidence.scans, judgement, len(progress.history))
     if not doubts and judgement.verdict is Verdict.CONVERGED:
-        doubts = _doubt_fitted_distance(job)
-    if not doubts and judgement.verdict is Verdict.CONVERGED and job.ratio_evidence is not None:
-        doubts = _doubt_ratio(job.ratio_evidence, job.recipe.found["holograms"].get("ratio_margin"))
+        doubts = _doubt_converged_holograms(job)
     if not doubts and job.evidence.is_confirmed:
         return judge(is_start_confirmed=True)
     if not doubts and judgement.verdict is Verdict.WRONG_START:
         doubts = _doubt_model_of_holograms(job)
     return verdicts.add_doubts(judgement, _keep_wrong_start(job, judgement, doubts))
+
+
+def _doubt_converged_holograms(job: Underway) -> tuple[Doubt, ...]:
+    """What speaks against a near-field run that has converged, the likeliest cause alone."""
+    doubts = _doubt_fitted_distance(job)
+    if not doubts and job.ratio_evidence is not None:
+        doubts = _doubt_ratio(job.ratio_evidence, job.recipe.found["holograms"].get("ratio_margin"))
+    if not doubts and job.slow_details is not None:
+        doubts = _doubt_slow_details(job.slow_details)
+    return doubts
 
 
 def _judge_start_of_scans(job: Underway, judgement: Judgement) -> Judgement:
@@ -623,6 +636,27 @@ def _doubt_ratio(found: RatioEvidence, margin: float | None) -> tuple[Doubt, ...
         "the holograms hardly tell phase from absorption: with another beta / delta they fit as well, and "
         "slow details differ: state an object without absorption (object: pixels: kind: phase), or take more "
         "counts or holograms at several distances"
+    )
+    return (Doubt(Verdict.DOUBTFUL, text),)
+
+
+MIN_CORRELATION_OF_SLOW_DETAILS = 0.9
+"""Of an object and what shot noise leaves of it. Two phase objects whose images were wrong had 0.78 and 0.67,
+and were *converged*; right ones had 0.97."""
+
+
+def _doubt_slow_details(found: SlowDetails) -> tuple[Doubt, ...]:
+    """Whether slow details of a near-field object are a guess of its prior."""
+    if found.correlation > MIN_CORRELATION_OF_SLOW_DETAILS:
+        return ()
+    wider = (
+        "slow details"
+        if found.period is None
+        else f"details wider than {LENGTH.show(found.period, digits=2)}"
+    )
+    text = (
+        f"{wider} are hardly in the holograms: an image of these counts correlates by "
+        f"{found.correlation:.2f} with a usual object; take more counts, or holograms farther away"
     )
     return (Doubt(Verdict.DOUBTFUL, text),)
 
