@@ -233,9 +233,8 @@ class Recipe(BaseModel):
             if value is None and info.default is not None:
                 raise BadInput(key, None, f"is empty: write one of {', '.join(names(room))}, or leave it out")
             if value is not PydanticUndefined:
-                extra = typing.cast(dict[str, Any], info.json_schema_extra)
                 many = typing.get_origin(info.annotation) is tuple
-                out[key] = _calls(room, value, key, many=many, partial=bool(extra.get("partial")))
+                out[key] = _calls(room, value, key, many=many, partial=_is_partial(info))
         return out
 
     @classmethod

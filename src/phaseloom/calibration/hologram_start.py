@@ -191,7 +191,7 @@ def change_ratio(image: HologramImage, scan: Scan4D, ratio: float, /) -> Hologra
 
 
 def make_hologram_images(scan: Scan4D, /, ratio: float = USUAL_RATIO) -> tuple[HologramImage, ...]:
-    """The direct images with a ratio and with `IMAGE_RATIOS`; none where there is no direct image.
+    """The direct images with a ratio and with `IMAGE_RATIOS`; empty where none can be made.
 
     Args:
         scan: holograms.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from scipy import ndimage, optimize, spatial
 
 from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, lay_detector
@@ -401,7 +401,7 @@ def _correlate(scan: Scan4D, partners: int) -> tuple[np.ndarray, np.ndarray, np.
     """Pairs of holograms and their cross-correlations, zero shift in the middle."""
     counts = np.asarray(scan.counts, np.float64)
     mean = counts.mean(0)
-    lit = scan.mask & (mean > 0.05 * np.percentile(mean, 99))
+    lit = _find_lit(mean, scan.mask)
     contrast = np.where(lit, (counts - mean) / np.sqrt(mean + 1), 0)
     contrast = contrast - ndimage.gaussian_filter(contrast, (0, 8, 8))
     first, second = zip(*_list_pairs(scan, partners), strict=True)
@@ -413,10 +413,15 @@ def _correlate(scan: Scan4D, partners: int) -> tuple[np.ndarray, np.ndarray, np.
     return np.array(first), np.array(second), whole
 
 
+def _find_lit(mean: Float[np.ndarray, "y x"], mask: Bool[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
+    """Where the beam is, by the mean hologram."""
+    return mask & (mean > 0.05 * np.percentile(mean, 99))
+
+
 def _correlate_beam(scan: Scan4D) -> Float[np.ndarray, "y x"]:
     """Part of the beam that two holograms have in common, by their shift, as in `_correlate`."""
     mean = np.asarray(scan.counts, np.float64).mean(0)
-    lit = scan.mask & (mean > 0.05 * np.percentile(mean, 99))
+    lit = _find_lit(mean, scan.mask)
     power = abs(np.asarray(scipy.fft.fft2(np.where(lit, np.sqrt(mean.clip(0)), 0)))) ** 2
     common = np.asarray(scipy.fft.fftshift(np.real(np.asarray(scipy.fft.ifft2(power)))))
     return common / common.max()

@@ -219,17 +219,21 @@ def measure_slow_details(
     fit = _MaterialFit(model, likelihood, geometry, ratio, moves_numbers=False)
     known = fit.inverse_power > 0
     power, chi = 1 / fit.inverse_power[known], fit.chi[known]
-    contrast = torch.sin(chi) + ratio * torch.cos(chi)
-    seen = contrast.square() / (contrast.square() + fit.noise[known])
+    seen = _show(chi, ratio) * _invert(chi, ratio, fit.noise[known])
     hidden = chi[(seen < 0.5) & (chi.abs() < math.pi / 2)].abs()
     reach = math.pi * geometry.wavelength * abs(geometry.flight)
     period = math.sqrt(reach / float(hidden.max())) if len(hidden) else None
     return SlowDetails(math.sqrt(float((seen * power).sum() / power.sum())), period)
 
 
+def _show(chi: Tensor, ratio: float | Tensor) -> Tensor:
+    """Contrast of one material: what a hologram shows of its phase, by frequency."""
+    return torch.sin(chi) + ratio * torch.cos(chi)
+
+
 def _invert(chi: Tensor, ratio: float | Tensor, noise: Tensor) -> Tensor:
     """Wiener filter of the contrast of one material."""
-    contrast = torch.sin(chi) + ratio * torch.cos(chi)
+    contrast = _show(chi, ratio)
     return contrast / (contrast.square() + noise)
 
 
@@ -300,8 +304,7 @@ class _MaterialFit:
         self.noise = (1 / (4 * bright * strength * slope)).clamp(1e-5, 10).to(self.phase)
         self.inverse_power = (1 / (strength * slope * self.phase.numel())).to(self.phase)
         self.inverse_power[0, 0] = 0
-        contrast = torch.sin(self.chi) + self.first * torch.cos(self.chi)
-        self.shown = torch.fft.ifft2(contrast * torch.fft.fft2(self.phase)).real
+        self.shown = torch.fft.ifft2(_show(self.chi, self.first) * torch.fft.fft2(self.phase)).real
         known = torch.fft.ifft2(_invert(self.chi, self.first, self.noise) * torch.fft.fft2(self.shown)).real
         self.rest = self.phase - known
 

@@ -354,10 +354,10 @@ def judge_run(job: Underway, /) -> Judgement:
 def _doubt_converged_holograms(job: Underway) -> tuple[Doubt, ...]:
     """What speaks against a near-field run that has converged, the likeliest cause alone."""
     doubts = _doubt_fitted_distance(job)
-    if not doubts and job.ratio_evidence is not None:
-        doubts = _doubt_ratio(job.ratio_evidence, job.recipe.found["holograms"].get("ratio_margin"))
-    if not doubts and job.slow_details is not None:
-        doubts = _doubt_slow_details(job.slow_details)
+    if not doubts and (ratios := job.ratio_evidence) is not None:
+        doubts = _doubt_ratio(ratios, job.recipe.found["holograms"].get("ratio_margin"))
+    if not doubts and (found := job.slow_details) is not None:
+        doubts = _doubt_slow_details(found)
     return doubts
 
 

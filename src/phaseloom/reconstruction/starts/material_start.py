@@ -16,10 +16,10 @@ from itertools import pairwise
 import numpy as np
 
 from phaseloom.calibration.hologram_start import (
-    IMAGE_RATIOS,
     change_ratio,
     is_one_material_due,
     make_hologram_image,
+    make_hologram_images,
     start_from_holograms,
 )
 from phaseloom.calibration.one_material import fit_one_material
@@ -95,10 +95,10 @@ def begin_with_holograms(
             return None
         start_from_holograms(level.model, level.scan, image)
         return HologramStart(image)
-    image = make_hologram_image(coarsest.scan)
-    if image is None:
+    images = make_hologram_images(coarsest.scan)
+    if not images:
         return None
-    others = [change_ratio(image, coarsest.scan, one) for one in IMAGE_RATIOS]
+    image, *others = images
     first = _begin_with_an_image(coarsest, recipe, patterns, [image] if None in ratios else others)
     found: list[tuple[HologramStart, Ptychography]] = []
     for number, ratio in enumerate(ratios, 1):
