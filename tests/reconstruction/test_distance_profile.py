@@ -9,11 +9,13 @@ import pytest
 import phaseloom as pl
 from benchmarks.near_field_acceptance import read_known
 from benchmarks.near_field_scans import draw_case, simulate_case
+from phaseloom.calibration.hologram_start import widen_window
 from phaseloom.calibration.near_field import estimate_near_field, set_near_field
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.reconstruction.starts.distance_profile import (
-    choose_ratio,
+    RATIOS,
+    _Trials,
     combine_ranges,
     find_distance,
     profile_distance,
@@ -60,7 +62,7 @@ def test_the_end_of_the_range_is_never_clear() -> None:
 
 
 def test_losses_that_hardly_differ_are_not_clear_and_cost_no_more_fits() -> None:
-    flat = find_distance(parabola(1.3, 0.05), 1.0)
+    flat = find_distance(parabola(1.3, 0.02), 1.0)
     assert not flat.is_clear
     assert len(flat.flights) == 3
 
@@ -120,21 +122,47 @@ def test_a_weak_object_at_few_counts_does_not() -> None:
     assert not estimate_near_field(scan).is_shown
 
 
-def losses_of(fits: dict[float, float], scatter: float = 0.0) -> dict[float, np.ndarray]:
-    """Losses of 30 patterns by ratio, with errors that the patterns do not share."""
-    rng = np.random.default_rng(8)
-    return {ratio: loss + scatter * rng.normal(size=30) for ratio, loss in fits.items()}
+class KnownTrials(_Trials):
+    """Fits whose losses are known by ratio; those that were asked for."""
+
+    def __init__(self, losses: dict[float, float]):
+        self.losses = losses
+        self.asked: list[float] = []
+
+    def measure(self, flight: float, ratio: float) -> np.ndarray:
+        self.asked.append(ratio)
+        return np.full(30, self.losses[ratio])
 
 
-def test_absorption_is_taken_only_for_a_clear_share_of_the_contrast() -> None:
-    falling = {0.01: 1.03, 0.03: 1.01, 0.1: 1.0}
-    assert choose_ratio(losses_of(falling), 1.0) > 0.03
-    assert choose_ratio(losses_of(falling), 5.0) == 0.01  # of strong contrast a small share
-    assert choose_ratio(losses_of(falling, scatter=0.2), 1.0) == 0.01  # within the errors
+@pytest.mark.parametrize(
+    ("losses", "found", "tried"),
+    [
+        ((1.2, 1.0, 1.1, 1.3), 0.01, 3),
+        ((1.0, 1.1, 1.2, 1.3), 0.0, 3),
+        ((1.3, 1.2, 1.1, 1.0), 0.1, 4),
+        ((1.3, 1.2, 1.0, 1.1), 0.03, 4),
+    ],
+)
+def test_ratios_are_tried_to_where_both_neighbours_are_worse(losses, found, tried) -> None:
+    trials = KnownTrials(dict(zip(RATIOS, losses, strict=True)))
+    assert trials.find_ratio(1e7, 0.01) == found
+    assert len(set(trials.asked)) == tried
+    assert trials.measure_margin(1e7, found) == pytest.approx(0.1, abs=0.001)
 
 
-def test_the_ratio_stays_within_those_that_were_tried() -> None:
-    for fits in ({0.01: 2.0, 0.03: 1.1, 0.1: 1.0}, {0.01: 2.0, 0.03: 1.9, 0.1: 1.0}):
-        assert 0.03 < choose_ratio(losses_of(fits), 1.0) <= 0.1
-    assert choose_ratio(losses_of({0.01: 1.0, 0.03: 1.2, 0.1: 1.5}), 1.0) == 0.01
-    assert choose_ratio(losses_of({0.01: 1.3, 0.03: 1.0, 0.1: 1.3}), 1.0) == pytest.approx(0.03, rel=0.1)
+def test_a_ratio_is_kept_where_no_fit_serves() -> None:
+    trials = KnownTrials(dict.fromkeys(RATIOS, np.inf))
+    assert trials.find_ratio(1e7, 0.01) == 0.01
+    assert trials.measure_margin(1e7, 0.01) == 0
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("absorption", [0.0, 0.1])
+def test_the_ratio_of_cells_under_a_beam_that_fills_the_detector_is_found(absorption: float) -> None:
+    """Their slow details hardly show, and losses of the counts alone prefer more absorption."""
+    changes = {"specimen": "cells", "fills": True, "counts": 2000.0, "phase": 1.2, "distance_error": 0.0}
+    _, scan = simulated(**changes, absorption=absorption)
+    recipe, wide, _ = widen_window(pl.Reconstruct.of({}), scan)
+    found = profile_distance(recipe, wide)
+    assert found is not None
+    assert found.ratio == absorption

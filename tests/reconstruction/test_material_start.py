@@ -1,4 +1,4 @@
-"""The start of a near-field run: absorption is decided by epochs with a free object; own numpy holograms."""
+"""The start of a near-field run, an object of one material: own numpy holograms."""
 
 import numpy as np
 import pytest
@@ -8,35 +8,15 @@ from benchmarks.near_field_acceptance import read_known, run_case
 from benchmarks.near_field_scans import draw_case, simulate_case
 from phaseloom.calibration.hologram_start import make_hologram_image
 from phaseloom.data.prepare import enlarge
-from phaseloom.direct.holograms import HologramImage
 from phaseloom.ptycho import multigrid
 from phaseloom.reconstruction.starts.distance_profile import profile_distance
-from phaseloom.reconstruction.starts.material_start import HologramStart, choose_start
 
 STAR = {"side": 64, "places": 6, "step": 5.0, "counts": 500.0, "fresnel": 0.07, "specimen": "star"}
 STAR |= {"source": 0.3, "blur": 0.3, "position_error": 0.3, "fills": False, "phase": 1.5}
 STAR |= {"distance_error": 0.0, "pixel": 1500.0, "magnification": 1.0, "background": 0.0, "diffuser": 1.2}
 
 WEAK = {**STAR, "counts": 70.0, "fresnel": 0.14, "specimen": "particles", "absorption": 0.1}
-"""A scan whose starts differ in the power of their images by more than in what they explain."""
-
-
-def start(ratio: float, loss: float, image: HologramImage | None = None) -> HologramStart:
-    return HologramStart(image, ratio, loss)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("less", "more", "taken"),
-    [(1.0, 0.986, 0.03), (1.0, 0.984, 0.1), (0.9996, 1.0, 0.01), (0.9998, 1.2, 0.03), (0.999, 0.98, 0.1)],
-)
-def test_more_absorption_is_taken_only_where_it_explains_clearly_more(
-    less: float, more: float, taken: float
-) -> None:
-    assert choose_start([start(0.01, less), start(0.03, 1.0), start(0.1, more)]).ratio == taken
-
-
-def test_a_start_that_was_not_tried_is_taken_alone() -> None:
-    assert choose_start([HologramStart(None, 0.04)]).ratio == 0.04  # type: ignore[arg-type]
+"""A scan of few counts, whose images differ in their power by more than in what they explain."""
 
 
 @pytest.mark.medium
@@ -66,12 +46,12 @@ def test_a_strong_star_without_absorption_under_a_beam_that_fills_the_detector_i
 
 
 @pytest.mark.medium
-def test_few_counts_do_not_prefer_the_start_whose_image_has_more_power(
+def test_few_counts_do_not_prefer_the_ratio_whose_image_has_more_power(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     case = draw_case(71, **WEAK)
     job = pl.Job.begin(pl.Reconstruct.of({"epochs": 6}), scan=read_known(case, simulate_case(case)))
-    assert job.recorded.found["holograms"]["ratio"] > 0.01  # which was taken, its prior being weaker
+    assert job.recorded.found["holograms"]["ratio"] > 0.01
     for _ in job:
         pass
     # two patterns held out show nothing of the object, but all holograms shift with the positions

@@ -449,27 +449,6 @@ def test_a_scan_of_few_photons_is_not_called_right():
 
 
 @pytest.mark.parametrize(
-    ("found", "is_doubted"),
-    [
-        ({"profile_ratio": 0.022, "ratio": 0.1}, True),  # 8.5 % off, and converged
-        ({"profile_ratio": 0.1, "ratio": 0.01}, True),
-        ({"profile_ratio": 0.01, "ratio": 0.01}, False),
-        ({"profile_ratio": 0.035, "ratio": 0.1}, False),
-        ({"profile_ratio": 0.022, "ratio": 0.1, "is_distance_fitted": False}, False),
-        ({"profile_ratio": 0.0, "ratio": 0.0}, False),  # an object without absorption
-        ({"profile_ratio": None, "ratio": 0.1}, False),
-    ],
-)
-def test_a_distance_found_with_another_absorption_is_doubted(found, is_doubted):
-    said = {"is_distance_fitted": True} | found
-    job = SimpleNamespace(recipe=SimpleNamespace(found={"holograms": said}))
-    doubts = outcome._doubt_fitted_distance(job)
-    assert [one.verdict for one in doubts] == [Verdict.DOUBTFUL] * is_doubted
-    job.recipe.found = {}
-    assert outcome._doubt_fitted_distance(job) == ()
-
-
-@pytest.mark.parametrize(
     ("gain", "agreement", "margin", "is_doubted"),
     [
         (0.01, 0.9, 0.01, False),

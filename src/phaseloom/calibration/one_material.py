@@ -8,14 +8,21 @@ of the object is what is fitted, so that all frequencies have about the same cur
 
 The power of the phase, which falls with the third power of the frequency, is its prior: what counts do not
 tell is held down. A loss of amplitudes is half of the negative logarithm of their likelihood; so is the
-penalty.
+penalty. So the objectives of fits with other ratios, or at other distances, can be compared once they have
+ended and the strength of the prior is that of their own image.
+
+The illumination is fitted by its amplitude and its phase on the detector. Holograms show the phase by what
+the object displaces alone, some thousand times less than the amplitude: both have their own scale, by
+frequency, or fits stop long before their minimum.
 
 Source: contrast of one material: Paganin et al. 2002, doi 10.1046/j.1365-2818.2002.01010.x; L-BFGS: Liu &
 Nocedal 1989, doi 10.1007/BF01589116.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -51,13 +58,14 @@ MAX_RATIO_STEP = 0.3
 
 ITERATIONS = 40
 HISTORY = 20
-"""Of L-BFGS. With 120 the loss of a scan at 3e3 counts fell by another 0.8 %, and the image stayed."""
+"""Of L-BFGS."""
 
-ITERATIONS_AT_ONCE = 20
-MIN_FALL = 0.005
-"""Iterations, and the share by which the loss has to fall over them for as many more. Of weak phases it then
-fits noise (two images went from 0.89 to 0.88 with 150); of a star of 1.3 radian it falls by a tenth, and its
-image goes from 0.90 to 0.97."""
+EVALUATIONS_OF_END = 20
+
+STEP_OF_SCALE = 1e-3
+MAX_SCALE = 100.0
+"""The step by which the scale of the illumination is measured, in its rms, and the largest scale over that of
+amplitudes, which every pattern sees. Of six scans it was 15 to 120 across the illumination."""
 
 ITERATIONS_WITHOUT_RATIO = 0.6
 """Share of the iterations after which the ratio is fitted, too: at first it would make up for everything."""
@@ -93,11 +101,20 @@ class OneMaterial:
         phase: ``(v, u)``, radian, on the canvas of the model.
         ratio: ``beta / delta``.
         losses: of each evaluation, in units of shot noise, with what the prior adds.
+        penalties: what the prior adds.
     """
 
     phase: Float[Tensor, "v u"]
     ratio: float
     losses: tuple[float, ...]
+    penalties: tuple[float, ...]
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether the last steps lowered what the prior adds by more than the loss of the counts."""
+        last = [np.array(one[-EVALUATIONS_OF_END:]) for one in (self.losses, self.penalties)]
+        losses, penalties = (float(one[0] - one[-1]) for one in last)
+        return penalties > losses - penalties
 
 
 @dataclass(frozen=True)
@@ -135,8 +152,7 @@ def fit_one_material(
     *,
     patterns: Int[np.ndarray, " n"] | None = None,
     ratio: float | None = None,
-    iterations: int = ITERATIONS,
-    most: int | None = None,
+    rounds: Sequence[int] = (ITERATIONS,),
 ) -> OneMaterial:
     """Fit object, illumination, positions and ratio of a near-field model, and give them to it.
 
@@ -149,15 +165,24 @@ def fit_one_material(
         geometry: of the modelled patterns.
         patterns: index of those that are fitted; default: all.
         ratio: ``beta / delta``, kept; ``None``: it is fitted.
-        iterations: of L-BFGS, a little more than one evaluation of all patterns each.
-        most: iterations, where the loss still falls by `MIN_FALL` over each `ITERATIONS_AT_ONCE`; default: no
-            more.
+        rounds: iterations of L-BFGS of each round, a little more than one evaluation of all patterns each.
+            A round takes the strength of its prior and its scales from what the one before ended with;
+            ``losses`` are those of the last.
     """
-    fit = _MaterialFit(model, likelihood, geometry, ratio)
+    found: list[OneMaterial] = []
+    for iterations in rounds:
+        fit = _MaterialFit(model, likelihood, geometry, ratio)
+        found.append(_fit_round(model, fit, patterns, iterations))
+    return found[-1]
+
+
+def _fit_round(
+    model: Ptychography, fit: "_MaterialFit", patterns: Int[np.ndarray, " n"] | None, iterations: int
+) -> OneMaterial:
+    """A fit with one prior; the model gets what it finds."""
     if patterns is not None:
         fit.patterns = torch.as_tensor(patterns)
-    losses = fit.run(iterations, most)
-    found = fit.found(losses)
+    found = fit.found(fit.run(iterations))
     with torch.no_grad():
         wave = torch.polar(torch.exp(found.ratio * found.phase), found.phase)
         there = model.object.transmission()
@@ -187,7 +212,8 @@ def compare_ratios(
     """
     losses = {}
     phases = {}
-    for one in (ratio, ratio / RATIO_STEP, min(ratio * RATIO_STEP, MAX_RATIO)):
+    others = (ratio / RATIO_STEP, min(ratio * RATIO_STEP, MAX_RATIO)) if ratio else (FIRST_RATIO,)
+    for one in (ratio, *others):
         fit = _MaterialFit(model, likelihood, geometry, one, moves_numbers=False)
         if patterns is not None:
             fit.patterns = torch.as_tensor(patterns)
@@ -196,7 +222,6 @@ def compare_ratios(
         lit = fit.light > MIN_SHARE_OF_LIGHT * fit.light.max()
         with torch.no_grad():
             phases[one] = fit.object_phase()[lit]
-    others = [one for one in losses if one != ratio]
     gain = min(losses[one] for one in others) - losses[ratio]
     agreement = min(float(torch.corrcoef(torch.stack([phases[one], phases[ratio]]))[0, 1]) for one in others)
     return RatioEvidence(gain, agreement)
@@ -256,6 +281,7 @@ class _MaterialFit:
         self.patterns = torch.arange(len(model.scan.start))
         self.first = FIRST_RATIO if ratio is None else ratio
         self.penalty = 0.0
+        self.penalties: list[float] = []  # by evaluation
         self.weight: float | None = None  # of the prior: less where values are no counts, and far below noise
         self.start = model.probe.modes().detach().clone()
         self.light = torch.as_tensor(model.coverage()).to(model.scan.start)
@@ -263,12 +289,10 @@ class _MaterialFit:
         count = len(model.scan.start)
         real = self.light
         self.hologram = real.new_zeros(real.shape).requires_grad_(True)
-        self.probe = torch.zeros_like(self.start).requires_grad_(True)
         self.offsets = real.new_zeros(count, 2).requires_grad_(True)
         self.logit = real.new_zeros(()).requires_grad_(ratio is None)
         self.unit = 1 / torch.sqrt(2 * (real + 0.02 * real.max()))
-        self.probe_unit = 1 / math.sqrt(2 * count)
-        self._scale_wavefront()
+        self._split_illumination()
         self.move_unit = 1 / math.sqrt(POSITION_CONTRAST * float(self.start.abs().square().sum()))
         lit = real > MIN_SHARE_OF_LIGHT * real.max()
         share = 5 / math.sqrt(2 * float((real * self.phase.square())[lit].sum()) + 1e-30)
@@ -301,6 +325,7 @@ class _MaterialFit:
         seen = (square > 0) & (square < (0.15 / max(room.pixel)) ** 2)
         strength = torch.exp((torch.log(power[seen] + 1e-12) - torch.log(slope[seen])).mean())
         bright = float(np.percentile(self.light[self.light > 0].cpu().numpy(), 90))
+        strength = strength.clamp(min=1e-3 / (4 * bright * float(slope[seen].mean())))  # of a flat object
         self.noise = (1 / (4 * bright * strength * slope)).clamp(1e-5, 10).to(self.phase)
         self.inverse_power = (1 / (strength * slope * self.phase.numel())).to(self.phase)
         self.inverse_power[0, 0] = 0
@@ -325,7 +350,8 @@ class _MaterialFit:
         pixels = len(self.patterns) * self.likelihood.floor
         each = tuple(one / pixels for one in losses)
         ratio = float(self.ratio())
-        return OneMaterial(self.object_phase(), ratio, each)
+        penalties = tuple(one / pixels for one in self.penalties)
+        return OneMaterial(self.object_phase(), ratio, each, penalties)
 
     def object_phase(self) -> Tensor:
         """The phase under the hologram and the ratio as they stand."""
@@ -333,62 +359,100 @@ class _MaterialFit:
         return self.rest + torch.fft.ifft2(filtered).real
 
     def modes(self) -> Tensor:
-        """The illumination, with its slow phase on the detector."""
-        modes = self.start + self.probe_unit * self.probe
-        if not self.wavefront_unit:
-            return modes
-        slow = torch.fft.ifft2(self.wavefront_filter * torch.fft.fft2(self.wavefront)).real
-        turn = torch.polar(torch.ones_like(slow), self.wavefront_unit * slow)
-        return fly(fly(modes, self.onward) * turn, self.onward.conj())
+        """The illumination, by its amplitude and its phase on the detector, and by its slow phase."""
+        along, across = (
+            torch.fft.ifft2(scale * torch.fft.fft2(change)).real
+            for scale, change in zip(self.scales, (self.amplitude, self.across), strict=True)
+        )
+        far = self.far + self.direction * torch.complex(along, across)
+        if self.wavefront_unit:
+            slow = torch.fft.ifft2(self.wavefront_filter * torch.fft.fft2(self.wavefront)).real
+            far = far * torch.polar(torch.ones_like(slow), self.wavefront_unit * slow)
+        return fly(far, self.onward.conj())
 
     @torch.no_grad()
-    def _scale_wavefront(self) -> None:
-        """Scale the slow phase of the illumination on the detector, which its pixels hardly move.
+    def _split_illumination(self) -> None:
+        """The illumination on the detector, with changes of its amplitude, across it, and of its slow phase.
 
-        It shows by how it displaces the hologram, by its slope: what is fitted is the slope, smooth over
-        some pixels, in a unit such that the loss bends by about one along it.
+        Their scales are such that the loss bends by about one along them.
         """
         model, geometry = self.model, self.geometry
-        self.wavefront = self.light.new_zeros(geometry.shape).requires_grad_(True)
         flight = torch.tensor(geometry.flight, dtype=torch.float64)
         self.onward = angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight)
         self.onward = self.onward.to(self.start)
+        self.far = fly(self.start, self.onward)
+        self.direction = torch.polar(torch.ones_like(self.far.real), self.far.angle())
+        self.amplitude = torch.zeros_like(self.far.real).requires_grad_(True)
+        self.across = torch.zeros_like(self.far.real).requires_grad_(True)
+        self.wavefront = self.light.new_zeros(geometry.shape).requires_grad_(True)
+        model.probe.set_modes(self.start)
+        before = model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE)
         y, x = frequencies(geometry.shape, (1.0, 1.0), like=self.light.double())
         square = y.square() + x.square()
+        least = 1 / math.sqrt(2 * len(self.patterns))  # of amplitudes, which every pattern sees
+        self.scales = [self._scale_illumination(square.sqrt(), turn, before) for turn in (1.0, 1.0j)]
+        self.scales = [one.clamp(max=MAX_SCALE * least) for one in self.scales]
+        self._scale_wavefront(square, before)
+        model.probe.set_modes(self.start)
+
+    def _scale_illumination(self, frequency: Tensor, turn: complex, before: Tensor) -> Tensor:
+        """One over the root of how the loss bends by frequency, along the illumination or across it."""
+        generator = torch.Generator().manual_seed(0)
+        size = STEP_OF_SCALE * float(self.far.abs().square().mean().sqrt())
+        octaves = range(1, max(2, int(math.log2(min(self.geometry.shape) / 2))))
+        edges = [0.0, *(2.0**one / min(self.geometry.shape) for one in octaves), 1.0]
+        units: list[float] = []
+        for low, high in pairwise(edges):
+            noise = torch.randn(self.far.shape, generator=generator, dtype=torch.float64)
+            band = (frequency >= low) & (frequency < high)
+            step = torch.fft.ifft2(band * torch.fft.fft2(noise.to(frequency))).real.to(self.light)
+            step *= size / step.square().mean().sqrt()
+            bend = self._bend(self.far + turn * self.direction * step, before)
+            units.append(math.sqrt(float(step.square().sum()) / (bend + 1e-30)))
+        middles = [math.log((low or high / 2) * high) / 2 for low, high in pairwise(edges)]
+        places = np.log(frequency.clamp(min=1e-9).cpu().numpy())
+        scale = np.exp(np.interp(places, middles, np.log(units)))
+        return torch.as_tensor(scale).to(self.light)
+
+    def _bend(self, far: Tensor, before: Tensor) -> float:
+        """How much amplitudes change with another illumination on the detector; the model keeps that."""
+        self.model.probe.set_modes(fly(far, self.onward.conj()))
+        change = self.model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE) - before
+        return 2 * float(change.square().sum())
+
+    def _scale_wavefront(self, square: Tensor, before: Tensor) -> None:
+        """Scale the slow phase of the illumination on the detector.
+
+        It shows by how it displaces the hologram, by its slope: what is fitted is the slope, smooth over
+        some pixels.
+        """
+        shape = self.geometry.shape
         kept = torch.exp(-square * PERIOD_OF_WAVEFRONT**2)
-        self.wavefront_filter = (kept / torch.sqrt(square + max(geometry.shape) ** -2)).to(self.light)
+        self.wavefront_filter = (kept / torch.sqrt(square + max(shape) ** -2)).to(self.light)
         self.wavefront_filter[0, 0] = 0
         generator = torch.Generator().manual_seed(0)
-        step = torch.randn(geometry.shape, generator=generator, dtype=torch.float64).to(self.light)
-        self.wavefront_unit = 1e-3
-        before = model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE)
-        self.wavefront += step
-        model.probe.set_modes(self.modes())
-        self.wavefront.zero_()
-        change = (model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE) - before) / self.wavefront_unit
-        model.probe.set_modes(self.start)
-        bend = 2 * float(change.square().sum()) / float(step.square().sum())
-        unit = 1 / math.sqrt(bend + 1e-30)
+        step = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.light)
+        slow = STEP_OF_SCALE * torch.fft.ifft2(self.wavefront_filter * torch.fft.fft2(step)).real
+        bend = self._bend(self.far * torch.polar(torch.ones_like(slow), slow), before)
+        unit = STEP_OF_SCALE * math.sqrt(float(step.square().sum()) / (bend + 1e-30))
         self.wavefront_unit = unit if unit < MAX_WAVEFRONT_UNIT else 0.0
 
     def moves(self) -> Tensor:
         """Of the positions, pixels."""
         return self.move_unit * self.offsets
 
-    def run(self, iterations: int, most: int | None = None) -> tuple[float, ...]:
+    def run(self, iterations: int) -> tuple[float, ...]:
         """Fit, first with the ratio as it is; the losses."""
         losses: list[float] = []
-        images = [self.hologram, self.probe, self.offsets, self.wavefront]
+        images = [self.hologram, self.amplitude, self.across, self.offsets, self.wavefront]
         images += [one.change for one in self.numbers]
         alone = iterations if self.stated is not None else round(ITERATIONS_WITHOUT_RATIO * iterations)
-        self._minimise(images, alone, losses, most=most or alone)
+        self._minimise(images, alone, losses)
         if self.stated is None:
             self._minimise([*images, self.logit], iterations - alone, losses)
         return tuple(losses)
 
-    def _minimise(
-        self, parameters: list[Tensor], iterations: int, losses: list[float], *, most: int = 0
-    ) -> None:
+    def _minimise(self, parameters: list[Tensor], iterations: int, losses: list[float]) -> None:
         expected = len(losses) + iterations
         options = {"max_iter": iterations, "history_size": HISTORY, "line_search_fn": "strong_wolfe"}
         optimizer = torch.optim.LBFGS(parameters, tolerance_grad=0, tolerance_change=0, **options)
@@ -396,19 +460,12 @@ class _MaterialFit:
         def evaluate() -> float:
             optimizer.zero_grad()
             losses.append(self._evaluate())
+            self.penalties.append(self.penalty)
             loss = losses[-1] / (len(self.patterns) * self.likelihood.floor)
             report_progress(f"evaluation {len(losses)} of about {expected}, loss {loss:.3f}")
             return losses[-1]
 
         optimizer.step(evaluate)
-        limits = {"max_iter": ITERATIONS_AT_ONCE, "max_eval": 2 * ITERATIONS_AT_ONCE}
-        optimizer.param_groups[0].update(limits)
-        for _ in range(iterations, most, ITERATIONS_AT_ONCE):
-            expected = len(losses) + ITERATIONS_AT_ONCE
-            before = min(losses)  # the last evaluation may be a trial of the line search
-            optimizer.step(evaluate)
-            if min(losses) > (1 - MIN_FALL) * before:
-                break
 
     def _evaluate(self) -> float:
         """The loss, with its gradients left behind."""

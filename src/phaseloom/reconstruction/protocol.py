@@ -100,7 +100,7 @@ from phaseloom.reconstruction.starts.difference_map_start import (
 from phaseloom.reconstruction.starts.distance_profile import combine_ranges, profile_distance
 from phaseloom.reconstruction.starts.earlier_result import require_orientation_of_object
 from phaseloom.reconstruction.starts.first_image import make_first_image
-from phaseloom.reconstruction.starts.material_start import RATIOS, begin_with_holograms
+from phaseloom.reconstruction.starts.material_start import begin_with_holograms
 from phaseloom.reconstruction.starts.offsets import find_offsets
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
@@ -672,13 +672,12 @@ class Job:
         """Begin with the direct image of holograms, with an object of one material fitted from there."""
         level, recipe = self.finest, self.recorded
         is_phase = level.model.object.kind == "phase"
-        is_profiled = recipe.found["holograms"].get("profile_ratio") is not None
-        ratios = (0.0,) if is_phase else RATIOS if is_profiled else (None,)
-        start = begin_with_holograms(level, recipe, (self.training, self.holdout), ratios=ratios)
+        ratio = 0.0 if is_phase else recipe.found["holograms"].get("profile_ratio")
+        start = begin_with_holograms(level, recipe, (self.training, self.holdout), ratio=ratio)
         if start is None:
             return recipe
         if start.ratio is not None:
-            recipe = _hold_heights(_record_ratio(recipe, start.ratio, start.margin))
+            recipe = _hold_heights(_record_ratio(recipe, start.ratio))
         if recipe.object_prior == "none":
             return recipe
         level.power = measure_power(start.image)
@@ -827,11 +826,11 @@ class Job:
             save_result(self.ended, folder)
 
 
-def _record_ratio(recipe: Reconstruct, ratio: float, margin: float | None) -> Reconstruct:
-    """The recipe with what a fit of one material found, and by how much other ratios are worse."""
+def _record_ratio(recipe: Reconstruct, ratio: float) -> Reconstruct:
+    """The recipe with the ratio of the object of one material that a run begins with."""
     said = recipe.found["holograms"]
     lines = [*said["lines"], f"beta / delta: {ratio:.2g} (object of one material)"]
-    changed = {**said, "lines": lines, "ratio": float(f"{ratio:.4g}"), "ratio_margin": margin}
+    changed = {**said, "lines": lines, "ratio": float(f"{ratio:.4g}")}
     return recipe.model_copy(update={"found": recipe.found | {"holograms": changed}})
 
 
@@ -915,6 +914,7 @@ def find_near_field(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, 
     said["flight_range"] = None if limits is None else [*limits]
     said |= {"ratio": USUAL_RATIO, "is_distance_fitted": is_clear}
     said["profile_ratio"] = None if profile is None else profile.ratio
+    said["ratio_margin"] = None if profile is None else profile.margin
     said["distance_change"] = round(scan.geometry.flight / found.stated.flight - 1, 4)
     said["is_oriented"] = found.is_oriented
     said["is_pixel_shown"] = found.scale is not None or math.isinf(scan.geometry.focus or math.inf)

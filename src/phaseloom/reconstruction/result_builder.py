@@ -353,8 +353,8 @@ def judge_run(job: Underway, /) -> Judgement:
 
 def _doubt_converged_holograms(job: Underway) -> tuple[Doubt, ...]:
     """What speaks against a near-field run that has converged, the likeliest cause alone."""
-    doubts = _doubt_fitted_distance(job)
-    if not doubts and (ratios := job.ratio_evidence) is not None:
+    doubts: tuple[Doubt, ...] = ()
+    if (ratios := job.ratio_evidence) is not None:
         doubts = _doubt_ratio(ratios, job.recipe.found["holograms"].get("ratio_margin"))
     if not doubts and (found := job.slow_details) is not None:
         doubts = _doubt_slow_details(found)
@@ -577,31 +577,6 @@ def _doubt_model_of_holograms(job: Underway) -> tuple[Doubt, ...]:
         f"{explained:.0%} of what differs between holograms is explained, but the loss stays high: the model "
         "lacks something, such as the blur of source or detector (phaseloom improve looks for it), or the "
         "distance is a little off"
-    )
-    return (Doubt(Verdict.DOUBTFUL, text),)
-
-
-MAX_RATIO_CHANGE = 3.2
-"""Factor between `beta / delta` of the fits that found the distance and that of the start that was taken. Two
-distances were 8.5 % low and 8.3 % high with 0.02 and 0.01 for a material of 0.1; with 0.1, 2 and 3 % off."""
-
-
-def _has_other_ratio(said: Mapping[str, Any]) -> bool:
-    """Whether the start has a `beta / delta` unlike that of the fits that found the distance."""
-    first, second = (float(said.get(name) or 0.0) for name in ("profile_ratio", "ratio"))
-    if not said.get("is_distance_fitted") or not first or not second:
-        return False
-    return max(first, second) > MAX_RATIO_CHANGE * min(first, second)
-
-
-def _doubt_fitted_distance(job: Underway) -> tuple[Doubt, ...]:
-    """A distance from fits with another absorption than the object has."""
-    said = job.recipe.found.get("holograms", {})
-    if not _has_other_ratio(said):
-        return ()
-    text = (
-        f"the distance was found with beta / delta of {said['profile_ratio']:.2g}, and the object has "
-        f"{said['ratio']:.2g}: it may be off by more than its range: check it"
     )
     return (Doubt(Verdict.DOUBTFUL, text),)
 

@@ -3,17 +3,19 @@
 Part of the scan is fitted with an object of one material at distances on either side of the one that is
 known, illumination and positions anew at each. Where strong phases or structured light make holograms
 more than a linear contrast, the loss has a sharp minimum at the right distance; else fits differ by their
-own noise.
+own noise. The loss has what the power of the phase, as a prior, adds to that of the counts.
 
-The ratio of absorption to phase (``beta / delta``) is found in the same way, by fits with several ratios: as
-one more number of a fit it goes astray, for it makes up for slow details that are not found yet.
+The ratio of absorption to phase (``beta / delta``) is found in the same way, by fits with several ratios:
+with a wrong one slow details come out too strong or too weak for the others. As one more number of a fit it
+goes astray, for it makes up for slow details that are not found yet.
 """
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,7 +43,7 @@ from phaseloom.runs.progress_lines import name_step, report_progress
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
-__all__ = ["DistanceProfile", "choose_ratio", "combine_ranges", "find_distance", "profile_distance"]
+__all__ = ["DistanceProfile", "combine_ranges", "find_distance", "profile_distance"]
 
 log = logging.getLogger(__name__)
 
@@ -53,35 +55,27 @@ MAX_STEPS = 6
 
 PATTERNS = 30
 EPOCHS = 8
-ITERATIONS = 120
-RATIO_ITERATIONS = 40
-"""Of a fit: patterns in the middle of the scan, epochs that find the positions, then steps of L-BFGS. Of one
-scan, with two images and three ratios, the objective was lowest 15 % short of the distance or more in five
-cases of six after 60 steps, and 5 to 8 % short in all after 120."""
+ROUNDS = (60, 160)
+"""Of a fit: patterns in the middle of the scan, epochs that find the positions, then steps of L-BFGS, the
+later ones with the power of the image that the first ones found as their prior."""
 
-RATIOS = (0.01, 0.03, 0.1)
-RATIO_NOT_FOUND = 0.02
-LEAST_FITS = len(RATIOS) + 3
-"""``beta / delta`` that are tried, and fits with the three first distances. The lowest ratio is taken unless
-another is clearly better: images without absorption are right with it."""
-
-MIN_GAIN_OF_RATIO = 0.009
-MIN_ERRORS_OF_RATIO = 3.0
-"""Fall of the loss, as a share of what differs between patterns, and in its standard errors, from which on
-another ratio is clearly better. An illumination that is not right yet is made up for by absorption: of two
-scans without any, higher ratios gained 0.0055 and 0.0063, of two with 0.1 they gained 0.015 and 0.02."""
+RATIOS = (0.0, 0.01, 0.03, 0.1)
+FIRST_RATIO = 0.01
+LEAST_FITS = 5
+"""``beta / delta`` that are tried, from the first one to where both neighbours are worse; fits with three of
+them, and at the two distances beside the middle one."""
 
 MIN_CHANGE_FOR_RATIO = 0.04
 """Of the logarithm of the distance, from which on the ratio is looked for again."""
 
-FIT_ERROR = 0.005
+FIT_ERROR = 0.002
 """Share of the loss by which fits at neighbouring distances differ by what is left to do and by what is not
 modelled: of a scan whose losses bend by 0.0075 the minimum was 10 % off."""
 
-MIN_BEND = 0.006
+MIN_BEND = 0.0025
 """Second difference of the losses over the lowest, from which their minimum is looked at."""
 
-MIN_SLOPE = 0.01
+MIN_SLOPE = 0.004
 """Share by which losses differ from which on the range grows where its end is best."""
 
 SYSTEMATIC_ERROR = 0.03
@@ -95,12 +89,14 @@ class DistanceProfile:
     Attributes:
         flights: effective distances, angstrom, ascending, at equal ratios.
         losses: ``(flight, pattern)``, in units of shot noise.
-        ratio: ``beta / delta`` of the material; ``None``: not looked for.
+        ratio: ``beta / delta`` of the material.
+        margin: share by which its neighbours end higher; ``None``: it was stated.
     """
 
     flights: Float[np.ndarray, " flight"]
     losses: Float[np.ndarray, "flight pattern"]
     ratio: float | None = None
+    margin: float | None = None
 
     @property
     def lowest(self) -> int:
@@ -232,43 +228,14 @@ def profile_distance(recipe: Reconstruct, scan: Scan4D, /) -> DistanceProfile | 
 
 def _profile(trials: "_Trials", flight: float, stated: float | None) -> DistanceProfile:
     """Ratio, then distance, and the ratio again where the distance has moved."""
-    ratio = trials.find_ratio(flight) if stated is None else stated
+    ratio = trials.find_ratio(flight, FIRST_RATIO) if stated is None else stated
     found = find_distance(lambda one: trials.measure(one, ratio), flight)
+    if stated is not None:
+        return replace(found, ratio=stated)
     moved = found.find_minimum()[0] if found.is_clear else flight
-    if stated is None and abs(math.log(moved / flight)) > MIN_CHANGE_FOR_RATIO:
-        ratio = trials.find_ratio(moved)
-    return replace(found, ratio=ratio)
-
-
-def choose_ratio(losses: Mapping[float, Float[np.ndarray, " pattern"]], contrast: float, /) -> float:
-    """The lowest ratio, or that of the lowest loss where it is clearly lower, by a parabola in its logarithm.
-
-    Losses rise steeply below the right ratio and little above it, and fits with a higher one make up for much
-    that is not modelled.
-
-    Args:
-        losses: of patterns by ratio, of three at about equal factors.
-        contrast: loss of the mean pattern less that of noise: what differs between patterns.
-
-    Example:
-        >>> fits = {0.01: 1.06, 0.03: 1.0, 0.1: 0.99}
-        >>> losses = {ratio: np.linspace(0.99, 1.01, 30) * loss for ratio, loss in fits.items()}
-        >>> round(choose_ratio(losses, 2.0), 3), choose_ratio(losses, 20.0)
-        (0.067, 0.01)
-    """
-    ratios = sorted(losses)
-    values = np.array([losses[one].mean() for one in ratios])
-    best = ratios[int(values.argmin())]
-    gain = losses[ratios[0]] - losses[best]
-    error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
-    if gain.mean() <= max(MIN_GAIN_OF_RATIO * contrast, MIN_ERRORS_OF_RATIO * error):
-        return ratios[0]
-    low, middle, high = values
-    if low - 2 * middle + high <= 0:
-        return best
-    step = math.log(ratios[-1] / ratios[0]) / 2
-    vertex = ratios[1] * math.exp(step * float(_find_vertex(values[:, None])[0]))
-    return min(max(vertex, ratios[0]), ratios[-1])
+    at = moved if abs(math.log(moved / flight)) > MIN_CHANGE_FOR_RATIO else flight
+    best = trials.find_ratio(at, ratio)
+    return replace(found, ratio=best, margin=trials.measure_margin(at, best))
 
 
 class _Trials:
@@ -279,27 +246,42 @@ class _Trials:
         self.scan = scan
         self.starts: dict[float, tuple[Level, Geometry] | None] = {}
         self.images = IMAGE_RATIOS
-        self.count = 0
+        self.known: dict[tuple[float, float], Float[np.ndarray, " pattern"]] = {}
 
-    def find_ratio(self, flight: float) -> float:
-        """The ratio of the lowest loss at a distance."""
-        losses = {one: self.measure(flight, one, RATIO_ITERATIONS) for one in RATIOS}
-        start = self.starts[flight]
-        if start is None or not all(np.isfinite(one).all() for one in losses.values()):
-            return RATIO_NOT_FOUND
-        return choose_ratio(losses, start[0].likelihood.mean_pattern_loss - 1)
+    def find_ratio(self, flight: float, first: float) -> float:
+        """The ratio of the lowest loss at a distance, from one on while a neighbour is better."""
+        best = first
+        while True:
+            other = min(self._neighbours(best), key=partial(self._mean, flight))
+            if not self._mean(flight, other) < self._mean(flight, best):
+                return best
+            best = other
 
-    def measure(
-        self, flight: float, ratio: float, iterations: int = ITERATIONS
-    ) -> Float[np.ndarray, " pattern"]:
-        """Losses of the patterns after a fit; infinite where that fails."""
-        self.count += 1
+    def measure_margin(self, flight: float, ratio: float) -> float:
+        """Share by which the neighbours of a ratio end higher."""
+        best = self._mean(flight, ratio)
+        others = [self._mean(flight, one) for one in self._neighbours(ratio)]
+        return min(others) / best - 1 if math.isfinite(best) else 0.0
+
+    @staticmethod
+    def _neighbours(ratio: float) -> list[float]:
+        place = RATIOS.index(ratio)
+        return [RATIOS[one] for one in (place - 1, place + 1) if 0 <= one < len(RATIOS)]
+
+    def _mean(self, flight: float, ratio: float) -> float:
+        return float(self.measure(flight, ratio).mean())
+
+    def measure(self, flight: float, ratio: float) -> Float[np.ndarray, " pattern"]:
+        """Losses of the patterns after a fit, with what the prior adds; infinite where it fails."""
+        if (flight, ratio) in self.known:
+            return self.known[flight, ratio]
         far = LENGTH.show(float(f"{flight:.3g}"))
-        fit = f"fit {self.count} of {LEAST_FITS} or more"
+        fit = f"fit {len(self.known) + 1} of {LEAST_FITS} or more"
         with name_step(f"near field: {fit}, effective distance {far}, beta / delta {ratio:.2g}"):
-            return self._measure(flight, ratio, iterations)
+            self.known[flight, ratio] = self._measure(flight, ratio)
+        return self.known[flight, ratio]
 
-    def _measure(self, flight: float, ratio: float, iterations: int) -> Float[np.ndarray, " pattern"]:
+    def _measure(self, flight: float, ratio: float) -> Float[np.ndarray, " pattern"]:
         if flight not in self.starts:
             self.starts = {flight: self._begin(flight)}  # one is kept: it is asked for in turn
         start = self.starts[flight]
@@ -308,8 +290,8 @@ class _Trials:
             return np.full(len(patterns), np.inf)
         level, window = start
         trial = level.with_model(deepcopy(level.model))
-        fit_one_material(trial.model, trial.likelihood, window, ratio=ratio, iterations=iterations)
-        return measure_each(trial, patterns)
+        fitted = fit_one_material(trial.model, trial.likelihood, window, ratio=ratio, rounds=ROUNDS)
+        return measure_each(trial, patterns) + fitted.penalties[-1]
 
     def _begin(self, flight: float) -> tuple[Level, Geometry] | None:
         """A model at a distance after the epochs that find positions; ``None`` without a direct image.
