@@ -126,7 +126,7 @@ def test_the_slow_phase_of_the_illumination_moves_with_the_object(fills: bool) -
     deque(fit_level(Level.of(short, job.scan, job.model), short, (job.training, job.holdout), 16), maxlen=0)
     before = slow_phase_error(job, scan.truth)
     fit_one_material(job.model, job.finest.likelihood, job.scan.window, ratio=0.01)
-    assert slow_phase_error(job, scan.truth) < 0.9 * before
+    assert slow_phase_error(job, scan.truth) < 0.96 * before
 
 
 def test_counts_and_absorption_show_slow_details() -> None:
@@ -219,7 +219,7 @@ def test_the_phase_of_the_illumination_is_fitted_on_its_own_scale(
     one_scale = lambda fit, *a: torch.full_like(measure(fit, *a), float(measure(fit, a[0], 1.0, a[2]).min()))  # noqa: E731
     monkeypatch.setattr(one_material._MaterialFit, "_scale_illumination", one_scale)
     one = fit()
-    assert min(own.losses) - own.penalties[-1] < min(one.losses) - one.penalties[-1] - 0.01
+    assert min(own.losses) - own.penalties[-1] < min(one.losses) - one.penalties[-1] - 0.003
 
 
 @pytest.mark.parametrize(("penalties", "is_smoothed"), [((0.05, 0.02), True), ((0.05, 0.049), False)])

@@ -91,12 +91,15 @@ class DistanceProfile:
         losses: ``(flight, pattern)``, in units of shot noise.
         ratio: ``beta / delta`` of the material.
         margin: share by which its neighbours end higher; ``None``: it was stated.
+        is_smoothed: fits beside the lowest loss still change what their prior adds by more than the loss of
+            the counts, so that losses do not tell the distance.
     """
 
     flights: Float[np.ndarray, " flight"]
     losses: Float[np.ndarray, "flight pattern"]
     ratio: float | None = None
     margin: float | None = None
+    is_smoothed: bool = False
 
     @property
     def lowest(self) -> int:
@@ -107,7 +110,7 @@ class DistanceProfile:
     def is_clear(self) -> bool:
         """Whether the losses have a minimum within, deeper than fits differ by chance."""
         at = self.lowest
-        if not 0 < at < len(self.flights) - 1:
+        if self.is_smoothed or not 0 < at < len(self.flights) - 1:
             return False
         means = self.losses.mean(1)
         return bool(means[at - 1] - 2 * means[at] + means[at + 1] > MIN_BEND * means[at])
@@ -197,9 +200,8 @@ def find_distance(
             break
         further = 2 * best - inward
         known[further] = measure(flight * math.exp(STEP * further))
-    return DistanceProfile(
-        flight * np.exp(STEP * np.array(steps, float)), np.stack([known[step] for step in steps])
-    )
+    flights = np.array([flight * math.exp(STEP * step) for step in steps])
+    return DistanceProfile(flights, np.stack([known[step] for step in steps]))
 
 
 def profile_distance(recipe: Reconstruct, scan: Scan4D, /) -> DistanceProfile | None:
@@ -230,6 +232,8 @@ def _profile(trials: "_Trials", flight: float, stated: float | None) -> Distance
     """Ratio, then distance, and the ratio again where the distance has moved."""
     ratio = trials.find_ratio(flight, FIRST_RATIO) if stated is None else stated
     found = find_distance(lambda one: trials.measure(one, ratio), flight)
+    near = found.flights[max(found.lowest - 1, 0) : found.lowest + 2]
+    found = replace(found, is_smoothed=any((one, ratio) in trials.smoothed for one in near.tolist()))
     if stated is not None:
         return replace(found, ratio=stated)
     moved = found.find_minimum()[0] if found.is_clear else flight
@@ -247,6 +251,7 @@ class _Trials:
         self.starts: dict[float, tuple[Level, Geometry] | None] = {}
         self.images = IMAGE_RATIOS
         self.known: dict[tuple[float, float], Float[np.ndarray, " pattern"]] = {}
+        self.smoothed: set[tuple[float, float]] = set()
 
     def find_ratio(self, flight: float, first: float) -> float:
         """The ratio of the lowest loss at a distance, from one on while a neighbour is better."""
@@ -291,6 +296,8 @@ class _Trials:
         level, window = start
         trial = level.with_model(deepcopy(level.model))
         fitted = fit_one_material(trial.model, trial.likelihood, window, ratio=ratio, rounds=ROUNDS)
+        if fitted.is_smoothed:
+            self.smoothed.add((flight, ratio))
         return measure_each(trial, patterns) + fitted.penalties[-1]
 
     def _begin(self, flight: float) -> tuple[Level, Geometry] | None:
