@@ -61,6 +61,7 @@ HISTORY = 20
 """Of L-BFGS."""
 
 EVALUATIONS_OF_END = 20
+"""The last ones, which say what a fit still changes."""
 
 STEP_OF_SCALE = 1e-3
 MAX_SCALE = 100.0
@@ -112,8 +113,8 @@ class OneMaterial:
     @property
     def is_smoothed(self) -> bool:
         """Whether the last steps lowered what the prior adds by more than the loss of the counts."""
-        last = [np.array(one[-EVALUATIONS_OF_END:]) for one in (self.losses, self.penalties)]
-        losses, penalties = (float(one[0] - one[-1]) for one in last)
+        ends = [one[-EVALUATIONS_OF_END:] for one in (self.losses, self.penalties)]
+        losses, penalties = (one[0] - one[-1] for one in ends)
         return penalties > losses - penalties
 
 
@@ -169,10 +170,10 @@ def fit_one_material(
             A round takes the strength of its prior and its scales from what the one before ended with;
             ``losses`` are those of the last.
     """
-    found: list[OneMaterial] = []
-    for iterations in rounds:
-        fit = _MaterialFit(model, likelihood, geometry, ratio)
-        found.append(_fit_round(model, fit, patterns, iterations))
+    found = [
+        _fit_round(model, _MaterialFit(model, likelihood, geometry, ratio), patterns, iterations)
+        for iterations in rounds
+    ]
     return found[-1]
 
 
@@ -292,7 +293,6 @@ class _MaterialFit:
         self.offsets = real.new_zeros(count, 2).requires_grad_(True)
         self.logit = real.new_zeros(()).requires_grad_(ratio is None)
         self.unit = 1 / torch.sqrt(2 * (real + 0.02 * real.max()))
-        self._split_illumination()
         self.move_unit = 1 / math.sqrt(POSITION_CONTRAST * float(self.start.abs().square().sum()))
         lit = real > MIN_SHARE_OF_LIGHT * real.max()
         share = 5 / math.sqrt(2 * float((real * self.phase.square())[lit].sum()) + 1e-30)
@@ -386,10 +386,11 @@ class _MaterialFit:
         self.across = torch.zeros_like(self.far.real).requires_grad_(True)
         self.wavefront = self.light.new_zeros(geometry.shape).requires_grad_(True)
         model.probe.set_modes(self.start)
-        before = model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE)
+        self.probed = torch.arange(len(model.scan.start))
+        before = model.expect_amplitudes(self.probed, PATTERNS_AT_ONCE)
         y, x = frequencies(geometry.shape, (1.0, 1.0), like=self.light.double())
         square = y.square() + x.square()
-        least = 1 / math.sqrt(2 * len(self.patterns))  # of amplitudes, which every pattern sees
+        least = 1 / math.sqrt(2 * len(self.probed))  # of amplitudes, which every pattern sees
         self.scales = [self._scale_illumination(square.sqrt(), turn, before) for turn in (1.0, 1.0j)]
         self.scales = [one.clamp(max=MAX_SCALE * least) for one in self.scales]
         self._scale_wavefront(square, before)
@@ -417,7 +418,7 @@ class _MaterialFit:
     def _bend(self, far: Tensor, before: Tensor) -> float:
         """How much amplitudes change with another illumination on the detector; the model keeps that."""
         self.model.probe.set_modes(fly(far, self.onward.conj()))
-        change = self.model.expect_amplitudes(self.patterns, PATTERNS_AT_ONCE) - before
+        change = self.model.expect_amplitudes(self.probed, PATTERNS_AT_ONCE) - before
         return 2 * float(change.square().sum())
 
     def _scale_wavefront(self, square: Tensor, before: Tensor) -> None:
@@ -443,6 +444,7 @@ class _MaterialFit:
 
     def run(self, iterations: int) -> tuple[float, ...]:
         """Fit, first with the ratio as it is; the losses."""
+        self._split_illumination()
         losses: list[float] = []
         images = [self.hologram, self.amplitude, self.across, self.offsets, self.wavefront]
         images += [one.change for one in self.numbers]
